@@ -1,0 +1,1 @@
+//! Images: made once, never changed, found by digest.

@@ -1,0 +1,124 @@
+//! The seam between a machine and what runs its instructions.
+//!
+//! An engine implements [`Hypervisor`], [`Vm`] and [`Vcpu`]; the board implements [`GuestBus`].
+//! Port and memory-mapped accesses complete by callback through [`GuestBus`], so [`Vcpu::run`]
+//! always returns at an instruction boundary, where [`Vcpu::save`] is legal.
+//!
+//! The local APIC belongs to the engine; every other interrupt controller is the board's, which
+//! reaches the CPUs by [`Vm::signal_msi`] and [`Vm::set_ext_int`].
+#![forbid(unsafe_code)]
+
+mod report;
+
+pub use report::{CrashReport, RecentInstruction, Stats};
+
+use motu_memory::GuestRam;
+use motu_x86::{CpuState, Gpa, Nanos};
+use std::sync::Arc;
+
+/// What an engine can do on this host.
+#[derive(Clone, Debug)]
+pub struct Capabilities {
+    /// As `--engine` names it.
+    pub name: &'static str,
+    pub max_vcpus: u32,
+    /// Contracts that this host can keep, highest first.
+    pub contracts: Vec<&'static str>,
+}
+
+/// What a VM is made from.
+#[derive(Clone, Debug)]
+pub struct VmConfig {
+    pub ram: GuestRam,
+    /// A name from [`Capabilities::contracts`].
+    pub contract: &'static str,
+    pub vcpus: u32,
+}
+
+/// What went wrong on the host's side. A guest's own mistakes are never errors.
+#[derive(Debug, thiserror::Error)]
+pub enum HvError {
+    #[error("the CPU contract {name:?} needs {missing}, which this host's CPU has not")]
+    Contract { name: String, missing: String },
+    #[error("{asked} virtual CPUs asked for; the {engine} engine runs at most {max}")]
+    TooManyVcpus { engine: &'static str, asked: u32, max: u32 },
+    #[error("{doing}: {source}")]
+    Host { doing: String, source: std::io::Error },
+    #[error("the CPU state cannot be restored: {0}")]
+    State(String),
+}
+
+/// Something that runs guest instructions on this host.
+pub trait Hypervisor: Send + Sync {
+    fn capabilities(&self) -> Capabilities;
+    /// # Errors
+    /// The contract or the number of CPUs cannot be kept, or the host lacks a resource.
+    fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>, HvError>;
+}
+
+/// A message-signalled interrupt (SDM vol. 3, 11.11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Msi {
+    pub address: u64,
+    pub data: u32,
+}
+
+/// Memory and CPUs that belong together. Every method may be called from any thread.
+pub trait Vm: Send + Sync {
+    /// # Errors
+    /// `id` is not below the configured number of CPUs, or the host lacks a resource.
+    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, HvError>;
+    /// Delivers a message-signalled interrupt to the local APICs it addresses.
+    fn signal_msi(&self, msi: Msi);
+    /// The level of the INTR line from the 8259 pair to LINT0 of the boot processor. While it is
+    /// high and accepted, the CPU asks for the vector by [`GuestBus::acknowledge_interrupt`].
+    fn set_ext_int(&self, level: bool);
+}
+
+/// Why [`Vcpu::run`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// [`Kick::kick`] was called.
+    Kicked,
+    /// The guest shut the processor down (triple fault).
+    Shutdown,
+}
+
+/// Makes a running [`Vcpu::run`] return soon, from any thread. A kick that comes while the CPU
+/// does not run makes the next `run` return at once.
+pub trait Kick: Send + Sync {
+    fn kick(&self);
+}
+
+/// One virtual CPU; it runs on the thread that calls [`Vcpu::run`].
+pub trait Vcpu: Send {
+    /// Runs guest instructions until there is a reason to return.
+    fn run(&mut self, bus: &dyn GuestBus) -> Exit;
+    fn kicker(&self) -> Arc<dyn Kick>;
+    fn save(&self) -> CpuState;
+    /// # Errors
+    /// The state is not one that a processor can be in.
+    fn restore(&mut self, state: &CpuState) -> Result<(), HvError>;
+    fn stats(&self) -> Stats;
+    /// Registers and the last instructions, for a person to read after a crash.
+    fn crash_report(&self) -> CrashReport;
+}
+
+/// The board as a CPU sees it. Every method may be called from any vCPU thread.
+pub trait GuestBus: Sync {
+    /// Reads 1, 2 or 4 bytes (the length of `data`) from an I/O port.
+    fn io_read(&self, port: u16, data: &mut [u8]);
+    /// Writes 1, 2 or 4 bytes to an I/O port.
+    fn io_write(&self, port: u16, data: &[u8]);
+    /// Reads 1 to 8 bytes of guest-physical space where no RAM is; all ones where nothing answers.
+    fn mmio_read(&self, address: Gpa, data: &mut [u8]);
+    /// Writes 1 to 8 bytes of guest-physical space where no RAM is.
+    fn mmio_write(&self, address: Gpa, data: &[u8]);
+    /// The interrupt-acknowledge cycle of the 8259 pair: the vector, and the line goes in service.
+    fn acknowledge_interrupt(&self) -> u8;
+    /// A local APIC ended a level-triggered interrupt (the EOI broadcast to the IOAPIC).
+    fn end_of_interrupt(&self, vector: u8);
+    /// Monotonic time since the machine was made; stands still while it is paused. The guest's
+    /// TSC and APIC timers are made from it.
+    fn now(&self) -> Nanos;
+}

@@ -1,0 +1,1 @@
+//! The host CPU as the judge of the software CPU: native execution and differential tests.

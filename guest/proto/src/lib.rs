@@ -1,0 +1,1 @@
+//! The words that motu and the agent in the guest exchange.

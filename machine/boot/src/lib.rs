@@ -1,0 +1,1 @@
+//! Loaders and the tables firmware would have made.

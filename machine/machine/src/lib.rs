@@ -1,0 +1,1 @@
+//! Which device sits where; the life of one machine.

@@ -1,0 +1,1 @@
+//! motu as its users run it.
