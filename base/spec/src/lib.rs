@@ -1,1 +1,17 @@
 //! What a person asks a machine to be.
+//!
+//! [`VmSpec`] is the same for the command line, the REST body and the stored record: unknown keys
+//! are refused, and every rule is checked in one place, [`VmSpec::validate`]. Each error says what
+//! would have been right.
+#![forbid(unsafe_code)]
+
+mod duration;
+mod size;
+mod vm;
+
+pub use duration::{ParseTimeoutError, Timeout};
+pub use size::{ByteSize, ParseSizeError};
+pub use vm::{
+    Console, DEFAULT_IMAGE, DEFAULT_MEMORY, EngineChoice, Limits, MAX_CMDLINE, MAX_CPUS, MAX_MEMORY, MIN_MEMORY,
+    ParseEngineError, SpecError, VmSpec,
+};

@@ -1,0 +1,97 @@
+use super::*;
+
+const LIMITS: Limits<'static> =
+    Limits { engine: "soft", max_cpus: 1, contracts: &["v3-2026", "v2-2026"], host_memory: 8 << 30 };
+
+fn parse(json: &str) -> Result<VmSpec, serde_json::Error> {
+    serde_json::from_str(json)
+}
+
+fn refused(change: impl FnOnce(&mut VmSpec)) -> SpecError {
+    let mut spec = VmSpec::default();
+    change(&mut spec);
+    spec.validate(&LIMITS).unwrap_err()
+}
+
+#[test]
+fn an_empty_body_is_the_default_spec() {
+    let spec = parse("{}").unwrap();
+    assert_eq!(spec, VmSpec::default());
+    assert_eq!(spec.image_name(), Some("tiny"));
+    spec.validate(&LIMITS).unwrap();
+}
+
+#[test]
+fn what_is_written_reads_back() {
+    let spec = VmSpec {
+        kernel: Some("/boot/vmlinuz".into()),
+        initrd: Some("initrd.img".into()),
+        cmdline: Some("console=ttyS0".into()),
+        memory: "1.5G".parse().unwrap(),
+        engine: EngineChoice::Soft,
+        cpu: Some("v2-2026".into()),
+        console: Some(Console::File("boot.log".into())),
+        timeout: Some("90s".parse().unwrap()),
+        ..VmSpec::default()
+    };
+    assert_eq!(parse(&serde_json::to_string(&spec).unwrap()).unwrap(), spec);
+    assert_eq!(spec.image_name(), None);
+}
+
+#[test]
+fn sizes_and_times_may_be_text_or_numbers() {
+    let spec = parse(r#"{"memory": "1G", "timeout": 30, "console": "none"}"#).unwrap();
+    assert_eq!(spec.memory, ByteSize::gib(1));
+    assert_eq!(spec.timeout, Some("30s".parse().unwrap()));
+    assert_eq!(spec.console, Some(Console::None));
+    assert_eq!(parse(r#"{"memory": 1073741824}"#).unwrap().memory, ByteSize::gib(1));
+}
+
+#[test]
+fn unknown_keys_and_values_are_refused_with_what_would_have_been_right() {
+    let error = parse(r#"{"memroy": "1G"}"#).unwrap_err().to_string();
+    assert!(error.contains("memroy") && error.contains("`memory`"), "{error}");
+    let error = parse(r#"{"engine": "fast"}"#).unwrap_err().to_string();
+    assert!(error.contains("`auto`, `kvm`, `soft`"), "{error}");
+    let error = parse(r#"{"memory": "lots"}"#).unwrap_err().to_string();
+    assert!(error.contains("512M"), "{error}");
+    assert_eq!("fast".parse::<EngineChoice>(), Err(ParseEngineError("fast".into())));
+}
+
+#[test]
+fn memory_rules() {
+    assert_eq!(refused(|s| s.memory = ByteSize::mib(1)), SpecError::TooLittleMemory(ByteSize::mib(1)));
+    assert_eq!(refused(|s| s.memory = ByteSize(0)), SpecError::TooLittleMemory(ByteSize(0)));
+    assert_eq!(refused(|s| s.memory = ByteSize(512)), SpecError::UnitForgotten(512));
+    assert_eq!(
+        refused(|s| s.memory = ByteSize::gib(1024)),
+        SpecError::TooMuchMemory { asked: ByteSize::gib(1024), have: ByteSize::gib(8) }
+    );
+    assert_eq!(refused(|s| s.memory = ByteSize((16 << 20) + 1)), SpecError::OddMemory { asked: (16 << 20) + 1 });
+    let wide = Limits { host_memory: u64::MAX, ..LIMITS };
+    let spec = VmSpec { memory: ByteSize::gib(1024), ..VmSpec::default() };
+    assert_eq!(spec.validate(&wide), Err(SpecError::BeyondAddressSpace(ByteSize::gib(1024))));
+    let text = refused(|s| s.memory = ByteSize::mib(1)).to_string();
+    assert_eq!(text, "1M of memory is too little; give at least 16M");
+    let text = refused(|s| s.memory = ByteSize((16 << 20) + 1)).to_string();
+    assert!(text.ends_with("16781312 is the next that is"), "{text}");
+}
+
+#[test]
+fn cpu_rules() {
+    assert_eq!(refused(|s| s.cpus = 0), SpecError::NoCpus);
+    assert_eq!(refused(|s| s.cpus = 2), SpecError::TooManyCpus { asked: 2, engine: "soft".into(), max: 1 });
+    let text = refused(|s| s.cpu = Some("v9".into())).to_string();
+    assert!(text.ends_with("it can keep v3-2026, v2-2026"), "{text}");
+}
+
+#[test]
+fn source_rules() {
+    assert!(matches!(
+        refused(|s| (s.image, s.kernel) = (Some("tiny".into()), Some("k".into()))),
+        SpecError::ImageAndKernel { .. }
+    ));
+    assert_eq!(refused(|s| s.initrd = Some("i".into())), SpecError::InitrdWithoutKernel);
+    assert_eq!(refused(|s| s.cmdline = Some("x".repeat(2048))), SpecError::CmdlineTooLong(2048));
+    assert_eq!(refused(|s| s.cmdline = Some("a\0b".into())), SpecError::CmdlineZero);
+}
