@@ -1,1 +1,24 @@
 //! The host CPU as the judge of the software CPU: native execution and differential tests.
+//!
+//! [`native::Oracle`] runs one user-mode instruction on the host CPU with every register, the
+//! flags, the whole x87/SSE/AVX state and a small window of memory given, and says what came of it.
+//! The rest of the crate makes such cases from the decoder's own table of instruction forms and
+//! compares the answers of the host with those of another [`UserCpu`].
+//!
+//! For tests only: no part of a machine runs guest instructions this way.
+
+pub mod layout;
+pub mod native;
+mod state;
+
+pub use state::{End, UserState};
+
+/// Something that runs single user-mode instructions: the host CPU, or a CPU in software.
+pub trait UserCpu {
+    /// The memory that instructions may touch, [`layout::WINDOW_SIZE`] bytes.
+    fn window(&mut self) -> &mut [u8];
+
+    /// Runs the one instruction in `code` at `before.rip` and writes the state that it leaves,
+    /// also where it ended in an exception, to `after`.
+    fn run_one(&mut self, before: &UserState, code: &[u8], after: &mut UserState) -> End;
+}
