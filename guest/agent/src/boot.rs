@@ -1,0 +1,101 @@
+//! From a bare kernel to a machine that a command can run in.
+
+use crate::signals::Signals;
+use rustix::fs::{CWD, Mode, OFlags, open, symlinkat};
+use rustix::mount::{MountFlags, mount};
+use std::ffi::CStr;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The kernel modules to load, one path a line, in an order in which each finds what it needs.
+const MODULES: &str = "/etc/motu/modules";
+
+const BUSYBOX: &str = "/bin/busybox";
+const SHELL: &str = "/bin/sh";
+
+/// Mounts the kernel's file systems, loads the modules and names the machine. What fails is said on
+/// the console and left out: a machine with less in it still answers the host.
+pub fn prepare() {
+    let noexec = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
+    let dev = MountFlags::NOSUID | MountFlags::NOEXEC;
+    let temporary = MountFlags::NOSUID | MountFlags::NODEV;
+    make_mount("proc", "/proc", noexec, c"");
+    make_mount("sysfs", "/sys", noexec, c"");
+    make_mount("devtmpfs", "/dev", MountFlags::NOSUID, c"mode=0755");
+    make_mount("devpts", "/dev/pts", dev, c"mode=0620,gid=5,ptmxmode=0666");
+    make_mount("tmpfs", "/dev/shm", temporary, c"mode=1777");
+    make_mount("tmpfs", "/tmp", temporary, c"mode=1777");
+    make_mount("tmpfs", "/run", temporary, c"mode=0755");
+    for (target, link) in [
+        ("/proc/self/fd", "/dev/fd"),
+        ("/proc/self/fd/0", "/dev/stdin"),
+        ("/proc/self/fd/1", "/dev/stdout"),
+        ("/proc/self/fd/2", "/dev/stderr"),
+    ] {
+        said(link, symlinkat(target, CWD, link));
+    }
+    said("hostname", rustix::system::sethostname(b"motu"));
+    load_modules();
+    if !Path::new(SHELL).exists() {
+        let installed = Command::new(BUSYBOX).args(["--install", "-s"]).status();
+        said(BUSYBOX, installed);
+    }
+}
+
+fn said<T, E: std::fmt::Display>(what: &str, result: Result<T, E>) {
+    if let Err(error) = result {
+        eprintln!("motu-agent: {what}: {error}");
+    }
+}
+
+fn make_mount(kind: &str, target: &str, flags: MountFlags, options: &CStr) {
+    let _ = fs::create_dir(target);
+    said(target, mount(kind, target, kind, flags, options));
+}
+
+fn load_modules() {
+    let list = match fs::read_to_string(MODULES) {
+        Ok(list) => list,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) => return said(MODULES, Err::<(), _>(error)),
+    };
+    for path in list.lines().filter(|line| !line.is_empty()) {
+        let loaded = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|file| rustix::system::finit_module(file, c"", 0));
+        match loaded {
+            Err(rustix::io::Errno::EXIST) => {}
+            other => said(path, other),
+        }
+    }
+}
+
+/// The terminal behind /dev/console, which itself cannot be a shell's controlling terminal: the last
+/// one that the kernel lists (Documentation/ABI/testing/sysfs-tty).
+fn console() -> PathBuf {
+    let active = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
+    let name = active.split_whitespace().next_back().unwrap_or("console");
+    Path::new("/dev").join(name)
+}
+
+/// Runs a shell on the console until it ends.
+pub fn console_shell(signals: &Signals) {
+    let path = console();
+    let terminal = fs::OpenOptions::new().read(true).write(true).open(&path);
+    let terminal = match terminal.and_then(|tty| Ok((tty.try_clone()?, tty.try_clone()?, tty))) {
+        Ok(terminal) => terminal,
+        Err(error) => return said(&path.to_string_lossy(), Err::<(), _>(error)),
+    };
+    let mut command = Command::new(SHELL);
+    command.args(["-l"]).env("HOME", "/root").env("TERM", "linux").env("PATH", crate::exec::PATH);
+    command.stdin(Stdio::from(terminal.0)).stdout(Stdio::from(terminal.1)).stderr(Stdio::from(terminal.2));
+    // SAFETY: `become_leader` makes system calls only, which is all that may be done between fork and
+    // exec.
+    unsafe { command.pre_exec(|| crate::exec::become_leader(true)) };
+    match command.spawn() {
+        Ok(shell) => signals.reap_until(shell.id()),
+        Err(error) => said(SHELL, Err::<(), _>(error)),
+    }
+}
