@@ -1,0 +1,148 @@
+//! bzImage by the Linux x86 64-bit boot protocol (Documentation/arch/x86/boot.rst).
+
+use crate::board::BoardTables;
+use crate::error::{BootError, Role};
+use crate::image::Image;
+use crate::initrd;
+use crate::layout;
+use crate::memory_map::{low_ram_end, memory_map};
+use crate::processor::{self, Mode};
+use crate::{BootSource, command_line, put};
+use linux_loader::bootparam::{XLF_KERNEL_64, boot_e820_entry, boot_params, setup_header};
+use motu_memory::GuestRam;
+use motu_x86::CpuState;
+use vm_memory::ByteValued;
+
+/// Where `setup_header` lies, in the file and in the zero page.
+const HEADER: usize = 0x1f1;
+/// The byte that says how far the header goes beyond 0x202: the target of a short jump.
+const HEADER_LENGTH: usize = 0x201;
+const HEADER_LENGTH_FROM: usize = 0x202;
+/// The first protocol with `xloadflags`.
+const OLDEST_PROTOCOL: u16 = 0x020c;
+const LOADED_HIGH: u8 = 1;
+const SECTOR: u64 = 512;
+/// `type_of_loader` for a loader without a number of its own.
+const LOADER_UNDEFINED: u8 = 0xff;
+/// The 64-bit entry point's distance from the load address.
+const ENTRY_64: u64 = 0x200;
+const RSI: usize = 6;
+
+/// What the header of a bzImage asks for, checked.
+#[derive(Debug)]
+struct Plan {
+    header: setup_header,
+    /// Where the protected-mode part lies in the file, and its bytes.
+    offset: u64,
+    len: u64,
+    /// Where it goes, and where the memory that it needs from the start ends.
+    load: u64,
+    end: u64,
+}
+
+impl Plan {
+    fn new(kernel: &Image, head: &[u8]) -> Result<Self, BootError> {
+        let name = || kernel.name().to_owned();
+        let damaged = |what: String| BootError::Damaged { name: name(), what };
+        let header = read_header(head).ok_or_else(|| BootError::Truncated {
+            name: name(),
+            needs: SECTOR * 2,
+            has: kernel.len(),
+        })?;
+
+        let version = header.version;
+        if version < OLDEST_PROTOCOL {
+            return Err(BootError::OldProtocol { name: name(), version });
+        }
+        if header.xloadflags & XLF_KERNEL_64 == 0 {
+            return Err(BootError::No64BitEntry { name: name() });
+        }
+        if header.loadflags & LOADED_HIGH == 0 {
+            return Err(damaged("its header says that it is to be loaded below 1 MiB".into()));
+        }
+
+        // Zero setup sectors mean four, for the oldest kernels' sake; the boot sector comes on top.
+        let setup_sectors = if header.setup_sects == 0 { 4 } else { header.setup_sects };
+        let offset = (u64::from(setup_sectors) + 1) * SECTOR;
+        let len = u64::from(header.syssize) * 16;
+        if len <= ENTRY_64 {
+            return Err(damaged(format!("its header says that it has {len} bytes of code")));
+        }
+        if offset + len > kernel.len() {
+            return Err(BootError::Truncated { name: name(), needs: offset + len, has: kernel.len() });
+        }
+
+        let load = header.pref_address;
+        let need = len.max(u64::from(header.init_size));
+        let end = load.checked_add(need).filter(|_| load >= layout::HIGH_MEMORY);
+        let end = end.ok_or_else(|| damaged(format!("its header wants it loaded at {load:#x}")))?;
+        Ok(Self { header, offset, len, load, end })
+    }
+}
+
+/// The header as far as the file's own header goes; fields that it lacks are zero.
+fn read_header(head: &[u8]) -> Option<setup_header> {
+    let end = HEADER_LENGTH_FROM + usize::from(*head.get(HEADER_LENGTH)?);
+    let mut header = setup_header::default();
+    let room = header.as_mut_slice();
+    let len = end.saturating_sub(HEADER).min(room.len());
+    room.get_mut(..len)?.copy_from_slice(head.get(HEADER..HEADER + len)?);
+    Some(header)
+}
+
+/// Loads the kernel and answers the boot processor's state at its entry.
+pub(crate) fn load(
+    ram: &GuestRam,
+    source: &BootSource<'_>,
+    head: &[u8],
+    board: &BoardTables,
+    rsdp: u64,
+) -> Result<CpuState, BootError> {
+    let kernel = source.kernel;
+    let plan = Plan::new(kernel, head)?;
+    let low_end = low_ram_end(ram.len());
+    if plan.end > low_end {
+        return Err(BootError::KernelTooLarge { name: kernel.name().to_owned(), needs: plan.end, has: low_end });
+    }
+    let command_line_max = usize::try_from(plan.header.cmdline_size).unwrap_or(usize::MAX);
+    let command_line = command_line::terminated(source.cmdline, command_line_max)?;
+    let initrd_end = low_end.min(u64::from(plan.header.initrd_addr_max) + 1);
+    let initrd = source.initrd.map(|image| initrd::place(image, plan.end, initrd_end)).transpose()?;
+
+    kernel.copy_to(ram, plan.load, plan.offset, plan.len)?;
+    if let Some(initrd) = &initrd {
+        initrd.write(ram)?;
+    }
+    put(ram, layout::COMMAND_LINE, &command_line, "kernel command line")?;
+    let mut params = boot_params { acpi_rsdp_addr: rsdp, hdr: plan.header, ..boot_params::default() };
+    params.hdr.type_of_loader = LOADER_UNDEFINED;
+    params.hdr.code32_start = fits_u32(plan.load);
+    params.hdr.cmd_line_ptr = fits_u32(layout::COMMAND_LINE);
+    if let Some(initrd) = &initrd {
+        params.hdr.ramdisk_image = fits_u32(initrd.start);
+        params.hdr.ramdisk_size = fits_u32(initrd.len);
+    }
+    fill_memory_map(&mut params, ram.len());
+    put(ram, layout::ZERO_PAGE, params.as_slice(), "zero page")?;
+
+    let mut state = processor::boot_processor(ram, board, Mode::Long, plan.load + ENTRY_64)?;
+    state.gpr[RSI] = layout::ZERO_PAGE;
+    tracing::debug!(kernel = kernel.name(), load = plan.load, role = %Role::Kernel, "bzImage in place");
+    Ok(state)
+}
+
+fn fill_memory_map(params: &mut boot_params, ram_bytes: u64) {
+    // The map is packed: a copy is filled, as its fields cannot be borrowed.
+    let mut table = params.e820_table;
+    let map = memory_map(ram_bytes);
+    for (slot, entry) in table.iter_mut().zip(&map) {
+        *slot = boot_e820_entry { addr: entry.start, size: entry.len, r#type: entry.kind as u32 };
+    }
+    params.e820_table = table;
+    params.e820_entries = map.len().min(table.len()) as u8;
+}
+
+/// Everything placed here lies below 4 GiB: [`Plan`] and [`initrd::place`] keep to low RAM.
+fn fits_u32(address: u64) -> u32 {
+    u32::try_from(address).unwrap_or(u32::MAX)
+}
