@@ -1,0 +1,190 @@
+//! What CPUID answers (SDM vol. 2, CPUID; leaf 0x40000010 as other hypervisors define it).
+
+use super::{CRYSTAL_HZ, Contract, Feature, TSC_HZ};
+use crate::XSAVE_SIZE;
+use crate::flags::xcr0;
+
+/// The four registers that CPUID writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuidResult {
+    pub eax: u32,
+    pub ebx: u32,
+    pub ecx: u32,
+    pub edx: u32,
+}
+
+impl CpuidResult {
+    const fn new(eax: u32, ebx: u32, ecx: u32, edx: u32) -> Self {
+        Self { eax, ebx, ecx, edx }
+    }
+}
+
+/// What CPUID answers depends on beside leaf, sub-leaf and contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuidInputs {
+    /// The initial APIC ID of the processor that asks.
+    pub apic_id: u32,
+    /// Logical processors of the machine, at least 1. Their APIC IDs are 0 to `cpus` - 1.
+    pub cpus: u32,
+    /// CR4.OSXSAVE of the processor that asks.
+    pub cr4_osxsave: bool,
+    /// XCR0 of the processor that asks.
+    pub xcr0: u64,
+    /// IA32_APIC_BASE bit 11 of the processor that asks.
+    pub apic_enabled: bool,
+}
+
+/// The highest basic leaf: processor frequency.
+const MAX_BASIC: u32 = 0x16;
+const MAX_EXTENDED: u32 = 0x8000_0008;
+const MAX_HYPERVISOR: u32 = 0x4000_0010;
+
+/// Family 6, model 0x8f, stepping 8: Sapphire Rapids. docs/adr/0002 says why.
+const SIGNATURE: u32 = 0x0008_06f8;
+/// "GenuineIntel" in the order EBX, EDX, ECX.
+const VENDOR: [u32; 3] = [u32::from_le_bytes(*b"Genu"), u32::from_le_bytes(*b"ineI"), u32::from_le_bytes(*b"ntel")];
+/// "motumotumotu".
+const HYPERVISOR: u32 = u32::from_le_bytes(*b"motu");
+
+const HTT: u32 = 1 << 28;
+const OSXSAVE: u32 = 1 << 27;
+const APIC: u32 = 1 << 9;
+/// Leaf 6 EAX: the APIC timer never stops (ARAT).
+const APIC_TIMER_ALWAYS_RUNS: u32 = 1 << 2;
+/// Legacy region and header of an XSAVE area (SDM vol. 1, 13.4).
+const XSAVE_SSE_SIZE: u32 = 576;
+
+/// A cache as leaf 4 tells it. `kind`: 1 data, 2 instruction, 3 unified.
+struct Cache {
+    kind: u32,
+    level: u32,
+    ways: u32,
+    sets: u32,
+    shared_by_all: bool,
+}
+
+/// The geometry of the model in [`SIGNATURE`], with a third level of 32 MiB.
+const CACHES: [Cache; 4] = [
+    Cache { kind: 1, level: 1, ways: 12, sets: 64, shared_by_all: false },
+    Cache { kind: 2, level: 1, ways: 8, sets: 64, shared_by_all: false },
+    Cache { kind: 3, level: 2, ways: 16, sets: 2048, shared_by_all: false },
+    Cache { kind: 3, level: 3, ways: 16, sets: 32768, shared_by_all: true },
+];
+const LINE: u32 = 64;
+
+/// Bits of an APIC ID that number the cores of the one package.
+fn core_bits(cpus: u32) -> u32 {
+    cpus.max(1).checked_next_power_of_two().map_or(31, u32::trailing_zeros)
+}
+
+pub(super) fn cpuid(contract: &Contract, leaf: u32, subleaf: u32, at: &CpuidInputs) -> CpuidResult {
+    match leaf {
+        0x4000_0000..=0x4fff_ffff => hypervisor(leaf),
+        0x8000_0000..=MAX_EXTENDED => extended(contract, leaf),
+        0..=MAX_BASIC => basic(contract, leaf, subleaf, at),
+        // SDM vol. 2, CPUID: past either range, the highest basic leaf answers.
+        _ => basic(contract, MAX_BASIC, subleaf, at),
+    }
+}
+
+fn basic(contract: &Contract, leaf: u32, subleaf: u32, at: &CpuidInputs) -> CpuidResult {
+    match leaf {
+        0 => CpuidResult::new(MAX_BASIC, VENDOR[0], VENDOR[2], VENDOR[1]),
+        1 => version(contract, at),
+        // Descriptor 0xff: see leaf 4. 0xf0: prefetches of 64 bytes.
+        2 => CpuidResult::new(0x0000_ff01, 0x0000_00f0, 0, 0),
+        4 => cache(subleaf, at),
+        6 => CpuidResult::new(APIC_TIMER_ALWAYS_RUNS, 0, 0, 0),
+        7 if subleaf == 0 => contract.features.flags(7),
+        0xb => topology(subleaf, at),
+        0xd => xsave(contract, subleaf, at),
+        0x15 => CpuidResult::new(1, (TSC_HZ / CRYSTAL_HZ) as u32, CRYSTAL_HZ as u32, 0),
+        // Base and maximum frequency, and the reference bus, all in MHz.
+        0x16 => CpuidResult::new((TSC_HZ / 1_000_000) as u32, (TSC_HZ / 1_000_000) as u32, 100, 0),
+        _ => CpuidResult::default(),
+    }
+}
+
+fn version(contract: &Contract, at: &CpuidInputs) -> CpuidResult {
+    let mut result = contract.features.flags(1);
+    let ids = (1u32 << core_bits(at.cpus).min(7)).min(255);
+    result.eax = SIGNATURE;
+    result.ebx = (at.apic_id & 0xff) << 24 | ids << 16 | (LINE / 8) << 8;
+    if at.cpus > 1 {
+        result.edx |= HTT;
+    }
+    if at.cr4_osxsave {
+        result.ecx |= OSXSAVE;
+    }
+    if !at.apic_enabled {
+        result.edx &= !APIC;
+    }
+    result
+}
+
+fn cache(subleaf: u32, at: &CpuidInputs) -> CpuidResult {
+    let Some(cache) = CACHES.get(subleaf as usize) else { return CpuidResult::default() };
+    let ids = 1u32 << core_bits(at.cpus).min(12);
+    let sharing = if cache.shared_by_all { ids.min(4096) - 1 } else { 0 };
+    // Bit 8: self-initialising.
+    let eax = cache.kind | cache.level << 5 | 1 << 8 | sharing << 14 | (ids.min(64) - 1) << 26;
+    CpuidResult::new(eax, (cache.ways - 1) << 22 | (LINE - 1), cache.sets - 1, 0)
+}
+
+/// One package, one thread a core.
+fn topology(subleaf: u32, at: &CpuidInputs) -> CpuidResult {
+    let (shift, processors, kind) = match subleaf {
+        0 => (0, 1, 1),
+        1 => (core_bits(at.cpus), at.cpus & 0xffff, 2),
+        _ => (0, 0, 0),
+    };
+    CpuidResult::new(shift, processors, (subleaf & 0xff) | kind << 8, at.apic_id)
+}
+
+fn xsave(contract: &Contract, subleaf: u32, at: &CpuidInputs) -> CpuidResult {
+    let supported = contract.xcr0_mask();
+    let size = |components: u64| if components & xcr0::AVX != 0 { XSAVE_SIZE as u32 } else { XSAVE_SSE_SIZE };
+    match subleaf {
+        0 if contract.has(Feature::Xsave) => {
+            CpuidResult::new(supported as u32, size(at.xcr0), size(supported), (supported >> 32) as u32)
+        }
+        2 if supported & xcr0::AVX != 0 => CpuidResult::new(XSAVE_SIZE as u32 - XSAVE_SSE_SIZE, XSAVE_SSE_SIZE, 0, 0),
+        _ => CpuidResult::default(),
+    }
+}
+
+fn hypervisor(leaf: u32) -> CpuidResult {
+    match leaf {
+        0x4000_0000 => CpuidResult::new(MAX_HYPERVISOR, HYPERVISOR, HYPERVISOR, HYPERVISOR),
+        MAX_HYPERVISOR => CpuidResult::new((TSC_HZ / 1000) as u32, (CRYSTAL_HZ / 1000) as u32, 0, 0),
+        _ => CpuidResult::default(),
+    }
+}
+
+fn extended(contract: &Contract, leaf: u32) -> CpuidResult {
+    match leaf {
+        0x8000_0000 => CpuidResult::new(MAX_EXTENDED, 0, 0, 0),
+        0x8000_0001 => contract.features.flags(leaf),
+        0x8000_0002..=0x8000_0004 => brand(contract, leaf - 0x8000_0002),
+        // Second-level cache: KiB, 16-way (encoded 8), bytes a line.
+        0x8000_0006 => CpuidResult::new(0, 0, 2048 << 16 | 8 << 12 | LINE, 0),
+        0x8000_0007 => contract.features.flags(leaf),
+        0x8000_0008 => {
+            CpuidResult::new(contract.physical_address_bits() | contract.linear_address_bits() << 8, 0, 0, 0)
+        }
+        _ => CpuidResult::default(),
+    }
+}
+
+/// Sixteen of the 48 bytes of the brand string, which ends in zeros.
+fn brand(contract: &Contract, part: u32) -> CpuidResult {
+    let word = |index: u32| {
+        let from = (part * 16 + index * 4) as usize;
+        let mut bytes = [0; 4];
+        for (byte, source) in bytes.iter_mut().zip(contract.brand.as_bytes().iter().skip(from)) {
+            *byte = *source;
+        }
+        u32::from_le_bytes(bytes)
+    };
+    CpuidResult::new(word(0), word(1), word(2), word(3))
+}
