@@ -1,0 +1,103 @@
+//! Executable memory that is never writable where it is executable.
+//!
+//! One memfd is mapped twice: read-write at an address that only this module knows, and
+//! read-execute at the address that is called.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+
+/// Stubs begin at multiples of this, so that none shares its first fetch block with another's end.
+const STUB_ALIGNMENT: usize = 16;
+
+/// A fixed-size arena of machine code that only grows, until it is cleared as a whole.
+#[derive(Debug)]
+pub(super) struct Arena {
+    writable: NonNull<u8>,
+    executable: NonNull<u8>,
+    capacity: usize,
+    used: usize,
+    /// Code was once executed at addresses that are about to be written again.
+    reused: bool,
+}
+
+// SAFETY: the two mappings belong to this value alone, and nothing in it depends on the thread.
+unsafe impl Send for Arena {}
+
+impl Arena {
+    /// Maps `capacity` bytes, a multiple of the page size. Pages cost host memory only once written.
+    pub(super) fn new(capacity: usize) -> io::Result<Self> {
+        // SAFETY: the name is a C string; the call has no other precondition.
+        let fd = unsafe { libc::memfd_create(c"motu-native".as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: memfd_create returned this descriptor just now and nothing else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let length = libc::off_t::try_from(capacity).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        // SAFETY: the descriptor is open.
+        if unsafe { libc::ftruncate(fd.as_raw_fd(), length) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let writable = map(&fd, capacity, libc::PROT_READ | libc::PROT_WRITE)?;
+        let executable = match map(&fd, capacity, libc::PROT_READ | libc::PROT_EXEC) {
+            Ok(mapping) => mapping,
+            Err(error) => {
+                unmap(writable, capacity);
+                return Err(error);
+            }
+        };
+        Ok(Self { writable, executable, capacity, used: 0, reused: false })
+    }
+
+    /// Appends `code` and returns its offset, or `None` when it does not fit.
+    pub(super) fn push(&mut self, code: &[u8]) -> Option<u32> {
+        let start = self.used.checked_next_multiple_of(STUB_ALIGNMENT)?;
+        let end = start.checked_add(code.len())?;
+        if end > self.capacity {
+            return None;
+        }
+        let offset = u32::try_from(start).ok()?;
+        // SAFETY: start..end lies inside the writable mapping, which `code` cannot overlap.
+        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), self.writable.as_ptr().add(start), code.len()) };
+        self.used = end;
+        if self.reused {
+            // Code modified through another linear address needs a serialising instruction before it
+            // is executed (SDM vol. 3, 9.1.3).
+            core::arch::x86_64::__cpuid(0);
+        }
+        Some(offset)
+    }
+
+    /// Forgets all code. Whatever was compiled may not be executed any more.
+    pub(super) fn clear(&mut self) {
+        self.reused |= self.used != 0;
+        self.used = 0;
+    }
+
+    /// The address at which the code at `offset` is executed.
+    pub(super) fn executable(&self, offset: u32) -> *const u8 {
+        self.executable.as_ptr().cast_const().wrapping_add(offset as usize)
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        unmap(self.writable, self.capacity);
+        unmap(self.executable, self.capacity);
+    }
+}
+
+fn map(fd: &OwnedFd, length: usize, protection: i32) -> io::Result<NonNull<u8>> {
+    // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+    let address = unsafe { libc::mmap(ptr::null_mut(), length, protection, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+    if address == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(address.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
+}
+
+fn unmap(mapping: NonNull<u8>, length: usize) {
+    // SAFETY: the mapping was made by `map` with this length and its owner is going away.
+    unsafe { libc::munmap(mapping.as_ptr().cast(), length) };
+}
