@@ -49,6 +49,16 @@ pub(super) fn set_status(fpu: &mut XsaveArea, value: u16) {
     put(fpu, FSW, &value.to_le_bytes());
 }
 
+/// Sets FSW where TOP may change. The image holds the registers from the top of the stack on, so that they
+/// move in it although they stay where they are physically (SDM vol. 1, 8.1.2 and table 10-2).
+pub(super) fn replace_status(fpu: &mut XsaveArea, value: u16) {
+    let shift = usize::from((value >> 11).wrapping_sub(status(fpu) >> 11) & 7);
+    if let Some(registers) = fpu.0.get_mut(REGISTERS..REGISTERS + 128) {
+        registers.rotate_left(shift * 16);
+    }
+    set_status(fpu, value);
+}
+
 /// Abridged tags: bit i set when physical register i is not empty.
 pub(super) fn tags(fpu: &XsaveArea) -> u8 {
     fpu.0.get(FTW).copied().unwrap_or(0)
@@ -114,7 +124,7 @@ pub(super) fn update_summary(fpu: &mut XsaveArea) {
 /// FNINIT: control, status, tags and pointers; the registers keep their bits (SDM vol. 2, FINIT).
 pub fn initialise(fpu: &mut XsaveArea) {
     set_control(fpu, FCW_DEFAULT);
-    set_status(fpu, 0);
+    replace_status(fpu, 0);
     set_tags(fpu, 0);
     clear_pointers(fpu);
 }

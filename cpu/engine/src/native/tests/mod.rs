@@ -1,6 +1,7 @@
 //! The thunks against the host's own instructions.
 
 mod behaviour;
+mod oracle;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use motu_x86::XsaveArea;
