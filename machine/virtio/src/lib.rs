@@ -21,3 +21,6 @@ pub mod device;
 pub mod pci;
 pub mod queue;
 pub mod rng;
+
+#[cfg(test)]
+mod testing;

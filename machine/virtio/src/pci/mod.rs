@@ -10,6 +10,8 @@
 //! ```
 
 mod common;
+#[cfg(test)]
+mod fuzz;
 mod signals;
 #[cfg(test)]
 mod tests;
