@@ -27,6 +27,8 @@ pub(super) fn fadt(board: &BoardTables, facs: u64, dsdt: u64) -> FADT {
         .flag(Flags::SlpButton)
         .flag(Flags::FixRtc)
         .flag(Flags::ResetRegSup);
+    // Both pointers to the DSDT, and equal: older systems read the 32-bit one only.
+    fadt.dsdt = u32::try_from(dsdt).unwrap_or(0).into();
     // No SMI command port: the machine is always in ACPI mode.
     fadt.sci_int = u16::from(power.sci).into();
     fadt.pm1a_evt_blk = u32::from(power.event).into();
