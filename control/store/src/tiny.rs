@@ -1,0 +1,202 @@
+//! The image `tiny`: a distribution's cloud kernel, a static busybox and our agent.
+
+use crate::apt::{Apt, Candidate};
+use crate::blobs::Found;
+use crate::cpio::Archive;
+use crate::deb::Members;
+use crate::modules::{self, Module, Order};
+use crate::progress::Watch;
+use crate::record::{self, PackagesRecord};
+use crate::{Digest, ImageRecord, Package, Store, StoreError, applets};
+
+/// The image's name.
+pub(crate) const NAME: &str = "tiny";
+
+/// To be raised with each change to what goes into the image, so that images made before are made anew.
+const RECIPE: u32 = 1;
+
+/// Packages that depend on the newest kernel for virtual machines: Debian's, Ubuntu's, and the ones
+/// for every machine.
+const KERNELS: [&str; 4] =
+    ["linux-image-cloud-amd64", "linux-image-virtual", "linux-image-amd64", "linux-image-generic"];
+
+const BUSYBOX: &str = "busybox-static";
+
+/// The kernel's command line (Documentation/admin-guide/kernel-parameters.txt): messages on the first
+/// serial port, errors only; a panic resets at once, so that it is seen as the machine's end.
+const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
+
+/// Most times that packages are read for modules which need further modules.
+const MOST_READINGS: usize = 4;
+
+/// What an image is to be made of.
+#[derive(Debug)]
+pub(crate) struct Recipe<'a> {
+    agent: &'a [u8],
+    digest: Digest,
+}
+
+impl<'a> Recipe<'a> {
+    pub(crate) fn new(agent: &'a [u8]) -> Self {
+        Recipe { agent, digest: Digest::of(agent) }
+    }
+
+    /// Whether this image was made by the same recipe with the same agent.
+    pub(crate) fn made(&self, image: &ImageRecord) -> bool {
+        image.recipe == RECIPE && image.agent == self.digest
+    }
+}
+
+/// Makes the image; its record is the caller's to write. To be called with the lock held.
+pub(crate) fn make(store: &Store, recipe: &Recipe<'_>, watch: Watch<'_>) -> Result<ImageRecord, StoreError> {
+    let packages = match kept_packages(store)? {
+        Some(packages) => packages,
+        None => fetch_packages(store, watch)?,
+    };
+    watch.step("making the image tiny", None, || {
+        let (members, modules) = read_packages(store, &packages, watch)?;
+        let lacks = |what: &str| StoreError::Package {
+            package: packages.iter().map(|package| package.name.as_str()).collect::<Vec<_>>().join(" or "),
+            problem: format!("no {what}"),
+        };
+        let kernel = members.kernel.as_deref().ok_or_else(|| lacks("kernel (boot/vmlinuz-*)"))?;
+        let busybox = members.busybox.as_deref().ok_or_else(|| lacks("busybox (bin/busybox)"))?;
+        let initrd = initrd(recipe.agent, busybox, &modules)?;
+        watch.check()?;
+        Ok(ImageRecord {
+            kernel: store.blobs().put(kernel)?,
+            initrd: store.blobs().put(&initrd)?,
+            cmdline: CMDLINE.to_owned(),
+            agent: recipe.digest,
+            recipe: RECIPE,
+            packages,
+        })
+    })
+}
+
+/// The packages of an earlier making, if all of them are still whole. They only save a download:
+/// damaged ones are fetched again and not complained of.
+fn kept_packages(store: &Store) -> Result<Option<Vec<Package>>, StoreError> {
+    let path = store.packages_record(NAME);
+    let record = match record::read::<PackagesRecord>(&path, NAME) {
+        Ok(Some(record)) => record,
+        Ok(None) => return Ok(None),
+        Err(StoreError::Damaged { found, .. }) => {
+            tracing::warn!("{} {found}: the packages are fetched again", path.display());
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    for package in &record.packages {
+        if store.blobs().check(package.digest)? != Found::Whole {
+            tracing::warn!("the kept package {} is damaged: it is fetched again", package.name);
+            return Ok(None);
+        }
+    }
+    Ok(Some(record.packages))
+}
+
+fn fetch_packages(store: &Store, watch: Watch<'_>) -> Result<Vec<Package>, StoreError> {
+    let tmp = store.tmp();
+    let folder = tempfile::Builder::new().prefix("apt-").tempdir_in(&tmp).map_err(StoreError::io("write in", &tmp))?;
+    let mut apt = Apt::new(folder.path().to_owned())?;
+    if apt.use_host_lists() {
+        match choose(&apt, watch).and_then(|chosen| keep(store, &apt, &chosen, watch)) {
+            // The host's lists may name what its sources have replaced since.
+            Err(error @ (StoreError::Tool { .. } | StoreError::NoPackage { .. })) => {
+                tracing::debug!("the host's own lists of packages do not do: {error}");
+            }
+            other => return other,
+        }
+    }
+    apt.update(watch)?;
+    let chosen = choose(&apt, watch)?;
+    keep(store, &apt, &chosen, watch)
+}
+
+/// Finds the packages to take: the newest kernel, its modules if those are apart, and busybox.
+fn choose(apt: &Apt, watch: Watch<'_>) -> Result<Vec<Candidate>, StoreError> {
+    watch.step("choosing packages", None, || {
+        let none = |tried: &[&str]| StoreError::NoPackage {
+            tried: tried.iter().map(|name| (*name).to_owned()).collect(),
+            output: apt.warnings().to_owned(),
+        };
+        let mut chosen = Vec::new();
+        for meta in KERNELS {
+            let Some(meta) = apt.candidate(meta, watch)? else { continue };
+            let depends = meta.depends.iter().find(|name| name.starts_with("linux-image-"));
+            let Some(kernel) = depends.map(|name| apt.candidate(name, watch)).transpose()?.flatten() else { continue };
+            for name in kernel.depends.iter().filter(|name| name.starts_with("linux-modules-")) {
+                chosen.extend(apt.candidate(name, watch)?);
+            }
+            chosen.push(kernel);
+            break;
+        }
+        if chosen.is_empty() {
+            return Err(none(&KERNELS));
+        }
+        chosen.push(apt.candidate(BUSYBOX, watch)?.ok_or_else(|| none(&[BUSYBOX]))?);
+        Ok(chosen)
+    })
+}
+
+/// Fetches packages and stores them, so that they need not be fetched again.
+fn keep(store: &Store, apt: &Apt, chosen: &[Candidate], watch: Watch<'_>) -> Result<Vec<Package>, StoreError> {
+    let files = apt.download(chosen, watch)?;
+    let mut packages = Vec::new();
+    for (candidate, file) in chosen.iter().zip(&files) {
+        let digest = store.blobs().put_file(file, watch)?;
+        packages.push(Package { name: candidate.name.clone(), version: candidate.version.clone(), digest });
+    }
+    let record = PackagesRecord { packages };
+    record::write(store, &store.packages_record(NAME), &record)?;
+    Ok(record.packages)
+}
+
+fn read_packages(store: &Store, packages: &[Package], watch: Watch<'_>) -> Result<(Members, Vec<Module>), StoreError> {
+    let kernel = packages.first().map_or(NAME, |package| package.name.as_str());
+    let mut searched: Vec<String> = modules::ROOTS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    searched.extend(modules::LIKELY.map(str::to_owned));
+    for _ in 0..MOST_READINGS {
+        let mut members = Members::default();
+        for package in packages {
+            members.take(&package.name, &store.blobs().path(package.digest), &searched, watch)?;
+        }
+        match modules::order(&members, &searched, kernel)? {
+            Order::Complete(modules) => return Ok((members, modules)),
+            Order::Missing(names) => searched.extend(names),
+        }
+    }
+    let problem = format!("modules that need ever more modules: {}", searched.join(", "));
+    Err(StoreError::Package { package: kernel.to_owned(), problem })
+}
+
+/// Puts the initial RAM disk together.
+fn initrd(agent: &[u8], busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>, StoreError> {
+    let mut archive = Archive::new();
+    archive.file("init", 0o755, agent)?;
+    archive.file("bin/busybox", 0o755, busybox)?;
+    for applet in applets::names(busybox).into_iter().filter(|name| *name != "busybox") {
+        archive.symlink(&format!("bin/{applet}"), "busybox")?;
+    }
+    archive.symlink("sbin", "bin")?;
+    archive.symlink("usr/bin", "../bin")?;
+    archive.symlink("usr/sbin", "../bin")?;
+    for (path, permissions) in
+        [("dev", 0o755), ("proc", 0o555), ("sys", 0o555), ("run", 0o755), ("tmp", 0o1777), ("root", 0o700)]
+    {
+        archive.folder(path, permissions)?;
+    }
+    // The kernel opens it for the agent before anything is mounted (init/main.c: console_on_rootfs).
+    archive.character_device("dev/console", 0o600, (5, 1))?;
+    archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
+    archive.file("etc/group", 0o644, b"root:x:0:\ntty:x:5:\n")?;
+    archive.file("etc/hosts", 0o644, b"127.0.0.1 localhost motu\n::1 localhost\n")?;
+    let mut list = String::new();
+    for module in modules {
+        list.push_str(&format!("/{}\n", module.path));
+        archive.file(&module.path, 0o644, module.data.as_slice())?;
+    }
+    archive.file("etc/motu/modules", 0o644, list.into_bytes())?;
+    Ok(archive.to_bytes())
+}
