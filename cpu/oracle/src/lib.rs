@@ -7,8 +7,10 @@
 //!
 //! For tests only: no part of a machine runs guest instructions this way.
 
+pub mod cases;
 pub mod layout;
 pub mod native;
+mod rng;
 mod state;
 
 pub use state::{End, UserState};

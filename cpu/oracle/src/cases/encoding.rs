@@ -1,0 +1,204 @@
+//! Bytes for an instruction form: opcode from the decoder's table, everything else at random.
+//!
+//! What the encoder of an assembler would never write is wanted here: redundant prefixes, prefixes
+//! in any order, SIB bytes without need, long displacements. The decoder says which of the attempts
+//! are the form that was asked for.
+
+use crate::native::MAX_INSTRUCTION;
+use crate::rng::Rng;
+use iced_x86::{
+    Code, ConstantOffsets, Decoder, DecoderOptions, EncodingKind, Instruction, MandatoryPrefix, Mnemonic, OpCodeInfo,
+    OpCodeOperandKind, OpCodeTableKind,
+};
+
+/// One instruction, as bytes and decoded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Encoded {
+    bytes: [u8; MAX_INSTRUCTION],
+    pub(super) instruction: Instruction,
+    pub(super) offsets: ConstantOffsets,
+}
+
+impl Encoded {
+    /// Decodes the instruction at the start of `bytes`.
+    pub(super) fn decode(bytes: [u8; MAX_INSTRUCTION], rip: u64) -> Self {
+        let mut decoder = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE);
+        let instruction = decoder.decode();
+        let offsets = decoder.get_constant_offsets(&instruction);
+        Self { bytes, instruction, offsets }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.instruction.len()]
+    }
+
+    /// The same form at `self.instruction.ip()` with other bytes from `offset` on, unless that changes the form.
+    pub(super) fn patch(&mut self, offset: usize, with: &[u8]) -> bool {
+        let mut bytes = self.bytes;
+        let Some(target) = bytes.get_mut(offset..offset + with.len()) else { return false };
+        target.copy_from_slice(with);
+        let patched = Self::decode(bytes, self.instruction.ip());
+        let same = patched.instruction.code() == self.instruction.code()
+            && patched.instruction.len() == self.instruction.len();
+        if same {
+            *self = patched;
+        }
+        same
+    }
+}
+
+/// How often to try before a form counts as one that cannot be made.
+const ATTEMPTS: u32 = 500;
+
+/// Random bytes at `rip` that decode to `code`.
+pub(super) fn encode(code: Code, rip: u64, rng: &mut Rng) -> Option<Encoded> {
+    (0..ATTEMPTS).find_map(|_| {
+        let encoded = Encoded::decode(attempt(code, rng), rip);
+        let wanted = encoded.instruction.code() == code && is_harmless(&encoded.instruction);
+        wanted.then_some(encoded)
+    })
+}
+
+/// FS and GS hold the host thread's own data; XACQUIRE would begin a transaction.
+fn is_harmless(instruction: &Instruction) -> bool {
+    use iced_x86::Register::{FS, GS};
+    !matches!(instruction.segment_prefix(), FS | GS)
+        && !instruction.has_xacquire_prefix()
+        && !instruction.has_xrelease_prefix()
+}
+
+struct Bytes {
+    bytes: [u8; MAX_INSTRUCTION],
+    len: usize,
+}
+
+impl Bytes {
+    fn push(&mut self, byte: u8) {
+        if let Some(slot) = self.bytes.get_mut(self.len) {
+            *slot = byte;
+            self.len += 1;
+        }
+    }
+}
+
+fn attempt(code: Code, rng: &mut Rng) -> [u8; MAX_INSTRUCTION] {
+    let op = code.op_code();
+    let mut bytes = Bytes { bytes: [0; MAX_INSTRUCTION], len: 0 };
+    if code.encoding() == EncodingKind::VEX {
+        vex_prefixes(op, rng, &mut bytes);
+    } else {
+        legacy_prefixes(code, op, rng, &mut bytes);
+    }
+    opcode(op, rng, &mut bytes);
+    let tail = bytes.len;
+    rng.fill(&mut bytes.bytes[tail..]);
+    if let Some(modrm) = bytes.bytes.get_mut(tail) {
+        if op.is_group() {
+            *modrm = *modrm & !0x38 | (op.group_index() as u8) << 3;
+        }
+        if op.is_rm_group() {
+            *modrm = *modrm & !7 | op.rm_group_index() as u8;
+        }
+    }
+    bytes.bytes
+}
+
+fn opcode(op: &OpCodeInfo, rng: &mut Rng, bytes: &mut Bytes) {
+    use OpCodeOperandKind as K;
+    const IN_OPCODE: [OpCodeOperandKind; 5] =
+        [K::r8_opcode, K::r16_opcode, K::r32_opcode, K::r64_opcode, K::sti_opcode];
+    let value = op.op_code();
+    if op.op_code_len() == 2 {
+        bytes.push((value >> 8) as u8);
+    }
+    let in_opcode = op.op_kinds().iter().any(|kind| IN_OPCODE.contains(kind));
+    bytes.push(value as u8 | if in_opcode { rng.below(8) as u8 } else { 0 });
+}
+
+fn mandatory(op: &OpCodeInfo) -> Option<u8> {
+    match op.mandatory_prefix() {
+        MandatoryPrefix::P66 => Some(0x66),
+        MandatoryPrefix::PF3 => Some(0xf3),
+        MandatoryPrefix::PF2 => Some(0xf2),
+        _ => None,
+    }
+}
+
+fn legacy_prefixes(code: Code, op: &OpCodeInfo, rng: &mut Rng, bytes: &mut Bytes) {
+    let mut prefixes = Vec::with_capacity(6);
+    prefixes.extend(mandatory(op));
+    if op.operand_size() == 16 || rng.chance(2) {
+        prefixes.push(0x66);
+    }
+    if op.address_size() == 32 || rng.chance(8) {
+        prefixes.push(0x67);
+    }
+    prefixes.extend(segment_override(rng));
+    let lock = op.can_use_lock_prefix() && rng.chance(30);
+    if lock {
+        prefixes.push(0xf0);
+    }
+    let repeat = if code.is_string_instruction() { 65 } else { 2 };
+    if !lock && code.mnemonic() != Mnemonic::Xchg && rng.chance(repeat) {
+        prefixes.push(rng.pick(&[0xf2, 0xf3]));
+    }
+    for index in (1..prefixes.len()).rev() {
+        prefixes.swap(index, rng.below(index as u64 + 1) as usize);
+    }
+    prefixes.iter().for_each(|prefix| bytes.push(*prefix));
+    rex(op, rng, bytes);
+    match op.table() {
+        OpCodeTableKind::T0F => bytes.push(0x0f),
+        OpCodeTableKind::T0F38 => [0x0f, 0x38].into_iter().for_each(|b| bytes.push(b)),
+        OpCodeTableKind::T0F3A => [0x0f, 0x3a].into_iter().for_each(|b| bytes.push(b)),
+        _ => (),
+    }
+}
+
+fn rex(op: &OpCodeInfo, rng: &mut Rng, bytes: &mut Bytes) {
+    let wide = op.operand_size() == 64 && !op.default_op_size64() && !op.force_op_size64() || op.w() == 1;
+    let w = if wide != rng.chance(6) { 8 } else { 0 };
+    let rxb = if rng.chance(60) { rng.below(8) as u8 } else { 0 };
+    if w | rxb != 0 || rng.chance(15) {
+        bytes.push(0x40 | w | rxb);
+    }
+}
+
+/// CS, DS, ES and SS overrides, which 64-bit mode ignores (SDM vol. 1, 3.4.2.1).
+fn segment_override(rng: &mut Rng) -> Option<u8> {
+    rng.chance(3).then(|| rng.pick(&[0x26, 0x2e, 0x36, 0x3e]))
+}
+
+fn vex_prefixes(op: &OpCodeInfo, rng: &mut Rng, bytes: &mut Bytes) {
+    if rng.chance(8) {
+        bytes.push(0x67);
+    }
+    if let Some(prefix) = segment_override(rng) {
+        bytes.push(prefix);
+    }
+    let w = if op.is_wig() { rng.chance(20) } else { op.w() == 1 };
+    let l = if op.is_lig() { rng.chance(50) } else { op.l() == 1 };
+    let vvvv = if rng.chance(50) { 0xf } else { rng.below(16) as u8 };
+    let pp = match mandatory(op) {
+        Some(0x66) => 1,
+        Some(0xf3) => 2,
+        Some(0xf2) => 3,
+        _ => 0,
+    };
+    let low = vvvv << 3 | u8::from(l) << 2 | pp;
+    // R, X and B are stored inverted.
+    let rxb = if rng.chance(70) { rng.below(8) as u8 } else { 7 };
+    let map = match op.table() {
+        OpCodeTableKind::T0F38 => 2,
+        OpCodeTableKind::T0F3A => 3,
+        _ => 1,
+    };
+    if map == 1 && !w && rxb & 3 == 3 && rng.chance(60) {
+        bytes.push(0xc5);
+        bytes.push((rxb >> 2) << 7 | low);
+    } else {
+        bytes.push(0xc4);
+        bytes.push(rxb << 5 | map);
+        bytes.push(u8::from(w) << 7 | low);
+    }
+}

@@ -1,0 +1,161 @@
+//! Random cases: every instruction form of the decoder's table in every state that matters.
+//!
+//! A case follows from a seed and its number alone, so that a mismatch can be made again.
+
+mod draft;
+mod encoding;
+mod forms;
+mod implied;
+mod operand;
+mod place;
+mod state;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use forms::Skip;
+
+use crate::UserState;
+use crate::layout::WINDOW_SIZE;
+use crate::rng::Rng;
+use draft::Draft;
+use encoding::Encoded;
+use iced_x86::{Code, Instruction, InstructionInfoFactory};
+use std::collections::BTreeMap;
+
+/// Greatest number of bytes of a [`Patch`].
+pub const PATCH_SIZE: usize = 96;
+
+/// Bytes of the window that a case sets; the rest holds [`background`].
+#[derive(Clone, Copy, Debug)]
+pub struct Patch {
+    offset: usize,
+    len: usize,
+    bytes: [u8; PATCH_SIZE],
+}
+
+impl Patch {
+    fn new(offset: usize, data: &[u8]) -> Self {
+        let len = data.len().min(PATCH_SIZE).min((WINDOW_SIZE as usize).saturating_sub(offset));
+        let mut bytes = [0; PATCH_SIZE];
+        bytes[..len].copy_from_slice(&data[..len]);
+        Self { offset, len, bytes }
+    }
+
+    /// Offset in the window.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// One instruction and the state that it starts from.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub seed: u64,
+    pub number: u64,
+    encoded: Encoded,
+    pub before: UserState,
+    pub patches: Vec<Patch>,
+}
+
+impl Case {
+    /// The bytes of the instruction, 1 to 15.
+    pub fn code(&self) -> &[u8] {
+        self.encoded.bytes()
+    }
+
+    pub fn instruction(&self) -> &Instruction {
+        &self.encoded.instruction
+    }
+
+    /// Writes the patches to a window that holds [`background`].
+    pub fn apply(&self, window: &mut [u8]) {
+        for patch in &self.patches {
+            window[patch.offset..patch.offset + patch.len].copy_from_slice(patch.bytes());
+        }
+    }
+}
+
+/// What the window holds where a case says nothing else.
+pub fn background() -> Vec<u8> {
+    let mut rng = Rng::new(0, 0);
+    let mut window = vec![0; WINDOW_SIZE as usize];
+    rng.fill(&mut window);
+    window
+}
+
+/// Makes the cases of one seed.
+#[derive(Debug)]
+pub struct Generator {
+    seed: u64,
+    forms: Vec<Code>,
+    skipped: BTreeMap<Skip, Vec<Code>>,
+    /// The window as the case in the making would see it.
+    window: Vec<u8>,
+    background: Vec<u8>,
+    factory: InstructionInfoFactory,
+}
+
+/// How often a case is drawn anew because it would touch the host's own memory.
+const DRAWS: u32 = 60;
+
+impl Generator {
+    pub fn new(seed: u64) -> Self {
+        let mut generator = Self {
+            seed,
+            forms: Vec::new(),
+            skipped: BTreeMap::new(),
+            window: background(),
+            background: background(),
+            factory: InstructionInfoFactory::new(),
+        };
+        let mut rng = Rng::new(0, 1);
+        for (code, skip) in forms::all() {
+            let mut encodable = || encoding::encode(code, crate::layout::code(0), &mut rng).is_some();
+            match skip.or_else(|| if encodable() { None } else { Some(Skip::NotEncodable) }) {
+                Some(reason) => generator.skipped.entry(reason).or_default().push(code),
+                None => generator.forms.push(code),
+            }
+        }
+        generator
+    }
+
+    /// Every form that cases are made for.
+    pub fn forms(&self) -> &[Code] {
+        &self.forms
+    }
+
+    /// Every form that no case is made for.
+    pub fn skipped(&self) -> &BTreeMap<Skip, Vec<Code>> {
+        &self.skipped
+    }
+
+    /// Only forms whose mnemonic `keep` accepts.
+    pub fn retain(&mut self, keep: impl Fn(Code) -> bool) {
+        self.forms.retain(|code| keep(*code));
+    }
+
+    /// Case `number`; the forms take turns. `None` where all draws would touch the host's memory.
+    pub fn case(&mut self, number: u64) -> Option<Case> {
+        let mut rng = Rng::new(self.seed, number);
+        let code = *self.forms.get((number % (self.forms.len() as u64).max(1)) as usize)?;
+        (0..DRAWS).find_map(|_| {
+            let draft = Draft::draw(code, &mut rng)?;
+            for patch in &draft.patches {
+                self.window[patch.offset..][..patch.len].copy_from_slice(patch.bytes());
+            }
+            let harmless = draft.is_harmless(&self.window, &mut self.factory);
+            for patch in &draft.patches {
+                let range = patch.offset..patch.offset + patch.len;
+                self.window[range.clone()].copy_from_slice(&self.background[range]);
+            }
+            let Draft { encoded, state, patches, .. } = draft;
+            harmless.then_some(Case { seed: self.seed, number, encoded, before: state, patches })
+        })
+    }
+}
