@@ -4,4 +4,16 @@
 //! interrupt lines and host I/O come in at construction.
 #![forbid(unsafe_code)]
 
+pub mod acpi_pm;
+mod frequency;
+pub mod i8042;
+pub mod ioapic;
+pub mod isa;
 pub mod pci;
+pub mod pic;
+pub mod pit;
+pub mod ports;
+pub mod rtc;
+#[cfg(test)]
+mod testing;
+pub mod uart;
