@@ -1,7 +1,7 @@
 //! bzImage by the Linux x86 64-bit boot protocol (Documentation/arch/x86/boot.rst).
 
 use crate::board::BoardTables;
-use crate::error::{BootError, Role};
+use crate::error::BootError;
 use crate::image::Image;
 use crate::initrd;
 use crate::layout;
@@ -47,7 +47,7 @@ impl Plan {
         let header = read_header(head).ok_or_else(|| BootError::Truncated {
             name: name(),
             needs: SECTOR * 2,
-            has: kernel.len(),
+            has: kernel.size(),
         })?;
 
         let version = header.version;
@@ -68,8 +68,8 @@ impl Plan {
         if len <= ENTRY_64 {
             return Err(damaged(format!("its header says that it has {len} bytes of code")));
         }
-        if offset + len > kernel.len() {
-            return Err(BootError::Truncated { name: name(), needs: offset + len, has: kernel.len() });
+        if offset + len > kernel.size() {
+            return Err(BootError::Truncated { name: name(), needs: offset + len, has: kernel.size() });
         }
 
         let load = header.pref_address;
@@ -127,7 +127,7 @@ pub(crate) fn load(
 
     let mut state = processor::boot_processor(ram, board, Mode::Long, plan.load + ENTRY_64)?;
     state.gpr[RSI] = layout::ZERO_PAGE;
-    tracing::debug!(kernel = kernel.name(), load = plan.load, role = %Role::Kernel, "bzImage in place");
+    tracing::debug!(kernel = kernel.name(), load = plan.load, "bzImage in place");
     Ok(state)
 }
 

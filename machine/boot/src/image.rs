@@ -17,7 +17,7 @@ pub struct Image {
     role: Role,
     name: String,
     content: Content,
-    len: u64,
+    size: u64,
 }
 
 #[derive(Debug)]
@@ -55,17 +55,17 @@ impl Image {
     /// Takes bytes that are in memory already, under the `name` that errors shall show.
     ///
     /// # Errors
-    /// There are none.
+    /// `bytes` is empty.
     pub fn from_bytes(role: Role, name: &str, bytes: Vec<u8>) -> Result<Self, BootError> {
-        let len = bytes.len() as u64;
-        Self::new(role, name.to_owned(), Content::Bytes(bytes), len)
+        let size = bytes.len() as u64;
+        Self::new(role, name.to_owned(), Content::Bytes(bytes), size)
     }
 
-    fn new(role: Role, name: String, content: Content, len: u64) -> Result<Self, BootError> {
-        if len == 0 {
+    fn new(role: Role, name: String, content: Content, size: u64) -> Result<Self, BootError> {
+        if size == 0 {
             return Err(BootError::Empty { role, name });
         }
-        Ok(Self { role, name, content, len })
+        Ok(Self { role, name, content, size })
     }
 
     /// As errors show it.
@@ -74,14 +74,13 @@ impl Image {
     }
 
     /// In bytes; never zero. What the file had when it was opened.
-    #[allow(clippy::len_without_is_empty)]
-    pub fn len(&self) -> u64 {
-        self.len
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
     /// The first bytes, at most `max` of them.
     pub(crate) fn head(&self, max: usize) -> Result<Vec<u8>, BootError> {
-        let mut head = vec![0; usize::try_from(self.len).map_or(max, |len| len.min(max))];
+        let mut head = vec![0; usize::try_from(self.size).map_or(max, |len| len.min(max))];
         self.read_at(0, &mut head)?;
         Ok(head)
     }

@@ -15,7 +15,7 @@ pub(crate) struct Placed<'a> {
 
 /// Finds the highest page-aligned place between `lowest` and `end`.
 pub(crate) fn place(image: &Image, lowest: u64, end: u64) -> Result<Placed<'_>, BootError> {
-    let len = image.len();
+    let len = image.size();
     let lowest = lowest.next_multiple_of(PAGE_SIZE);
     let start = end.checked_sub(len).map(|start| start - start % PAGE_SIZE).filter(|start| *start >= lowest);
     match start {

@@ -57,31 +57,21 @@ impl Elf {
         let header: Elf64_Ehdr = read(head).ok_or_else(|| BootError::Truncated {
             name: name(),
             needs: size_of::<Elf64_Ehdr>() as u64,
-            has: kernel.len(),
+            has: kernel.size(),
         })?;
         let program_headers = read_program_headers(kernel, &header)?;
 
-        let mut segments = Vec::new();
-        let mut entry = None;
-        for program in &program_headers {
-            let needs = program.p_offset.saturating_add(program.p_filesz);
-            if matches!(program.p_type, PT_LOAD | PT_NOTE) && needs > kernel.len() {
-                return Err(BootError::Truncated { name: name(), needs, has: kernel.len() });
-            }
-            match program.p_type {
-                PT_LOAD if program.p_memsz > 0 => segments.push(segment(program).map_err(damaged)?),
-                PT_NOTE if entry.is_none() => {
-                    let mut notes = vec![0; program.p_filesz.min(MAX_NOTES) as usize];
-                    kernel.read_at(program.p_offset, &mut notes)?;
-                    entry = pvh_entry(&notes, if program.p_align == 8 { 8 } else { 4 });
-                }
-                _ => {}
-            }
+        let needs = |program: &Elf64_Phdr| program.p_offset.saturating_add(program.p_filesz);
+        let used = program_headers.iter().filter(|program| matches!(program.p_type, PT_LOAD | PT_NOTE));
+        if let Some(needs) = used.map(needs).find(|needs| *needs > kernel.size()) {
+            return Err(BootError::Truncated { name: name(), needs, has: kernel.size() });
         }
-
-        let entry = entry.ok_or_else(|| {
+        // An ordinary program has odd segments too: that it has no entry says more of it.
+        let entry = find_entry(kernel, &program_headers)?.ok_or_else(|| {
             not_this("an x86-64 ELF without a PVH entry, such as a program or a kernel built without CONFIG_PVH".into())
         })?;
+        let loaded = program_headers.iter().filter(|program| program.p_type == PT_LOAD && program.p_memsz > 0);
+        let mut segments: Vec<_> = loaded.map(segment).collect::<Result<_, _>>().map_err(damaged)?;
         segments.sort_by_key(|segment| segment.address);
         if segments.windows(2).any(|pair| matches!(pair, [a, b] if a.end() > b.address)) {
             return Err(damaged("its segments overlap in memory".into()));
@@ -133,8 +123,8 @@ fn read_program_headers(kernel: &Image, header: &Elf64_Ehdr) -> Result<Vec<Elf64
     }
     let mut bytes = vec![0; usize::from(count) * size];
     let needs = offset.saturating_add(bytes.len() as u64);
-    if needs > kernel.len() {
-        return Err(BootError::Truncated { name: name(), needs, has: kernel.len() });
+    if needs > kernel.size() {
+        return Err(BootError::Truncated { name: name(), needs, has: kernel.size() });
     }
     kernel.read_at(offset, &mut bytes)?;
     Ok(bytes.chunks_exact(size).filter_map(read).collect())
@@ -149,6 +139,18 @@ fn segment(program: &Elf64_Phdr) -> Result<Segment, String> {
         return Err(format!("a segment of {len} bytes wants to be at {address:#x}; kernels begin at 1 MiB"));
     }
     Ok(Segment { address, offset: program.p_offset, file_len, len })
+}
+
+fn find_entry(kernel: &Image, program_headers: &[Elf64_Phdr]) -> Result<Option<u32>, BootError> {
+    for program in program_headers.iter().filter(|program| program.p_type == PT_NOTE) {
+        let mut notes = vec![0; program.p_filesz.min(MAX_NOTES) as usize];
+        kernel.read_at(program.p_offset, &mut notes)?;
+        let entry = pvh_entry(&notes, if program.p_align == 8 { 8 } else { 4 });
+        if entry.is_some() {
+            return Ok(entry);
+        }
+    }
+    Ok(None)
 }
 
 /// Finds the PVH entry among `notes`, whose parts are aligned to `align` bytes.

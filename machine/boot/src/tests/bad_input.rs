@@ -39,6 +39,8 @@ fn files_that_are_no_kernel() {
 fn elf_files_that_do_not_boot() {
     let text = |spec: ElfSpec| error_text(spec.build());
     assert!(text(ElfSpec { entry: 0, ..ElfSpec::default() }).contains("without a PVH entry"));
+    let program = ElfSpec { entry: 0, address: 0, ..ElfSpec::default() };
+    assert!(text(program).contains("without a PVH entry"), "a position-independent program");
     assert!(text(ElfSpec { class: 1, ..ElfSpec::default() }).contains("32-bit ELF"));
     assert!(text(ElfSpec { machine: 183, ..ElfSpec::default() }).contains("64-bit ARM"));
     assert!(text(ElfSpec { data: 2, ..ElfSpec::default() }).contains("big-endian"));
