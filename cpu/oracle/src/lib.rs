@@ -8,6 +8,7 @@
 //! For tests only: no part of a machine runs guest instructions this way.
 
 pub mod cases;
+pub mod compare;
 pub mod layout;
 pub mod native;
 mod rng;

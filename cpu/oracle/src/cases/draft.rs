@@ -3,7 +3,7 @@
 use super::encoding::{self, Encoded};
 use super::place::{self, Wanted};
 use super::values::{self, Format};
-use super::{PATCH_SIZE, Patch, state};
+use super::{PATCH_SIZE, Patch, operand, state};
 use crate::UserState;
 use crate::layout::{self, CODE_SIZE, PAGE, WINDOW_SIZE};
 use crate::rng::Rng;
@@ -107,7 +107,7 @@ impl Draft {
             FlowControl::Return => self.store(self.state.gpr[4], &target.to_le_bytes()),
             FlowControl::IndirectBranch | FlowControl::IndirectCall => {
                 if instruction.op0_kind() == OpKind::Memory {
-                    if let Some(address) = self.explicit_address() {
+                    if let Some(address) = operand::explicit_address(&self.encoded.instruction, &self.state) {
                         self.store(address, &target.to_le_bytes());
                     }
                 } else if let Some(register) = self.gpr_mut(instruction.op0_register()) {
@@ -125,8 +125,10 @@ impl Draft {
             let bytes = access_size(used.memory_size());
             let lanes = if used.vsib_size() == 0 { 1 } else { 32 / used.vsib_size() as usize };
             (0..lanes).all(|lane| {
-                used.virtual_address(lane, |register, element, size| Some(self.value_of(register, element, size)))
-                    .is_some_and(|address| place::is_harmless_range(address, bytes))
+                used.virtual_address(lane, |register, element, size| {
+                    Some(operand::register_value(&self.state, register, element, size))
+                })
+                .is_some_and(|address| place::is_harmless_range(address, bytes))
             })
         });
         memory_is && self.bit_string_is_harmless() && self.branch_is_harmless(window) && !self.sets_trap_flag(window)
@@ -150,10 +152,10 @@ impl Draft {
         match instruction.flow_control() {
             FlowControl::Return => loaded(self.state.gpr[4]),
             FlowControl::IndirectBranch | FlowControl::IndirectCall if instruction.op0_kind() == OpKind::Memory => {
-                self.explicit_address().is_some_and(loaded)
+                operand::explicit_address(&self.encoded.instruction, &self.state).is_some_and(loaded)
             }
             FlowControl::IndirectBranch | FlowControl::IndirectCall => {
-                fine(self.value_of(instruction.op0_register(), 0, 0))
+                fine(operand::register_value(&self.state, instruction.op0_register(), 0, 0))
             }
             _ => true,
         }

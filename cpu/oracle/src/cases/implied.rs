@@ -1,7 +1,7 @@
 //! Operands that an instruction has without naming them, and inputs that make it do something.
 
 use super::draft::Draft;
-use super::place;
+use super::{operand, place};
 use crate::layout::WINDOW_SIZE;
 use crate::rng::Rng;
 use iced_x86::{Mnemonic, OpKind, Register};
@@ -136,7 +136,7 @@ impl Draft {
         let mut data = [0; 16];
         data[..8].copy_from_slice(&rax.to_le_bytes());
         data[half..half + 8].copy_from_slice(&rdx.to_le_bytes());
-        if let Some(address) = self.explicit_address() {
+        if let Some(address) = operand::explicit_address(&self.encoded.instruction, &self.state) {
             self.store(address, &data[..2 * half]);
         }
     }
@@ -144,7 +144,7 @@ impl Draft {
     /// A value of MXCSR without reserved bits.
     fn store_mxcsr(&mut self, offset: u64, rng: &mut Rng) {
         let value = (rng.next() as u32 & 0xffff).to_le_bytes();
-        if let Some(address) = self.explicit_address() {
+        if let Some(address) = operand::explicit_address(&self.encoded.instruction, &self.state) {
             self.store(address.wrapping_add(offset), &value);
         }
     }
@@ -174,7 +174,7 @@ impl Draft {
 
     pub(super) fn bit_string_is_harmless(&self) -> bool {
         let Some(register) = self.bit_string_register() else { return true };
-        let value = self.value_of(register, 0, 0);
+        let value = operand::register_value(&self.state, register, 0, 0);
         let offset = match register.size() {
             8 => value as i64,
             4 => i64::from(value as i32),
@@ -182,7 +182,7 @@ impl Draft {
         };
         let size = register.size() as i64;
         let moved = (offset >> 3) & -size;
-        self.explicit_address().is_some_and(|address| {
+        operand::explicit_address(&self.encoded.instruction, &self.state).is_some_and(|address| {
             let narrow = self.encoded.instruction.memory_base().is_gpr32()
                 || self.encoded.instruction.memory_index().is_gpr32()
                 || self.encoded.instruction.memory_displ_size() == 4;

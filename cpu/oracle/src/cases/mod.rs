@@ -6,7 +6,7 @@ mod draft;
 mod encoding;
 mod forms;
 mod implied;
-mod operand;
+pub(crate) mod operand;
 mod place;
 mod state;
 mod values;

@@ -2,8 +2,9 @@
 
 use super::draft::Draft;
 use super::place;
+use crate::UserState;
 use crate::rng::Rng;
-use iced_x86::{OpKind, Register};
+use iced_x86::{Instruction, OpKind, Register};
 
 impl Draft {
     /// Gives the memory operand, if there is one, an address from [`place::operand`].
@@ -24,7 +25,7 @@ impl Draft {
             self.place_registers(size, rng)?;
         }
         self.place_bit_string(size, rng);
-        let address = self.explicit_address()?;
+        let address = explicit_address(&self.encoded.instruction, &self.state)?;
         self.fill_around(address, size, rng);
         Some(())
     }
@@ -58,7 +59,7 @@ impl Draft {
         } else if base == index {
             (base, divide_wrapping(rest, scale + 1))
         } else {
-            let index = if index == Register::None { 0 } else { self.value_of(index, 0, 0) };
+            let index = if index == Register::None { 0 } else { register_value(&self.state, index, 0, 0) };
             (base, rest.wrapping_sub(index.wrapping_mul(scale)))
         };
         // With 32-bit addresses the upper half of a register is not looked at.
@@ -91,42 +92,42 @@ impl Draft {
         }
         Some(())
     }
+}
 
-    /// The address of the explicit memory operand, of the first lane where there are many.
-    pub(super) fn explicit_address(&self) -> Option<u64> {
-        let instruction = &self.encoded.instruction;
-        let operand = instruction.op_kinds().position(|kind| kind == OpKind::Memory)?;
-        instruction
-            .virtual_address(operand as u32, 0, |register, element, size| Some(self.value_of(register, element, size)))
+/// The address of the explicit memory operand, of the first lane where there are many.
+pub(crate) fn explicit_address(instruction: &Instruction, state: &UserState) -> Option<u64> {
+    let operand = instruction.op_kinds().position(|kind| kind == OpKind::Memory)?;
+    instruction.virtual_address(operand as u32, 0, |register, element, size| {
+        Some(register_value(state, register, element, size))
+    })
+}
+
+/// What `register` holds, zero-extended; of a vector register, element `element` of `size` bytes.
+pub(crate) fn register_value(state: &UserState, register: Register, element: usize, size: usize) -> u64 {
+    if register.is_vector_register() {
+        let value = state.ymm(register.number());
+        let mut bytes = [0; 8];
+        let from = value.get(element * size..(element + 1) * size).unwrap_or(&[]);
+        bytes[..from.len()].copy_from_slice(from);
+        return u64::from_le_bytes(bytes);
     }
-
-    /// What `register` holds, zero-extended; of a vector register, the element of `size` bytes.
-    pub(super) fn value_of(&self, register: Register, element: usize, size: usize) -> u64 {
-        if register.is_vector_register() {
-            let value = self.state.ymm(register.number());
-            let mut bytes = [0; 8];
-            let from = value.get(element * size..(element + 1) * size).unwrap_or(&[]);
-            bytes[..from.len()].copy_from_slice(from);
-            return u64::from_le_bytes(bytes);
+    let full = register.full_register();
+    if !full.is_gpr64() {
+        return 0;
+    }
+    let value = state.gpr[full.number() & 15];
+    match register.size() {
+        8 => value,
+        4 => u64::from(value as u32),
+        2 => u64::from(value as u16),
+        _ if matches!(register, Register::AH | Register::CH | Register::DH | Register::BH) => {
+            u64::from((value >> 8) as u8)
         }
-        let full = register.full_register();
-        if !full.is_gpr64() {
-            return 0;
-        }
-        let value = self.state.gpr[full.number() & 15];
-        match register.size() {
-            8 => value,
-            4 => u64::from(value as u32),
-            2 => u64::from(value as u16),
-            _ if matches!(register, Register::AH | Register::CH | Register::DH | Register::BH) => {
-                u64::from((value >> 8) as u8)
-            }
-            _ => u64::from(value as u8),
-        }
+        _ => u64::from(value as u8),
     }
 }
 
-fn is_absolute(instruction: &iced_x86::Instruction) -> bool {
+fn is_absolute(instruction: &Instruction) -> bool {
     instruction.memory_base() == Register::None && instruction.memory_index() == Register::None
 }
 

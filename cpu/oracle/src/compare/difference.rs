@@ -1,0 +1,163 @@
+//! Where two results of one case differ.
+
+use super::Outcome;
+use super::undefined::{self, Undefined};
+use crate::End;
+use crate::cases::Case;
+use motu_x86::exception::pf;
+use motu_x86::flags::rflags;
+use motu_x86::{Exception, XsaveArea};
+use std::fmt;
+
+/// One part of the result that is not the same: the host's and the other CPU's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    End(End, End),
+    Rip(u64, u64),
+    /// With what is undefined masked out.
+    Flags(u64, u64),
+    /// Register number as encoded.
+    Gpr(usize, u64, u64),
+    Mxcsr(u32, u32),
+    /// Control, status and tag word.
+    X87([u16; 3], [u16; 3]),
+    St(usize, [u8; 10], [u8; 10]),
+    Ymm(usize, [u8; 32], [u8; 32]),
+    /// Offset of the first byte that differs.
+    Window(usize, Vec<u8>, Vec<u8>),
+}
+
+const GPR_NAMES: [&str; 16] =
+    ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
+
+/// Addresses from here on are the kernel's, where Linux always reports a protection violation.
+const KERNEL: u64 = 1 << 63;
+
+/// RF is set in the flags of a fault and says nothing about the instruction.
+const COMPARED_FLAGS: u64 = rflags::DEFINED & !rflags::RF;
+
+/// All differences; none where the CPUs agree.
+pub(super) fn find(case: &Case, host: &Outcome<'_>, other: &Outcome<'_>) -> Vec<Difference> {
+    let undefined = undefined::of(case);
+    let mut found = Vec::new();
+    let (a, b) = (host.after, other.after);
+    let ends = (normalized(host.end), normalized(other.end));
+    if ends.0 != ends.1 {
+        found.push(Difference::End(ends.0, ends.1));
+    }
+    if a.rip != b.rip {
+        found.push(Difference::Rip(a.rip, b.rip));
+    }
+    let flags = COMPARED_FLAGS & !undefined.flags;
+    if (a.rflags ^ b.rflags) & flags != 0 {
+        found.push(Difference::Flags(a.rflags & flags, b.rflags & flags));
+    }
+    for (index, (a, b)) in a.gpr.iter().zip(&b.gpr).enumerate() {
+        let ignored = undefined.gpr.filter(|(number, _)| *number == index).map_or(0, |(_, bits)| bits);
+        if (a ^ b) & !ignored != 0 {
+            found.push(Difference::Gpr(index, *a, *b));
+        }
+    }
+    if a.mxcsr() != b.mxcsr() {
+        found.push(Difference::Mxcsr(a.mxcsr(), b.mxcsr()));
+    }
+    vectors(&a.xsave, &b.xsave, &mut found, host, other);
+    window(&undefined, host.window, other.window, &mut found);
+    found
+}
+
+fn vectors(a: &XsaveArea, b: &XsaveArea, found: &mut Vec<Difference>, host: &Outcome<'_>, other: &Outcome<'_>) {
+    let words = |image: &XsaveArea| {
+        let word = |at: usize| u16::from_le_bytes([image.0[at], image.0[at + 1]]);
+        [word(0), word(2), u16::from(image.0[4])]
+    };
+    if words(a) != words(b) {
+        found.push(Difference::X87(words(a), words(b)));
+    }
+    let (a, b) = (host.after, other.after);
+    for index in 0..8 {
+        if a.st(index) != b.st(index) {
+            found.push(Difference::St(index, a.st(index), b.st(index)));
+        }
+    }
+    let same = |range: std::ops::Range<usize>| a.xsave.0[range.clone()] == b.xsave.0[range];
+    if same(XsaveArea::XMM..416) && same(XsaveArea::YMM_HIGH..motu_x86::XSAVE_SIZE) {
+        return;
+    }
+    for index in 0..16 {
+        if a.ymm(index) != b.ymm(index) {
+            found.push(Difference::Ymm(index, a.ymm(index), b.ymm(index)));
+        }
+    }
+}
+
+fn window(undefined: &Undefined, a: &[u8], b: &[u8], found: &mut Vec<Difference>) {
+    if a == b {
+        return;
+    }
+    let ignored = undefined.window.clone().unwrap_or(0..0);
+    let first = a.iter().zip(b).enumerate().position(|(at, (a, b))| a != b && !ignored.contains(&at));
+    if let Some(first) = first {
+        let end = (first + 32).min(a.len());
+        found.push(Difference::Window(first, a[first..end].to_vec(), b[first..end].to_vec()));
+    }
+}
+
+fn normalized(end: End) -> End {
+    match end {
+        End::Exception { vector: Exception::PF, error_code, address } if address >= KERNEL => {
+            End::Exception { vector: Exception::PF, error_code: error_code | pf::PRESENT, address }
+        }
+        end => end,
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::End(a, b) => write!(f, "end: host {a}, other {b}"),
+            Self::Rip(a, b) => write!(f, "rip: host {a:#x}, other {b:#x}"),
+            Self::Flags(a, b) => write!(f, "flags: host {a:#x}, other {b:#x}, differing {:#x}", a ^ b),
+            Self::Gpr(index, a, b) => write!(f, "{}: host {a:#x}, other {b:#x}", GPR_NAMES[index & 15]),
+            Self::Mxcsr(a, b) => write!(f, "mxcsr: host {a:#x}, other {b:#x}"),
+            Self::X87(a, b) => write!(f, "control, status, tags: host {a:04x?}, other {b:04x?}"),
+            Self::St(index, a, b) => write!(f, "st{index}: host {}, other {}", number(a), number(b)),
+            Self::Ymm(index, a, b) => write!(f, "ymm{index}: host {}\n      other {}", number(a), number(b)),
+            Self::Window(at, a, b) => {
+                write!(f, "window + {at:#x}, lowest byte first: host {}, other {}", bytes(a), bytes(b))
+            }
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ok => f.write_str("retired"),
+            Self::Exception { vector, error_code, address } => {
+                write!(f, "exception {vector}, error code {error_code:#x}, address {address:#x}")
+            }
+        }
+    }
+}
+
+/// A little-endian number in hexadecimal, 32 bits at a time.
+pub(super) fn number(value: &[u8]) -> String {
+    value.chunks(4).rev().map(|word| word.iter().rev().map(|b| format!("{b:02x}")).collect::<String>() + " ").collect()
+}
+
+fn bytes(value: &[u8]) -> String {
+    value.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+/// The registers of a state that are not zero, for a person.
+pub(super) fn describe(state: &crate::UserState) -> String {
+    let mut text = format!("  rip {:#x} rflags {:#x} mxcsr {:#x}", state.rip, state.rflags, state.mxcsr());
+    let image = &state.xsave.0;
+    text += &format!(" fcw {:02x}{:02x} fsw {:02x}{:02x} ftw {:02x}", image[1], image[0], image[3], image[2], image[4]);
+    for (index, value) in state.gpr.iter().enumerate() {
+        let separator = if index % 4 == 0 { "\n  " } else { " " };
+        text += &format!("{separator}{:>3} {value:016x}", GPR_NAMES[index]);
+    }
+    text
+}

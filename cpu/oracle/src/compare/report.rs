@@ -1,0 +1,130 @@
+//! Mismatches, grouped for a person who has to mend them.
+
+use super::difference::{self, Difference};
+use super::{Outcome, undefined};
+use crate::End;
+use crate::cases::Case;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Mismatches of one mnemonic that are described in full.
+const DESCRIBED: usize = 2;
+
+/// What came of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Cases that ran on both CPUs.
+    pub cases: u64,
+    /// Cases of those in which the host's instruction retired.
+    pub retired: u64,
+    /// Case numbers for which no harmless case was found.
+    pub not_made: u64,
+    pub mismatches: u64,
+    /// By mnemonic.
+    pub groups: BTreeMap<String, Group>,
+}
+
+/// The mismatches of one mnemonic.
+#[derive(Clone, Debug, Default)]
+pub struct Group {
+    pub count: u64,
+    /// The first few, described.
+    pub first: Vec<String>,
+}
+
+impl Report {
+    pub(super) fn count(&mut self, case: &Case, outcomes: &[Outcome<'_>; 2]) {
+        self.cases += 1;
+        self.retired += u64::from(outcomes[0].end == End::Ok);
+        let differences = difference::find(case, &outcomes[0], &outcomes[1]);
+        if differences.is_empty() {
+            return;
+        }
+        self.mismatches += 1;
+        let group = self.groups.entry(format!("{:?}", case.instruction().mnemonic())).or_default();
+        group.count += 1;
+        if group.first.len() < DESCRIBED {
+            group.first.push(describe(case, &differences));
+        }
+    }
+
+    /// Takes in the counts of another run.
+    pub fn merge(&mut self, other: Report) {
+        self.cases += other.cases;
+        self.retired += other.retired;
+        self.not_made += other.not_made;
+        self.mismatches += other.mismatches;
+        for (mnemonic, theirs) in other.groups {
+            let group = self.groups.entry(mnemonic).or_default();
+            group.count += theirs.count;
+            group.first.extend(theirs.first);
+            group.first.truncate(DESCRIBED);
+        }
+    }
+}
+
+fn describe(case: &Case, differences: &[Difference]) -> String {
+    let bytes: Vec<_> = case.code().iter().map(|b| format!("{b:02x}")).collect();
+    let instruction = case.instruction();
+    let mut text = format!(
+        "seed {} case {}: {instruction} ({:?})\n  bytes {}",
+        case.seed,
+        case.number,
+        instruction.code(),
+        bytes.join(" ")
+    );
+    for difference in differences {
+        text += &format!("\n  {difference}");
+    }
+    let open = undefined::of(case);
+    if open.flags != 0 {
+        text += &format!("\n  flags not compared: {:#x}", open.flags);
+    }
+    text += "\n  before:\n";
+    text += &difference::describe(&case.before);
+    text + &operands(case)
+}
+
+/// The operands that show in no other line: vector registers, memory.
+fn operands(case: &Case) -> String {
+    let instruction = case.instruction();
+    let mut text = String::new();
+    for operand in 0..instruction.op_count() {
+        let register = instruction.op_register(operand);
+        if register.is_vector_register() {
+            let value = case.before.ymm(register.number());
+            text += &format!("\n  {register:?} before: {}", difference::number(&value));
+        } else if register.is_st() || register.is_mm() {
+            text += &format!("\n  {register:?} before: {}", difference::number(&case.before.st(register.number())));
+        }
+    }
+    if let Some(address) = crate::cases::operand::explicit_address(instruction, &case.before) {
+        text += &format!("\n  operand at {address:#x}");
+    }
+    text
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut groups: Vec<_> = self.groups.iter().collect();
+        groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.count));
+        for (mnemonic, group) in &groups {
+            writeln!(f, "{mnemonic}: {} mismatches", group.count)?;
+            for case in &group.first {
+                writeln!(f, "{case}\n")?;
+            }
+        }
+        for (mnemonic, group) in &groups {
+            writeln!(f, "{mnemonic}: {} mismatches", group.count)?;
+        }
+        write!(
+            f,
+            "{} cases compared, {} retired, {} raised an exception, {} not made; {} mismatches",
+            self.cases,
+            self.retired,
+            self.cases - self.retired,
+            self.not_made,
+            self.mismatches
+        )
+    }
+}

@@ -1,0 +1,121 @@
+//! What the manuals leave open: results that may differ between processors and are not compared.
+
+use crate::cases::Case;
+use crate::cases::operand::{explicit_address, register_value};
+use crate::layout;
+use iced_x86::{Mnemonic, OpKind, Register, RflagsBits};
+use motu_x86::flags::rflags;
+use std::ops::Range;
+
+/// The parts of a result that are not compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Undefined {
+    pub(super) flags: u64,
+    /// A general register by number and the bits of it.
+    pub(super) gpr: Option<(usize, u64)>,
+    /// A range of the window.
+    pub(super) window: Option<Range<usize>>,
+}
+
+pub(super) fn of(case: &Case) -> Undefined {
+    let instruction = case.instruction();
+    let mut undefined = Undefined { flags: flags(instruction.rflags_undefined()), ..Undefined::default() };
+    use Mnemonic as M;
+    match instruction.mnemonic() {
+        M::Shl | M::Sal | M::Shr | M::Sar => shift(case, &mut undefined),
+        M::Rol | M::Ror | M::Rcl | M::Rcr => rotate(case, &mut undefined),
+        M::Shld | M::Shrd => double_shift(case, &mut undefined),
+        // SDM vol. 2: with a source of zero the destination is undefined. Processors leave it as it
+        // is, and software relies on that; only the upper half of a 32-bit one varies.
+        M::Bsf | M::Bsr if instruction.op0_register().is_gpr32() => {
+            undefined.gpr =
+                gpr_bits(instruction.op0_register(), 0xffff_ffff_0000_0000).filter(|_| source_is_zero(case));
+        }
+        // SDM vol. 2, BSWAP: undefined with a 16-bit register.
+        M::Bswap if instruction.op0_register().is_gpr16() => {
+            undefined.gpr = gpr_bits(instruction.op0_register(), 0xffff);
+        }
+        _ => (),
+    }
+    undefined
+}
+
+/// From the decoder's bits to those of RFLAGS.
+fn flags(bits: u32) -> u64 {
+    const MAP: [(u32, u64); 6] = [
+        (RflagsBits::OF, rflags::OF),
+        (RflagsBits::SF, rflags::SF),
+        (RflagsBits::ZF, rflags::ZF),
+        (RflagsBits::AF, rflags::AF),
+        (RflagsBits::CF, rflags::CF),
+        (RflagsBits::PF, rflags::PF),
+    ];
+    MAP.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, flag)| flag).sum()
+}
+
+/// The count of a shift after masking (SDM vol. 2, SAL/SAR/SHL/SHR), and the operand's bits.
+fn count(case: &Case) -> (u64, u64) {
+    let instruction = case.instruction();
+    let bits = 8 * match instruction.op0_kind() {
+        OpKind::Register => instruction.op0_register().size() as u64,
+        _ => instruction.memory_size().size() as u64,
+    };
+    let last = instruction.op_count() - 1;
+    let raw = match instruction.op_kind(last) {
+        OpKind::Register => register_value(&case.before, instruction.op_register(last), 0, 0),
+        _ => instruction.immediate(last),
+    };
+    (raw & if bits == 64 { 63 } else { 31 }, bits)
+}
+
+fn shift(case: &Case, undefined: &mut Undefined) {
+    undefined.flags = match count(case) {
+        (0, _) => 0,
+        (1, _) => rflags::AF,
+        // A count of the operand's size or more leaves CF undefined, but not for SAR.
+        (n, bits) if n >= bits && case.instruction().mnemonic() != Mnemonic::Sar => {
+            rflags::AF | rflags::OF | rflags::CF
+        }
+        _ => rflags::AF | rflags::OF,
+    };
+}
+
+fn rotate(case: &Case, undefined: &mut Undefined) {
+    undefined.flags = match count(case).0 {
+        0 | 1 => 0,
+        _ => rflags::OF,
+    };
+}
+
+fn double_shift(case: &Case, undefined: &mut Undefined) {
+    let instruction = case.instruction();
+    let (count, bits) = count(case);
+    undefined.flags = match count {
+        0 => 0,
+        1 => rflags::AF,
+        n if n > bits => rflags::ARITHMETIC,
+        _ => rflags::AF | rflags::OF,
+    };
+    if count > bits {
+        undefined.gpr = gpr_bits(instruction.op0_register(), 0xffff);
+        undefined.window = explicit_address(instruction, &case.before).and_then(layout::window_offset).map(|offset| {
+            let start = offset as usize;
+            start..(start + 2).min(layout::WINDOW_SIZE as usize)
+        });
+    }
+}
+
+fn gpr_bits(register: Register, bits: u64) -> Option<(usize, u64)> {
+    let full = register.full_register();
+    full.is_gpr64().then(|| (full.number(), bits))
+}
+
+/// For a source in memory this looks at the window as it is when the case starts.
+fn source_is_zero(case: &Case) -> bool {
+    let instruction = case.instruction();
+    match instruction.op1_kind() {
+        OpKind::Register => register_value(&case.before, instruction.op1_register(), 0, 0) == 0,
+        // BSF and BSR tell a zero source by ZF, which is compared; the bits are cheap to give up.
+        _ => true,
+    }
+}
