@@ -422,6 +422,20 @@ fn host_threads_notice_a_broken_ring() {
 }
 
 #[test]
+fn a_driver_that_loses_its_way_is_let_go() {
+    let mut g = Guest::new();
+    g.driver.set_status(1);
+    assert_eq!(g.agent_record.events(), [PortEvent::Opened, PortEvent::Closed]);
+    g.agent.send(b"kept for the next driver");
+    assert!(g.read(1).is_empty());
+    g.driver.assert_needs_reset("status bits taken back");
+    g.start();
+    g.add_port(1);
+    g.control(1, control::PORT_OPEN, 1);
+    assert_eq!(g.read(1), b"kept for the next driver");
+}
+
+#[test]
 fn names_and_numbers_of_ports_are_checked() {
     let port = |name: &str| PortSpec::named(name, Box::new(Record::default()));
     let error = |ports| Console::new(ports, ResizeOrder::default()).map(|_| ()).unwrap_err();

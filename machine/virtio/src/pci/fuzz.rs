@@ -3,21 +3,53 @@
 use crate::console::{Console, PortHandle, PortSpec, ResizeOrder};
 use crate::pci::status;
 use crate::rng::Rng;
-use crate::testing::{Driver, RAM};
+use crate::testing::{Driver, Part, RAM};
 use motu_bus::Device;
 use proptest::prelude::*;
 
 /// One thing that a guest or the host does.
 #[derive(Clone, Debug)]
 enum Step {
-    WriteRegister { offset: u64, data: Vec<u8> },
-    ReadRegister { offset: u64, len: usize },
-    WriteConfig { at: u16, data: Vec<u8> },
-    ReadConfig { at: u16 },
+    WriteRegister {
+        offset: u64,
+        data: Vec<u8>,
+    },
+    ReadRegister {
+        offset: u64,
+        len: usize,
+    },
+    WriteConfig {
+        at: u16,
+        data: Vec<u8>,
+    },
+    ReadConfig {
+        at: u16,
+    },
     Notify(u16),
-    Ring { queue: u16, part: u8, offset: u64, value: u16 },
-    Descriptor { queue: u16, index: u16, address: u64, len: u32, flags: u16, next: u16 },
-    Publish { queue: u16, head: u16 },
+    Ring {
+        queue: u16,
+        part: u8,
+        offset: u64,
+        value: u16,
+    },
+    Descriptor {
+        queue: u16,
+        index: u16,
+        address: u64,
+        len: u32,
+        flags: u16,
+        next: u16,
+    },
+    /// A chain of parts that are well linked, made available and notified.
+    Chain {
+        queue: u16,
+        parts: Vec<Part>,
+        indirect: bool,
+    },
+    Publish {
+        queue: u16,
+        head: u16,
+    },
     Restart,
     Send(usize),
     Resume,
@@ -44,20 +76,29 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..256u16, access()).prop_map(|(at, data)| Step::WriteConfig { at, data }),
         1 => (0..256u16).prop_map(|at| Step::ReadConfig { at }),
         6 => queue.clone().prop_map(Step::Notify),
-        3 => (queue.clone(), 0..3u8, 0..0x240u64, any::<u16>())
+        1 => (queue.clone(), 0..3u8, 0..0x240u64, any::<u16>())
             .prop_map(|(queue, part, offset, value)| Step::Ring { queue, part, offset, value }),
-        6 => (queue.clone(), 0..65u16, address(), prop_oneof![0..10_000u32, any::<u32>()], 0..8u16, 0..65u16)
+        3 => (queue.clone(), 0..65u16, address(), prop_oneof![0..10_000u32, any::<u32>()], 0..8u16, 0..65u16)
             .prop_map(|(queue, index, address, len, flags, next)| {
                 Step::Descriptor { queue, index, address, len, flags, next }
             }),
-        6 => (queue, 0..65u16).prop_map(|(queue, head)| Step::Publish { queue, head }),
-        2 => Just(Step::Restart),
+        20 => (queue.clone(), prop::collection::vec(part(), 1..4), any::<bool>())
+            .prop_map(|(queue, parts, indirect)| Step::Chain { queue, parts, indirect }),
+        3 => (queue, 0..65u16).prop_map(|(queue, head)| Step::Publish { queue, head }),
+        4 => Just(Step::Restart),
         2 => (0..20_000usize).prop_map(Step::Send),
         2 => Just(Step::Resume),
         1 => Just(Step::Close),
         1 => Just(Step::Open),
         1 => any::<u16>().prop_map(Step::Resize),
     ]
+}
+
+/// Mostly buffers that a driver could give, as every bad one ends what there is to test.
+fn part() -> impl Strategy<Value = Part> {
+    let good = (0x8_0000..0xf_0000u64, 0..10_000u32);
+    let range = prop_oneof![20 => good, 1 => (address(), 0..10_000u32), 1 => (0..RAM, any::<u32>())];
+    (range, any::<bool>()).prop_map(|((address, len), write)| (address, len, write))
 }
 
 /// A driver at work; unlike [`Driver::negotiate`] it may find the device in any state.
@@ -97,6 +138,14 @@ fn run(driver: &mut Driver, ports: &[PortHandle], steps: Vec<Step>) {
             Step::Descriptor { queue, index, address, len, flags, next } => {
                 if let Some(ring) = driver.rings.get(&queue).cloned() {
                     driver.write_descriptor(ring.descriptors, index, (address, len), flags, next);
+                }
+            }
+            Step::Chain { queue, mut parts, indirect } => {
+                if driver.rings.contains_key(&queue) {
+                    // Readable parts come first.
+                    parts.sort_by_key(|&(_, _, write)| write);
+                    _ = if indirect { driver.add_indirect(queue, &parts) } else { driver.add(queue, &parts) };
+                    driver.memory.write(registers + 0x3000 + 4 * u64::from(queue), &[0, 0]);
                 }
             }
             Step::Publish { queue, head } => {

@@ -1,6 +1,10 @@
 use super::*;
 use crate::pci::feature;
 use crate::testing::Driver;
+use motu_memory::GuestRam;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use vm_memory::{Bytes, GuestAddress};
 
 /// A source that counts, so that order and amount can be told.
 fn counting() -> Driver {
@@ -66,4 +70,37 @@ fn a_full_ring_at_once() {
     d.notify(0);
     assert_eq!(d.used(0).len(), 64);
     assert!(d.wants_notification(0));
+}
+
+#[test]
+fn a_driver_that_never_stops_adding_gets_a_bounded_turn() {
+    // Each buffer that is filled makes the next available, as another processor of the guest could.
+    let ring: Arc<Mutex<Option<(GuestRam, u64, u16)>>> = Arc::default();
+    let other = Arc::clone(&ring);
+    let fills = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&fills);
+    let source = move |_: &mut [u8]| {
+        count.fetch_add(1, Ordering::Relaxed);
+        if let Some((ram, available, next)) = other.lock().unwrap().as_mut() {
+            *next = next.wrapping_add(1);
+            ram.mmap().write_slice(&next.to_le_bytes(), GuestAddress(*available + 2)).unwrap();
+        }
+    };
+    let mut d = Driver::new(Box::new(Rng::new(Box::new(source))));
+    d.negotiate(feature::RING_EVENT_IDX);
+    d.setup_all_queues();
+    d.driver_ok();
+    let buffer = d.alloc(16);
+    *ring.lock().unwrap() = Some((d.ram.clone(), d.rings[&0].available, 1));
+    d.add(0, &[(buffer, 16, true)]);
+    d.notify(0);
+    let turn = fills.load(Ordering::Relaxed);
+    assert_eq!(turn, 4 * u32::from(QUEUE_SIZE));
+    d.isr();
+    assert_eq!(fills.load(Ordering::Relaxed), 2 * turn, "the next access goes on");
+    *ring.lock().unwrap() = None;
+    d.isr();
+    d.isr();
+    assert_eq!(fills.load(Ordering::Relaxed), 2 * turn + 1, "until there is none left");
+    assert_eq!(d.used(0).len(), 2 * turn as usize + 1);
 }
