@@ -1,1 +1,35 @@
-//! Which device sits where; the life of one machine.
+//! Which device sits where, and the life of one machine.
+//!
+//! [`Machine::new`] puts the standard PC together around the CPUs that a [`motu_hv::Hypervisor`]
+//! makes; [`Machine::run`] lives through the states that [`driver`] draws. It names no engine, and
+//! is the only crate that names concrete devices.
+//!
+//! Threads: the one that calls `run` is the driver; each vCPU has one, the timers of all devices
+//! share one. Device registers are worked on by the vCPU that accesses them.
+//!
+//! Lock order: a device, then its interrupt line's controller, then the engine. Nothing waits for
+//! the driver's queue while it holds a device.
+#![forbid(unsafe_code)]
+
+mod board;
+mod clock;
+mod config;
+mod control;
+pub mod driver;
+mod error;
+mod guest_bus;
+mod machine;
+mod serial;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod vcpu;
+
+pub use config::MachineConfig;
+pub use driver::OnReset;
+pub use error::MachineError;
+pub use guest_bus::BusCounters;
+pub use machine::{Finished, Machine, MachineHandle, Outcome};
+pub use motu_boot::{BootError, Image, Role};
+pub use motu_virtio::console::PortStream;
+pub use serial::SerialInput;

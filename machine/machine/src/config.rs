@@ -1,0 +1,45 @@
+//! What a machine is made from.
+
+use crate::OnReset;
+use motu_boot::Image;
+use motu_virtio::rng::EntropySource;
+use std::fmt;
+use std::io::Write;
+
+/// What a machine is made from: files are open and names are resolved already.
+pub struct MachineConfig {
+    /// RAM in bytes, a positive multiple of 4096.
+    pub memory: u64,
+    /// Virtual CPUs, at least 1.
+    pub cpus: u32,
+    /// One of the engine's CPU contracts.
+    pub contract: &'static str,
+    pub kernel: Image,
+    pub initrd: Option<Image>,
+    /// The kernel's parameters.
+    pub cmdline: String,
+    /// Takes what the guest prints on its first serial port. It is written to on a vCPU's thread:
+    /// the guest waits while it blocks.
+    pub serial: Box<dyn Write + Send>,
+    /// Names of the virtio-console ports that the guest finds, see [`crate::Machine::take_port`].
+    /// With none there is no virtio console.
+    pub ports: Vec<String>,
+    /// Fills a slice with random bytes, for virtio-rng.
+    pub entropy: EntropySource,
+    pub on_reset: OnReset,
+}
+
+impl fmt::Debug for MachineConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MachineConfig")
+            .field("memory", &self.memory)
+            .field("cpus", &self.cpus)
+            .field("contract", &self.contract)
+            .field("kernel", &self.kernel)
+            .field("initrd", &self.initrd)
+            .field("cmdline", &self.cmdline)
+            .field("ports", &self.ports)
+            .field("on_reset", &self.on_reset)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,162 @@
+//! One machine, from its parts to its end.
+
+use crate::board::{Board, HostSide};
+use crate::control::{Control, Event};
+use crate::driver::{Driver, OnReset, Startup};
+use crate::timers::Timers;
+use crate::vcpu::VcpuThread;
+use crate::{BusCounters, MachineConfig, MachineError, PortStream, SerialInput};
+use motu_boot::{BootSource, Image};
+use motu_hv::{CrashReport, GuestBus, Hypervisor, Stats, Vcpu, VmConfig};
+use motu_memory::GuestRam;
+use motu_x86::CpuState;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+
+/// How a machine ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The guest switched it off.
+    PoweredOff,
+    /// The guest reset it, and [`OnReset::End`] was asked for.
+    Reset,
+    /// A processor shut down (triple fault; SDM vol. 3, 6.15, "Double fault").
+    Crashed(Box<CrashReport>),
+    /// [`MachineHandle::stop`] was called.
+    Stopped,
+}
+
+/// A machine that has ended, and what it did.
+#[derive(Debug)]
+pub struct Finished {
+    pub outcome: Outcome,
+    /// By vCPU.
+    pub cpus: Vec<Stats>,
+    pub bus: BusCounters,
+    /// The guest's memory as the machine left it.
+    pub ram: GuestRam,
+}
+
+/// A machine that is made and does not run yet.
+pub struct Machine {
+    board: Board,
+    sources: Sources,
+    /// Where the CPUs start.
+    first: Vec<CpuState>,
+    vcpus: Vec<Box<dyn Vcpu>>,
+    control: Arc<Control>,
+    events: Receiver<Event>,
+    on_reset: OnReset,
+}
+
+/// What is loaded at each start.
+#[derive(Debug)]
+struct Sources {
+    kernel: Image,
+    initrd: Option<Image>,
+    cmdline: String,
+}
+
+/// Reaches a machine from any thread.
+#[derive(Clone, Debug)]
+pub struct MachineHandle {
+    control: Arc<Control>,
+}
+
+impl MachineHandle {
+    /// Ends the machine as soon as its CPUs stand between two instructions; from before it runs
+    /// until after it has ended.
+    pub fn stop(&self) {
+        self.control.send(Event::Stop);
+    }
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine")
+            .field("board", &self.board)
+            .field("sources", &self.sources)
+            .field("vcpus", &self.vcpus.len())
+            .field("on_reset", &self.on_reset)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Machine {
+    /// Puts a machine together and loads its kernel, so that every error that a person's input can
+    /// cause comes from here.
+    ///
+    /// # Errors
+    /// The kernel or initrd cannot be booted, or the host lacks a resource.
+    pub fn new(config: MachineConfig, hypervisor: &dyn Hypervisor) -> Result<Self, MachineError> {
+        let MachineConfig { contract, cpus, on_reset, .. } = config;
+        let ram = GuestRam::new(config.memory)?;
+        let vm = hypervisor.create_vm(VmConfig { ram: ram.clone(), contract, vcpus: cpus })?;
+        let (sender, events) = mpsc::channel();
+        let control = Arc::new(Control::new(sender));
+        let vcpus = (0..cpus).map(|id| vm.create_vcpu(id)).collect::<Result<Vec<_>, _>>()?;
+        for vcpu in &vcpus {
+            control.add_vcpu(vcpu.kicker());
+        }
+        let host = HostSide { serial: config.serial, ports: config.ports, entropy: config.entropy };
+        let mut board = Board::new(ram, vm, cpus, Arc::clone(&control), host)?;
+        let sources = Sources { kernel: config.kernel, initrd: config.initrd, cmdline: config.cmdline };
+        let first = Loader { board: &mut board, sources: &sources }.start_states()?;
+        Ok(Self { board, sources, first, vcpus, control, events, on_reset })
+    }
+
+    pub fn handle(&self) -> MachineHandle {
+        MachineHandle { control: Arc::clone(&self.control) }
+    }
+
+    /// The first serial port's receiver.
+    pub fn serial(&self) -> SerialInput {
+        self.board.serial()
+    }
+
+    /// The host's end of the virtio-console port `name`; `None` if it is taken already, or was not
+    /// asked for.
+    pub fn take_port(&mut self, name: &str) -> Option<PortStream> {
+        self.board.take_port(name)
+    }
+
+    /// Runs the machine until it ends.
+    ///
+    /// # Errors
+    /// The host's trouble; the machine has ended then.
+    pub fn run(mut self) -> Result<Finished, MachineError> {
+        let _timers = Timers::start(self.board.schedule(), self.board.clock(), self.board.timed())
+            .map_err(|source| MachineError::Thread { what: "timer", source })?;
+        let bus = self.board.guest_bus();
+        let mut vcpus = Vec::new();
+        for (id, vcpu) in (0..).zip(self.vcpus) {
+            let bus: Arc<dyn GuestBus + Send + Sync> = bus.clone();
+            let thread = VcpuThread::start(id, vcpu, bus, Arc::clone(&self.control))
+                .map_err(|source| MachineError::Thread { what: "virtual CPU", source })?;
+            vcpus.push(thread);
+        }
+        let mut driver = Driver { control: &self.control, events: self.events, vcpus, on_reset: self.on_reset };
+        let outcome = driver.drive(self.first, &mut Loader { board: &mut self.board, sources: &self.sources })?;
+        let cpus = driver.vcpus.into_iter().filter_map(VcpuThread::finish).collect();
+        Ok(Finished { outcome, cpus, bus: bus.counters(), ram: self.board.ram().clone() })
+    }
+}
+
+/// Loads the kernel into a board that is as after power-up.
+struct Loader<'a> {
+    board: &'a mut Board,
+    sources: &'a Sources,
+}
+
+impl Startup for Loader<'_> {
+    fn start_states(&mut self) -> Result<Vec<CpuState>, MachineError> {
+        self.board.reset()?;
+        let Sources { kernel, initrd, cmdline } = self.sources;
+        let source = BootSource { kernel, initrd: initrd.as_ref(), cmdline };
+        let tables = self.board.tables();
+        let boot = motu_boot::load(self.board.ram(), &source, tables)?;
+        let others = (1..tables.cpus).map(|id| motu_boot::application_processor(id, tables));
+        Ok(std::iter::once(boot).chain(others).collect())
+    }
+}
