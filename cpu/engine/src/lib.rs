@@ -1,1 +1,22 @@
 //! The software x86-64 CPU.
+//!
+//! `decode` turns guest bytes into blocks of operations, `exec` says what each operation does, `mmu` finds
+//! memory, `native` lets the host execute what only computes, `lapic` and `event` bring interrupts,
+//! `vcpu` runs it all behind the seam of `motu-hv`.
+
+mod apic;
+mod cpu;
+mod decode;
+mod event;
+mod exec;
+pub mod harness;
+mod history;
+mod lapic;
+mod mmu;
+mod msr;
+mod native;
+mod state;
+mod vcpu;
+mod vm;
+
+pub use vm::SoftHypervisor;

@@ -23,7 +23,6 @@ mod vectors;
 mod tests;
 
 pub use message::{DeliveryMode, Destination, Message, Trigger};
-pub use saved::RestoreError;
 
 use lvt::{Entry, delivery};
 use motu_x86::Nanos;
@@ -85,6 +84,7 @@ mod error {
 
 #[derive(Clone, Debug)]
 pub struct Lapic {
+    /// The initial APIC ID, which is the number of the processor and cannot be changed.
     id: u32,
     contract: &'static Contract,
     base: u64,
@@ -159,11 +159,6 @@ impl Lapic {
         self.refresh();
     }
 
-    /// The initial APIC ID, which is the number of the processor.
-    pub fn id(&self) -> u32 {
-        self.id
-    }
-
     /// IA32_APIC_BASE bit 11.
     pub fn is_enabled(&self) -> bool {
         self.base & base::EN != 0
@@ -188,7 +183,7 @@ impl Lapic {
         (1 << self.contract.physical_address_bits()) - 0x1000
     }
 
-    /// Renews [`Lapic::pending`]: call after any change of what it is made from.
+    /// Renews `pending`: call after any change of what it is made from.
     fn refresh(&mut self) {
         let class = self.processor_priority() >> 4;
         self.pending = self.irr.highest().filter(|vector| self.accepts_interrupts() && vector >> 4 > class);

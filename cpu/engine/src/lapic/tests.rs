@@ -1,4 +1,5 @@
 use super::registers::number;
+use super::saved::RestoreError;
 use super::*;
 use motu_hv::Msi;
 use motu_x86::{Exception, msr};

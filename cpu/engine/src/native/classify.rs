@@ -9,10 +9,10 @@ pub enum NotNative {
     /// a contract can contain: the interpreter knows it or it is #UD.
     #[error("the instruction is not one that the host executes for the guest")]
     Interpreted,
-    /// Masked moves and gathers: memory is accessed element by element, see [`super::elements`].
+    /// Masked moves and gathers: memory is accessed element by element, see [`super::run_elements`].
     #[error("the instruction accesses memory element by element")]
     PerElement,
-    /// FNSTENV, FNSAVE, FXSAVE, XSAVE and their counterparts, see [`super::environment`] and [`super::image`].
+    /// FNSTENV, FNSAVE, FXSAVE, XSAVE and their counterparts, see [`super::fnstenv_image`] and [`super::xsave_image`].
     #[error("the instruction moves an FPU state image")]
     StateImage,
     /// The host lacks the feature, so that the stub would fault in the host.
@@ -40,7 +40,7 @@ pub enum Unit {
 
 /// The unit an instruction belongs to; its operands decide, not its CPUID bit (MOVNTI is SSE2 and
 /// uses no SSE state).
-pub(super) fn unit(instruction: &Instruction) -> Unit {
+pub fn unit(instruction: &Instruction) -> Unit {
     let code = instruction.code();
     if code == Code::Wait {
         return Unit::Wait;

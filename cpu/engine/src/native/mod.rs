@@ -18,14 +18,25 @@
 mod arena;
 mod builtin;
 mod classify;
+mod elements;
+mod environment;
+mod image;
 mod simd;
 mod stub;
+mod templates;
 mod x87;
 
 #[cfg(test)]
 mod tests;
 
-pub use classify::{NotNative, Unit};
+pub use classify::{NotNative, Unit, unit};
+pub use elements::{ElementAddress, ElementMemory, run_elements};
+pub use environment::{
+    EnvironmentFormat, StateImage, fldenv, fninit, fnsave_image, fnstenv_image, frstor, mask_x87_exceptions,
+};
+pub use image::{
+    FXSAVE_SIZE, ImageForm, ReservedBits, fxrstor_image, fxsave_image, make_live, xrstor_image, xsave_image,
+};
 pub use simd::{MXCSR_DEFAULT, MXCSR_MASK, mxcsr, set_mxcsr};
 pub use x87::pending_x87_exception;
 
@@ -39,6 +50,7 @@ use motu_x86::XsaveArea;
 use arena::Arena;
 use builtin::Builtin;
 use stub::Plan;
+use templates::Templates;
 
 /// Bytes of machine code that one cache holds at most.
 const ARENA_SIZE: usize = 2 << 20;
@@ -186,6 +198,7 @@ pub struct NativeCache {
     arena: Arena,
     stubs: HashMap<Key, Entry>,
     info: InstructionInfoFactory,
+    templates: Templates,
     generation: u64,
     max_stubs: usize,
 }
@@ -207,6 +220,7 @@ impl NativeCache {
             arena: Arena::new(bytes)?,
             stubs: HashMap::new(),
             info: InstructionInfoFactory::new(),
+            templates: Templates::new().map_err(io::Error::other)?,
             generation: next_generation(),
             max_stubs,
         })
@@ -253,7 +267,7 @@ impl NativeCache {
         let unit = classify::unit(plain);
         let simd = simd::depends_on_mxcsr(plain.mnemonic());
         let plan = Plan::new(plain, unit, simd, &mut self.info).ok_or(NotNative::Interpreted)?;
-        let code = plan.assemble().map_err(|_| NotNative::Interpreted)?;
+        let code = plan.assemble(&mut self.templates).map_err(|_| NotNative::Interpreted)?;
         if self.stubs.len() >= self.max_stubs {
             self.clear();
         }

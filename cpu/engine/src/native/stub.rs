@@ -10,31 +10,19 @@
 //!   [new MXCSR flags: return them if one is unmasked] [registers] [flags] [FXSAVE, FNINIT]  -> return 0
 //! ```
 
-use iced_x86::code_asm::*;
 use iced_x86::{
-    Code, EncodingKind, IcedError, Instruction, InstructionInfoFactory, MemoryOperand, OpAccess, Register, RflagsBits,
+    Code, Encoder, EncodingKind, IcedError, Instruction, InstructionInfoFactory, MemoryOperand, OpAccess, Register,
+    RflagsBits,
 };
 use motu_x86::XsaveArea;
 use motu_x86::flags::rflags;
 
 use super::classify::{Unit, general_operand};
+use super::templates::{Frame, Templates};
 
 /// Host registers that the instruction may use. None is saved by a callee, none holds a pointer of the stub.
 /// The first three have high-byte halves.
 const POOL: [Register; 4] = [Register::RAX, Register::RCX, Register::RDX, Register::R10];
-
-/// Offset of MXCSR in the image.
-const MXCSR: i32 = 24;
-/// Host MXCSR at entry, below RSP in the red zone.
-const HOST_MXCSR: i32 = -8;
-/// What is in force when the instruction begins.
-const START_MXCSR: i32 = -16;
-const SCRATCH: i32 = -24;
-/// All exceptions masked, round to nearest, no flags: what Rust code runs with.
-const MXCSR_DEFAULT: i32 = 0x1f80;
-/// Masks, rounding control, FZ and DAZ without the flags.
-const MXCSR_CONTROL: i32 = 0xffc0;
-const MXCSR_FLAGS: i32 = 0x3f;
 
 /// A general register that the stub carries in and out.
 struct General {
@@ -57,10 +45,7 @@ pub(super) struct Plan {
     instruction: Instruction,
     general: Vec<General>,
     vectors: Vec<Vector>,
-    vex: bool,
-    /// The state goes through FXRSTOR and FXSAVE: x87 and MMX.
-    fxsave: bool,
-    simd: bool,
+    frame: Frame,
     flags_read: bool,
     flags_written: u64,
 }
@@ -119,184 +104,88 @@ impl Plan {
         Some(Self {
             instruction,
             general,
+            frame: Frame { fxsave: matches!(unit, Unit::X87 | Unit::Mmx), simd, vex: vex && !vectors.is_empty() },
             vectors,
-            vex,
-            fxsave: matches!(unit, Unit::X87 | Unit::Mmx),
-            simd,
             flags_read: arithmetic_flags(plain.rflags_read()) != 0,
             flags_written: arithmetic_flags(modified),
         })
     }
 
     /// The machine code of the stub.
-    pub(super) fn assemble(&self) -> Result<Vec<u8>, IcedError> {
-        let mut a = CodeAssembler::new(64)?;
-        if self.simd || self.fxsave {
-            a.stmxcsr(dword_ptr(rsp + HOST_MXCSR))?;
-        }
-        if self.fxsave {
-            a.fxrstor64(ptr(rsi))?;
-        }
-        if self.simd {
-            self.guest_mxcsr(&mut a)?;
-        }
-        if self.flags_read {
-            load_flags(&mut a)?;
-        }
-        self.load_registers(&mut a)?;
-        a.add_instruction(self.instruction)?;
+    pub(super) fn assemble(&self, templates: &mut Templates) -> Result<Vec<u8>, IcedError> {
         // Only the ordered comparisons have flags and MXCSR, and they write no general register.
-        let flags_early = self.simd && self.flags_written != 0;
+        let flags_early = self.frame.simd && self.flags_written != 0;
+        let flags_late = !flags_early && self.flags_written != 0;
+        let mut code = templates.blocks(self.frame)?.enter.clone();
+        if self.flags_read {
+            code.extend_from_slice(&templates.load_flags);
+        }
+        let mut encoder = Encoder::new(64);
+        self.load_registers(&mut encoder)?;
+        encoder.encode(&self.instruction, 0)?;
+        code.append(&mut encoder.take_buffer());
         if flags_early {
-            capture_flags(&mut a)?;
+            code.extend_from_slice(&templates.capture_flags);
         }
-        if self.simd {
-            self.check_mxcsr(&mut a)?;
+        code.extend_from_slice(&templates.blocks(self.frame)?.check);
+        self.store_registers(&mut encoder)?;
+        code.append(&mut encoder.take_buffer());
+        if flags_late {
+            code.extend_from_slice(&templates.capture_flags);
         }
-        self.store_registers(&mut a)?;
         if self.flags_written != 0 {
-            if !flags_early {
-                capture_flags(&mut a)?;
-            }
-            merge_flags(&mut a, self.flags_written as i32)?;
+            code.extend_from_slice(templates.merge_flags(self.flags_written)?);
         }
-        if self.fxsave {
-            // The MXCSR that is in force now is not the guest's; neither is the host's MXCSR_MASK.
-            a.mov(r11d, dword_ptr(rsi + MXCSR))?;
-            a.fxsave64(ptr(rsi))?;
-            a.mov(dword_ptr(rsi + MXCSR), r11d)?;
-            a.mov(dword_ptr(rsi + (MXCSR + 4)), super::simd::MXCSR_MASK as i32)?;
-            a.ldmxcsr(dword_ptr(rsp + HOST_MXCSR))?;
-            a.fninit()?;
-        }
-        self.leave(&mut a)?;
-        a.xor(eax, eax)?;
-        a.ret()?;
-        a.assemble(0)
+        code.extend_from_slice(&templates.blocks(self.frame)?.leave);
+        Ok(code)
     }
 
-    /// Puts the guest's rounding and denormal control in force, with all exceptions masked. LDMXCSR followed
-    /// by STMXCSR is slow on many CPUs, so nothing is loaded in the usual case: both sides have the default
-    /// control, and the host's sticky flags are some of the guest's, so that what the instruction adds to
-    /// them can simply be added to the guest's as well. Host code cares for no flags.
-    fn guest_mxcsr(&self, a: &mut CodeAssembler) -> Result<(), IcedError> {
-        let mut load = a.create_label();
-        let mut ready = a.create_label();
-        a.mov(eax, dword_ptr(rsi + MXCSR))?;
-        if !self.fxsave {
-            a.mov(ecx, dword_ptr(rsp + HOST_MXCSR))?;
-            a.mov(dword_ptr(rsp + START_MXCSR), ecx)?;
-            for value in [eax, ecx] {
-                a.mov(edx, value)?;
-                a.or(edx, MXCSR_FLAGS)?;
-                a.cmp(edx, MXCSR_DEFAULT | MXCSR_FLAGS)?;
-                a.jne(load)?;
-            }
-            a.mov(edx, eax)?;
-            a.not(edx)?;
-            a.test(ecx, edx)?;
-            a.je(ready)?;
-        }
-        a.set_label(&mut load)?;
-        a.and(eax, MXCSR_CONTROL)?;
-        a.or(eax, MXCSR_DEFAULT)?;
-        a.mov(dword_ptr(rsp + START_MXCSR), eax)?;
-        a.ldmxcsr(dword_ptr(rsp + START_MXCSR))?;
-        a.set_label(&mut ready)?;
-        a.zero_bytes()
-    }
-
-    /// Leaves with the raised flags if the guest has one of them unmasked; otherwise adds them to the guest's.
-    /// R11 is the only register free here.
-    fn check_mxcsr(&self, a: &mut CodeAssembler) -> Result<(), IcedError> {
-        let mut unchanged = a.create_label();
-        let mut masked = a.create_label();
-        let mut commit = a.create_label();
-        a.stmxcsr(dword_ptr(rsp + SCRATCH))?;
-        a.mov(r11d, dword_ptr(rsp + SCRATCH))?;
-        a.cmp(r11d, dword_ptr(rsp + START_MXCSR))?;
-        a.je(unchanged)?;
-        a.and(r11d, MXCSR_FLAGS)?;
-        a.mov(dword_ptr(rsp + SCRATCH), r11d)?;
-        a.mov(r11d, dword_ptr(rsi + MXCSR))?;
-        a.not(r11d)?;
-        a.shr(r11d, 7)?;
-        a.and(r11d, dword_ptr(rsp + SCRATCH))?;
-        a.je(masked)?;
-        a.ldmxcsr(dword_ptr(rsp + HOST_MXCSR))?;
-        a.mov(eax, dword_ptr(rsp + SCRATCH))?;
-        if self.fxsave {
-            a.fninit()?;
-        }
-        self.leave(a)?;
-        a.ret()?;
-        a.set_label(&mut masked)?;
-        a.mov(r11d, dword_ptr(rsp + SCRATCH))?;
-        a.or(dword_ptr(rsi + MXCSR), r11d)?;
-        a.set_label(&mut unchanged)?;
-        // The default control is the host's own: it may stay, with its flags.
-        a.mov(r11d, dword_ptr(rsp + START_MXCSR))?;
-        a.or(r11d, MXCSR_FLAGS)?;
-        a.cmp(r11d, MXCSR_DEFAULT | MXCSR_FLAGS)?;
-        a.je(commit)?;
-        a.ldmxcsr(dword_ptr(rsp + HOST_MXCSR))?;
-        a.set_label(&mut commit)?;
-        a.zero_bytes()
-    }
-
-    fn load_registers(&self, a: &mut CodeAssembler) -> Result<(), IcedError> {
+    fn load_registers(&self, encoder: &mut Encoder) -> Result<(), IcedError> {
         for general in &self.general {
-            a.add_instruction(Instruction::with2(
-                Code::Mov_r64_rm64,
-                general.host,
-                slot(Register::RDI, general.guest * 8),
-            )?)?;
+            encoder.encode(
+                &Instruction::with2(Code::Mov_r64_rm64, general.host, slot(Register::RDI, general.guest * 8))?,
+                0,
+            )?;
         }
-        if self.fxsave {
+        if self.frame.fxsave {
             return Ok(());
         }
         for vector in self.vectors.iter().filter(|v| v.loaded) {
             let (low, high) = (low_half(vector.number), high_half(vector.number));
             let (x, y) = (Register::XMM0 + vector.number, Register::YMM0 + vector.number);
-            if !self.vex {
-                a.add_instruction(Instruction::with2(Code::Movaps_xmm_xmmm128, x, low)?)?;
+            if !self.frame.vex {
+                encoder.encode(&Instruction::with2(Code::Movaps_xmm_xmmm128, x, low)?, 0)?;
                 continue;
             }
-            a.add_instruction(Instruction::with2(Code::VEX_Vmovaps_xmm_xmmm128, x, low)?)?;
+            encoder.encode(&Instruction::with2(Code::VEX_Vmovaps_xmm_xmmm128, x, low)?, 0)?;
             if vector.wide {
-                a.add_instruction(Instruction::with4(Code::VEX_Vinsertf128_ymm_ymm_xmmm128_imm8, y, y, high, 1)?)?;
+                encoder.encode(&Instruction::with4(Code::VEX_Vinsertf128_ymm_ymm_xmmm128_imm8, y, y, high, 1)?, 0)?;
             }
         }
         Ok(())
     }
 
-    fn store_registers(&self, a: &mut CodeAssembler) -> Result<(), IcedError> {
+    fn store_registers(&self, encoder: &mut Encoder) -> Result<(), IcedError> {
         for general in self.general.iter().filter(|g| g.written) {
-            a.add_instruction(Instruction::with2(
-                Code::Mov_rm64_r64,
-                slot(Register::RDI, general.guest * 8),
-                general.host,
-            )?)?;
+            encoder.encode(
+                &Instruction::with2(Code::Mov_rm64_r64, slot(Register::RDI, general.guest * 8), general.host)?,
+                0,
+            )?;
         }
-        if self.fxsave {
+        if self.frame.fxsave {
             return Ok(());
         }
         for vector in self.vectors.iter().filter(|v| v.written) {
             let (low, high) = (low_half(vector.number), high_half(vector.number));
             let (x, y) = (Register::XMM0 + vector.number, Register::YMM0 + vector.number);
-            if !self.vex {
-                a.add_instruction(Instruction::with2(Code::Movaps_xmmm128_xmm, low, x)?)?;
+            if !self.frame.vex {
+                encoder.encode(&Instruction::with2(Code::Movaps_xmmm128_xmm, low, x)?, 0)?;
                 continue;
             }
-            a.add_instruction(Instruction::with2(Code::VEX_Vmovaps_xmmm128_xmm, low, x)?)?;
-            a.add_instruction(Instruction::with3(Code::VEX_Vextractf128_xmmm128_ymm_imm8, high, y, 1)?)?;
+            encoder.encode(&Instruction::with2(Code::VEX_Vmovaps_xmmm128_xmm, low, x)?, 0)?;
+            encoder.encode(&Instruction::with3(Code::VEX_Vextractf128_xmmm128_ymm_imm8, high, y, 1)?, 0)?;
         }
         Ok(())
-    }
-
-    /// Host code is compiled for SSE: it must not find dirty upper halves.
-    fn leave(&self, a: &mut CodeAssembler) -> Result<(), IcedError> {
-        if self.vex && !self.vectors.is_empty() { a.vzeroupper() } else { Ok(()) }
     }
 }
 
@@ -383,34 +272,4 @@ fn arithmetic_flags(bits: u32) -> u64 {
     .into_iter()
     .filter(|&(bit, _)| bits & bit != 0)
     .fold(0, |all, (_, flag)| all | flag)
-}
-
-/// All six flags from `[r9]`, without POPF: nothing but arithmetic flags can come from there.
-fn load_flags(a: &mut CodeAssembler) -> Result<(), IcedError> {
-    a.mov(eax, dword_ptr(r9))?;
-    a.bt(eax, 11)?;
-    a.mov(ah, al)?;
-    a.setb(al)?;
-    // 1 + 127 overflows, 0 + 127 does not.
-    a.add(al, 127)?;
-    a.sahf()
-}
-
-/// OF to AL, the other five to AH.
-fn capture_flags(a: &mut CodeAssembler) -> Result<(), IcedError> {
-    a.seto(al)?;
-    a.lahf()
-}
-
-/// Replaces the bits of `mask` at `[r9]` by the captured ones.
-fn merge_flags(a: &mut CodeAssembler, mask: i32) -> Result<(), IcedError> {
-    a.movzx(ecx, ah)?;
-    a.movzx(eax, al)?;
-    a.shl(eax, 11)?;
-    a.or(eax, ecx)?;
-    a.and(eax, mask)?;
-    a.mov(rcx, qword_ptr(r9))?;
-    a.and(rcx, !mask)?;
-    a.or(rcx, rax)?;
-    a.mov(qword_ptr(r9), rcx)
 }

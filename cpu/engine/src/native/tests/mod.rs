@@ -1,7 +1,12 @@
 //! The thunks against the host's own instructions.
 
 mod behaviour;
+mod elements;
+mod exceptions;
+mod forms;
+mod images;
 mod oracle;
+mod sandbox;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use motu_x86::XsaveArea;

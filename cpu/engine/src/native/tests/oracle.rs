@@ -1,4 +1,4 @@
-//! Every admitted instruction form, on random state, against the same instruction run directly.
+//! Runs an instruction directly on a guest's state, and makes up instructions and states.
 //!
 //! The oracle knows nothing of what an instruction reads or writes: it loads all general registers, the
 //! flags and the whole XSAVE state, runs the instruction on memory that ends at an unmapped page, and
@@ -33,7 +33,7 @@ const MEMORY: i32 = 144;
 const HOST_MXCSR: i32 = 152;
 const FPU: i32 = 192;
 
-struct Oracle {
+pub(super) struct Oracle {
     arena: Arena,
     frame: Box<Frame>,
     /// A page, followed by one that faults.
@@ -41,7 +41,7 @@ struct Oracle {
 }
 
 impl Oracle {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         // SAFETY: a new private mapping; its second page is made inaccessible.
         let window = unsafe {
             let window = libc::mmap(
@@ -71,7 +71,7 @@ impl Oracle {
     }
 
     /// `pointer` is the register that addresses the memory operand.
-    fn compile(&mut self, instruction: Instruction, pointer: Register) -> u32 {
+    pub(super) fn compile(&mut self, instruction: Instruction, pointer: Register) -> u32 {
         let mut a = CodeAssembler::new(64).unwrap();
         let number = |n: u32| Register::RAX + n;
         let carried = |n: &u32| number(*n) != Register::RSP && number(*n) != pointer;
@@ -117,23 +117,24 @@ impl Oracle {
         })
     }
 
-    /// Runs the code at `offset` with a memory operand of `size` bytes.
-    fn run(&mut self, offset: u32, size: usize, guest: &mut Guest) {
+    /// Runs the code at `offset` on `memory`, which ends at the unmapped page; the address register points
+    /// `origin` bytes into it.
+    pub(super) fn run(&mut self, offset: u32, memory: &mut [u8], origin: usize, guest: &mut Guest) {
         let frame = &mut *self.frame;
         frame.gpr = guest.gpr;
         frame.flags = guest.flags;
         frame.fpu[..832].copy_from_slice(&guest.fpu.0);
         frame.fpu[512..576].fill(0);
         frame.fpu[512] = 7;
-        let memory = self.window.wrapping_add(PAGE - size);
-        frame.memory = memory as u64;
+        let window = self.window.wrapping_add(PAGE - memory.len());
+        frame.memory = window.wrapping_add(origin) as u64;
         type Code = unsafe extern "sysv64" fn(*mut u64);
         // SAFETY: `compile` put code of this signature there; the operand lies in the window's first page.
         unsafe {
-            std::ptr::copy_nonoverlapping(guest.memory.0.as_ptr(), memory, size);
+            std::ptr::copy_nonoverlapping(memory.as_ptr(), window, memory.len());
             let code = std::mem::transmute::<*const u8, Code>(self.arena.executable(offset));
             code(frame.gpr.as_mut_ptr());
-            std::ptr::copy_nonoverlapping(memory, guest.memory.0.as_mut_ptr(), size);
+            std::ptr::copy_nonoverlapping(window, memory.as_mut_ptr(), memory.len());
         }
         guest.gpr = frame.gpr;
         guest.flags = frame.flags;
@@ -141,22 +142,22 @@ impl Oracle {
     }
 }
 
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         (self.next() >> 32) % bound
     }
 
     /// Eight bytes that are likely to be interesting as integers, floats or doubles.
-    fn lanes(&mut self) -> u64 {
+    pub(super) fn lanes(&mut self) -> u64 {
         const SINGLE: [u32; 10] = [
             0,
             0x8000_0000,
@@ -208,7 +209,7 @@ impl Random {
     }
 
     /// State in which no exception is pending and no SIMD exception is unmasked.
-    fn guest(&mut self) -> Guest {
+    pub(super) fn guest(&mut self) -> Guest {
         let mut guest = Guest::new();
         for register in &mut guest.gpr {
             *register = self.lanes();
@@ -235,7 +236,7 @@ impl Random {
 }
 
 /// Chooses operands for `code`; `None` when it has no form of the asked kind.
-fn build(code: Code, memory: bool, random: &mut Random) -> Option<Instruction> {
+pub(super) fn build(code: Code, memory: bool, random: &mut Random) -> Option<Instruction> {
     use OpCodeOperandKind as K;
     let info = code.op_code();
     let mut instruction = Instruction::default();
@@ -280,7 +281,7 @@ fn build(code: Code, memory: bool, random: &mut Random) -> Option<Instruction> {
 }
 
 /// A general register that the instruction does not use, for the address.
-fn address_register(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Register {
+pub(super) fn address_register(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Register {
     let plain = stub::without_address(instruction);
     let used = info.info(&plain);
     (0..16)
@@ -290,13 +291,13 @@ fn address_register(instruction: &Instruction, info: &mut InstructionInfoFactory
 }
 
 /// AH to BH cannot be encoded with a REX prefix, so not every choice of operands has an encoding.
-fn encodes(instruction: &Instruction) -> Option<Instruction> {
+pub(super) fn encodes(instruction: &Instruction) -> Option<Instruction> {
     let mut encoder = Encoder::new(64);
     encoder.encode(instruction, 0).ok()?;
     Some(decode(&encoder.take_buffer()))
 }
 
-fn compare(what: &str, before: &Guest, thunk: &Guest, oracle: &Guest, undefined: u64) {
+pub(super) fn compare(what: &str, before: &Guest, thunk: &Guest, oracle: &Guest, undefined: u64) {
     let context = |part: &str| {
         format!("{part} of {what}: gpr {:x?} flags {:#x} mxcsr {:#x}", before.gpr, before.flags, mxcsr(&before.fpu))
     };
@@ -309,78 +310,4 @@ fn compare(what: &str, before: &Guest, thunk: &Guest, oracle: &Guest, undefined:
     assert_eq!(thunk.fpu.0[32..160], oracle.fpu.0[32..160], "{}", context("x87 registers"));
     assert_eq!(thunk.fpu.0[160..416], oracle.fpu.0[160..416], "{}", context("XMM"));
     assert_eq!(thunk.fpu.0[576..832], oracle.fpu.0[576..832], "{}", context("YMM"));
-}
-
-fn check(instruction: &Instruction, cache: &mut NativeCache, oracle: &mut Oracle, random: &mut Random) {
-    let mut info = InstructionInfoFactory::new();
-    let pointer = address_register(instruction, &mut info);
-    let mut direct = *instruction;
-    let in_memory = instruction.op_kinds().any(|k| k == OpKind::Memory);
-    if in_memory {
-        direct.set_memory_base(pointer);
-    }
-    let Some(direct) = encodes(&direct) else { return };
-    let thunk = cache.compile(&direct).unwrap_or_else(|error| panic!("{direct}: {error}"));
-    let offset = oracle.compile(direct, pointer);
-    let size = thunk.memory().map_or(0, |m| usize::from(m.size));
-    for _ in 0..6 {
-        let mut before = random.guest();
-        if matches!(direct.mnemonic(), iced_x86::Mnemonic::Ldmxcsr | iced_x86::Mnemonic::Vldmxcsr) {
-            before.memory.0[2..4].fill(0);
-        }
-        let (mut ours, mut theirs) = (before.clone(), before.clone());
-        let outcome = cache.run(&thunk, &mut ours.gpr, &mut ours.flags, &mut ours.fpu, &mut ours.memory);
-        assert_eq!(outcome, Outcome::Done, "{direct}");
-        oracle.run(offset, size, &mut theirs);
-        let undefined = undefined_flags(&direct);
-        compare(&format!("{direct} ({:?})", direct.code()), &before, &ours, &theirs, undefined);
-        if let Some(operand) = thunk.memory() {
-            assert_eq!(ours.memory.0[..size], theirs.memory.0[..size], "memory of {direct}");
-            assert!(operand.writes || ours.memory.0 == before.memory.0, "{direct} wrote its source");
-        }
-        let pointers =
-            if direct.mnemonic() == iced_x86::Mnemonic::Fninit { [0; 18] } else { x87::pointers(&before.fpu) };
-        assert_eq!(x87::pointers(&ours.fpu), pointers, "{direct}");
-    }
-}
-
-fn undefined_flags(instruction: &Instruction) -> u64 {
-    use iced_x86::RflagsBits as B;
-    let bits = instruction.rflags_undefined();
-    [
-        (B::CF, rflags::CF),
-        (B::PF, rflags::PF),
-        (B::AF, rflags::AF),
-        (B::ZF, rflags::ZF),
-        (B::SF, rflags::SF),
-        (B::OF, rflags::OF),
-    ]
-    .into_iter()
-    .filter(|&(bit, _)| bits & bit != 0)
-    .fold(0, |all, (_, flag)| all | flag)
-}
-
-#[test]
-fn every_form_agrees_with_the_host() {
-    let (mut cache, mut oracle) = (cache(), Oracle::new());
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let mut forms = 0;
-    for code in Code::values() {
-        let mut probe = Instruction::default();
-        probe.set_code(code);
-        if classify::admit(&probe).is_err() {
-            continue;
-        }
-        let mut found = false;
-        for memory in [false, true] {
-            for _ in 0..4 {
-                let Some(instruction) = build(code, memory, &mut random) else { continue };
-                found = true;
-                check(&instruction, &mut cache, &mut oracle, &mut random);
-                forms += 1;
-            }
-        }
-        assert!(found, "no operands found for {code:?}");
-    }
-    assert!(forms > 5000, "only {forms} forms");
 }

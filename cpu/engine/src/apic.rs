@@ -1,0 +1,106 @@
+//! The CPU's side of its local APIC: register accesses, actions, timer, and interrupt delivery.
+
+use crate::cpu::{Cpu, Fault, Faulting};
+use crate::lapic::{Action, Message, Moment, Signal};
+use motu_x86::Nanos;
+
+impl Cpu {
+    /// The time on both clocks that the APIC timer knows.
+    pub fn moment(&self) -> Moment {
+        let now = self.bus().now();
+        Moment { now, tsc: self.tsc_at(now) }
+    }
+
+    pub fn lapic_read(&mut self, offset: u32) -> u32 {
+        let at = self.moment();
+        self.lapic.mmio_read(offset, at)
+    }
+
+    pub fn lapic_write(&mut self, offset: u32, value: u32) {
+        let at = self.moment();
+        let action = self.lapic.mmio_write(offset, value, at);
+        self.act(action);
+    }
+
+    /// IA32_APIC_BASE, IA32_TSC_DEADLINE and the x2APIC registers.
+    pub fn read_apic_msr(&mut self, number: u32) -> Faulting<u64> {
+        let at = self.moment();
+        self.lapic.msr_read(number, at).map_err(|exception| {
+            self.fault = exception;
+            Fault
+        })
+    }
+
+    pub fn write_apic_msr(&mut self, number: u32, value: u64) -> Faulting<()> {
+        let at = self.moment();
+        match self.lapic.msr_write(number, value, at) {
+            Ok(action) => {
+                self.act(action);
+                Ok(())
+            }
+            Err(exception) => self.raise(exception),
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        // The deadline may have changed, or an interrupt may be pending now.
+        self.recheck = true;
+        match action {
+            Action::None => {}
+            Action::EndOfInterrupt { vector } => self.bus().end_of_interrupt(vector),
+            Action::Send(message) => self.receive(message),
+        }
+    }
+
+    /// Takes a message if it is for this CPU.
+    pub fn receive(&mut self, message: Message) {
+        if self.lapic.is_destination(message.destination) {
+            let signal = self.lapic.deliver(message);
+            self.signal(signal);
+        }
+    }
+
+    pub fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Nmi => self.nmi_pending = true,
+            // INIT and start-up concern application processors, of which there are none yet.
+            Signal::None | Signal::Init | Signal::StartUp { .. } => {}
+        }
+    }
+
+    /// When the APIC timer wants attention.
+    pub fn timer_deadline(&self, at: Moment) -> Option<Nanos> {
+        self.lapic.next_deadline(at)
+    }
+
+    /// Whether an event would be delivered, or would end HLT, now.
+    pub fn has_event(&self) -> bool {
+        if self.nmi_pending && !self.nmi_blocked {
+            return true;
+        }
+        self.interrupts_enabled() && (self.lapic.pending_interrupt().is_some() || self.lapic.ext_int_pending())
+    }
+
+    /// Delivers the most urgent event, if one may be delivered at this boundary.
+    pub fn deliver_events(&mut self) {
+        if self.nmi_pending && !self.nmi_blocked {
+            self.nmi_pending = false;
+            self.nmi_blocked = true;
+            self.halted = false;
+            self.deliver_interrupt(motu_x86::Exception::NMI);
+            return;
+        }
+        if !self.interrupts_enabled() {
+            return;
+        }
+        if self.lapic.ext_int_pending() {
+            self.halted = false;
+            let vector = self.bus().acknowledge_interrupt();
+            self.deliver_interrupt(vector);
+        } else if self.lapic.pending_interrupt().is_some() {
+            self.halted = false;
+            let vector = self.lapic.acknowledge();
+            self.deliver_interrupt(vector);
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! The state of one software CPU, laid out for the interpreter.
+
+use crate::exec::width::{Arith, Width, arith};
+use crate::lapic::Lapic;
+use crate::mmu::Mmu;
+use crate::native::NativeCache;
+use motu_hv::{GuestBus, Stats};
+use motu_x86::contract::Contract;
+use motu_x86::flags::{cr0, cr4, efer, rflags};
+use motu_x86::{DescriptorTable, Exception, Msrs, Nanos, Segment, XsaveArea};
+use std::ptr::NonNull;
+
+/// An exception is waiting in [`Cpu::fault`]. Carries nothing, so that a `Result` stays in registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault;
+
+/// What a memory access or an instruction gives.
+pub type Faulting<T> = Result<T, Fault>;
+
+/// How an instruction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on with the next instruction of the block.
+    Next,
+    /// The instruction set RIP; the block is over.
+    Jump,
+    /// The instruction is complete, but what was decoded or assumed after it may not hold any more.
+    Stop,
+    /// A repeated instruction was interrupted: RIP stays at it.
+    Again,
+}
+
+/// How an instruction handler returns.
+pub type Done = Faulting<Flow>;
+
+/// Index of a segment register; the order of its encoding (SDM vol. 2, table 2-2 sreg).
+pub mod seg {
+    pub const ES: usize = 0;
+    pub const CS: usize = 1;
+    pub const SS: usize = 2;
+    pub const DS: usize = 3;
+    pub const FS: usize = 4;
+    pub const GS: usize = 5;
+}
+
+/// Slots of the register file beyond the sixteen general registers.
+pub mod slot {
+    pub const RAX: u8 = 0;
+    pub const RCX: u8 = 1;
+    pub const RDX: u8 = 2;
+    pub const RBX: u8 = 3;
+    pub const RSP: u8 = 4;
+    pub const RBP: u8 = 5;
+    pub const RSI: u8 = 6;
+    pub const RDI: u8 = 7;
+    pub const R11: u8 = 11;
+    /// Always zero: the base or index of an operand that has none.
+    pub const ZERO: u8 = 16;
+    /// The address of the running block's first instruction, for RIP-relative operands.
+    pub const BLOCK: u8 = 17;
+}
+
+/// Register file slots; the byte view of it is exactly what a `u8` can index.
+const SLOTS: usize = 32;
+
+/// Operating mode as far as decoding depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum CodeSize {
+    Bits16 = 16,
+    Bits32 = 32,
+    Bits64 = 64,
+}
+
+pub struct Cpu {
+    registers: [u64; SLOTS],
+    /// Start of the running block while one runs; the next instruction otherwise.
+    pub rip: u64,
+    pub arith: Arith,
+    /// RFLAGS without the arithmetic flags.
+    pub system_flags: u64,
+    pub fault: Exception,
+    pub mmu: Mmu,
+    /// Segment bases as address generation uses them: zero for ES, CS, SS and DS in 64-bit mode.
+    pub bases: [u64; 8],
+    /// Linear addresses are cut by it: all ones in 64-bit mode, 32 ones elsewhere.
+    pub linear_mask: u64,
+    /// The stack pointer is cut by it: 64, 32 or 16 ones.
+    pub stack_mask: u64,
+    pub code_size: CodeSize,
+    /// 0 to 3.
+    pub cpl: u8,
+    pub segments: [Segment; 6],
+    pub ldtr: Segment,
+    pub tr: Segment,
+    pub gdtr: DescriptorTable,
+    pub idtr: DescriptorTable,
+    pub cr0: u64,
+    pub cr2: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub xcr0: u64,
+    pub dr: [u64; 8],
+    pub msrs: Msrs,
+    pub fpu: Box<XsaveArea>,
+    pub native: NativeCache,
+    pub lapic: Lapic,
+    pub contract: &'static Contract,
+    pub id: u32,
+    pub vcpus: u32,
+    /// Guest TSC minus the machine's time in nanoseconds: the guest's TSC counts at 1 GHz.
+    pub tsc_offset: u64,
+    /// Interrupts wait for one more instruction (STI, MOV SS).
+    pub shadow: bool,
+    pub halted: bool,
+    pub shutdown: bool,
+    pub nmi_pending: bool,
+    pub nmi_blocked: bool,
+    /// The local APIC changed: look at it before the next block.
+    pub recheck: bool,
+    /// Operations of the running block that may still run; a store to decoded code lowers it.
+    pub limit: usize,
+    /// A write to a page with decoded code: (page, first byte, last byte) in guest-physical space.
+    pub code_writes: Vec<(u64, u16, u16)>,
+    pub stats: Stats,
+    /// Valid while [`motu_hv::Vcpu::run`] is on the stack.
+    pub bus: Option<NonNull<dyn GuestBus>>,
+}
+
+// SAFETY: `bus` is set only inside `run`, on the thread that runs, and cleared before it returns;
+// every other field is owned.
+unsafe impl Send for Cpu {}
+
+impl Cpu {
+    pub fn new(id: u32, vcpus: u32, contract: &'static Contract, mmu: Mmu, native: NativeCache) -> Self {
+        let reset = motu_x86::CpuState::default();
+        Self {
+            registers: [0; SLOTS],
+            rip: 0,
+            arith: 0,
+            system_flags: rflags::FIXED_1,
+            fault: Exception::plain(Exception::UD),
+            mmu,
+            bases: [0; 8],
+            linear_mask: 0xffff_ffff,
+            stack_mask: 0xffff,
+            code_size: CodeSize::Bits16,
+            cpl: 0,
+            segments: [Segment::null(); 6],
+            ldtr: Segment::null(),
+            tr: Segment::null(),
+            gdtr: DescriptorTable::default(),
+            idtr: DescriptorTable::default(),
+            cr0: reset.cr0,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            xcr0: reset.xcr0,
+            dr: reset.dr,
+            msrs: reset.msrs,
+            fpu: Box::new(XsaveArea::at_reset()),
+            native,
+            lapic: Lapic::new(id, contract),
+            contract,
+            id,
+            vcpus,
+            tsc_offset: 0,
+            shadow: false,
+            halted: false,
+            shutdown: false,
+            nmi_pending: false,
+            nmi_blocked: false,
+            recheck: false,
+            limit: 0,
+            code_writes: Vec::new(),
+            stats: Stats::default(),
+            bus: None,
+        }
+    }
+
+    /// The board, while the CPU runs.
+    pub fn bus(&self) -> &dyn GuestBus {
+        match self.bus {
+            // SAFETY: set from a reference that outlives the `run` we are called under.
+            Some(bus) => unsafe { &*bus.as_ptr() },
+            None => &NoBus,
+        }
+    }
+
+    #[inline(always)]
+    pub fn gpr(&self, slot: u8) -> u64 {
+        self.registers[(slot & 31) as usize]
+    }
+
+    #[inline(always)]
+    pub fn set_gpr(&mut self, slot: u8, value: u64) {
+        self.registers[(slot & 31) as usize] = value;
+    }
+
+    /// The sixteen general registers.
+    pub fn gprs(&self) -> &[u64; 16] {
+        self.registers.first_chunk().expect("the file has 32 slots")
+    }
+
+    pub fn gprs_mut(&mut self) -> &mut [u64; 16] {
+        self.registers.first_chunk_mut().expect("the file has 32 slots")
+    }
+
+    /// Registers, FPU and stub cache at once, for native execution.
+    pub fn native_parts(&mut self) -> (&mut [u64; 16], &mut XsaveArea, &mut NativeCache) {
+        let gprs = self.registers.first_chunk_mut().expect("the file has 32 slots");
+        (gprs, &mut self.fpu, &mut self.native)
+    }
+
+    /// Reads the operand at byte `offset` of the register file.
+    #[inline(always)]
+    pub fn register<W: Width>(&self, offset: u8) -> W {
+        let wide = W::BYTES as usize;
+        // SAFETY: the file is 256 bytes and `offset` is aligned to the width (decode sees to it, and
+        // the mask repeats it), so the whole operand lies inside; every bit pattern is a valid W.
+        unsafe {
+            let base = self.registers.as_ptr().cast::<u8>();
+            base.add(offset as usize & !(wide - 1)).cast::<W>().read_unaligned()
+        }
+    }
+
+    /// Writes the operand at byte `offset`: 32-bit results clear the upper half (SDM vol. 1, 3.4.1.1).
+    #[inline(always)]
+    pub fn set_register<W: Width>(&mut self, offset: u8, value: W) {
+        let wide = W::BYTES as usize;
+        if wide == 4 {
+            self.registers[(offset >> 3) as usize & (SLOTS - 1)] = value.to_u64();
+            return;
+        }
+        // SAFETY: as in `register`.
+        unsafe {
+            let base = self.registers.as_mut_ptr().cast::<u8>();
+            base.add(offset as usize & !(wide - 1)).cast::<W>().write_unaligned(value);
+        }
+    }
+
+    /// All of RFLAGS.
+    pub fn rflags(&self) -> u64 {
+        self.system_flags | arith::to_rflags(self.arith)
+    }
+
+    /// Replaces all of RFLAGS; reserved bits keep their fixed values.
+    pub fn set_rflags(&mut self, value: u64) {
+        self.arith = arith::from_rflags(value);
+        self.system_flags = (value & rflags::DEFINED & !rflags::ARITHMETIC) | rflags::FIXED_1;
+    }
+
+    #[inline(always)]
+    pub fn direction_down(&self) -> bool {
+        self.system_flags & rflags::DF != 0
+    }
+
+    pub fn interrupts_enabled(&self) -> bool {
+        self.system_flags & rflags::IF != 0
+    }
+
+    pub fn iopl(&self) -> u8 {
+        ((self.system_flags >> 12) & 3) as u8
+    }
+
+    /// Long mode is active (IA32_EFER.LMA): 64-bit or compatibility mode.
+    pub fn long_mode(&self) -> bool {
+        self.msrs.efer & efer::LMA != 0
+    }
+
+    pub fn protected_mode(&self) -> bool {
+        self.cr0 & cr0::PE != 0
+    }
+
+    /// Guest TSC at the machine's time `now`.
+    pub fn tsc_at(&self, now: Nanos) -> u64 {
+        now.0.wrapping_add(self.tsc_offset)
+    }
+
+    pub fn tsc(&self) -> u64 {
+        self.tsc_at(self.bus().now())
+    }
+
+    /// Raises an exception: what a handler returns when it cannot go on.
+    #[cold]
+    pub fn raise<T>(&mut self, exception: Exception) -> Faulting<T> {
+        self.fault = exception;
+        Err(Fault)
+    }
+
+    /// #GP(`code`).
+    #[cold]
+    pub fn general_protection<T>(&mut self, code: u32) -> Faulting<T> {
+        self.raise(Exception::with_code(Exception::GP, code))
+    }
+
+    /// #UD.
+    #[cold]
+    pub fn undefined<T>(&mut self) -> Faulting<T> {
+        self.raise(Exception::plain(Exception::UD))
+    }
+
+    /// Recomputes everything that address generation, decoding and the TLB derive from segments,
+    /// CR0, CR4, EFER and CPL.
+    pub fn mode_changed(&mut self) {
+        let cs = self.segments[seg::CS];
+        let long = self.long_mode();
+        self.code_size = if long && cs.attributes & Segment::L != 0 {
+            CodeSize::Bits64
+        } else if cs.attributes & Segment::DB != 0 {
+            CodeSize::Bits32
+        } else {
+            CodeSize::Bits16
+        };
+        let bits64 = self.code_size == CodeSize::Bits64;
+        for (index, segment) in self.segments.iter().enumerate() {
+            let flat = bits64 && index != seg::FS && index != seg::GS;
+            self.bases[index] = if flat { 0 } else { segment.base };
+        }
+        self.linear_mask = if bits64 { u64::MAX } else { 0xffff_ffff };
+        self.stack_mask = if bits64 {
+            u64::MAX
+        } else if self.segments[seg::SS].attributes & Segment::DB != 0 {
+            0xffff_ffff
+        } else {
+            0xffff
+        };
+        self.mmu.configure(&crate::mmu::Control {
+            paging: self.cr0 & cr0::PG != 0,
+            write_protect: self.cr0 & cr0::WP != 0,
+            pae: self.cr4 & cr4::PAE != 0,
+            pse: self.cr4 & cr4::PSE != 0,
+            global: self.cr4 & cr4::PGE != 0,
+            smep: self.cr4 & cr4::SMEP != 0,
+            no_execute: self.msrs.efer & efer::NXE != 0,
+            long,
+            user: self.cpl == 3,
+            root: self.cr3,
+        });
+    }
+
+    /// The part of decoding's key that is not the address.
+    #[inline(always)]
+    pub fn decode_key(&self) -> u32 {
+        self.code_size as u32
+    }
+}
+
+impl std::fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cpu").field("id", &self.id).field("rip", &self.rip).finish_non_exhaustive()
+    }
+}
+
+/// Where a CPU that is not on a board looks: nothing answers, time stands still.
+struct NoBus;
+
+impl GuestBus for NoBus {
+    fn io_read(&self, _: u16, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn io_write(&self, _: u16, _: &[u8]) {}
+    fn mmio_read(&self, _: motu_x86::Gpa, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn mmio_write(&self, _: motu_x86::Gpa, _: &[u8]) {}
+    fn acknowledge_interrupt(&self) -> u8 {
+        0xff
+    }
+    fn end_of_interrupt(&self, _: u8) {}
+    fn now(&self) -> Nanos {
+        Nanos(0)
+    }
+}

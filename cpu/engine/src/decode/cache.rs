@@ -1,0 +1,261 @@
+//! All decoded blocks of one CPU, and how one is found.
+//!
+//! A block is looked up by the linear address first, in a direct-mapped table whose entries hold only
+//! while the translation does (see [`crate::mmu::Mmu::local_epoch`]); then by guest-physical address.
+
+use super::Block;
+use crate::cpu::{Cpu, Faulting, seg};
+use crate::mmu::{PAGE, PAGE_MASK};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Entries of the table by linear address; a power of two.
+const JUMPS: usize = 8192;
+/// Operations kept at most; beyond it everything is dropped and decoded anew. About 10 MiB.
+const MAX_OPS: usize = 160_000;
+
+/// Multiplicative hashing of the small integer keys below; the guest gains nothing by collisions but
+/// its own slowness.
+#[derive(Default)]
+pub struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
+    }
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 29)
+    }
+}
+
+type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
+
+#[derive(Clone, Copy, Default)]
+struct Jump {
+    rip: u64,
+    epoch: u64,
+    serial: u64,
+    block: u32,
+    key: u32,
+    global: bool,
+}
+
+/// The blocks whose code lies in one page.
+#[derive(Default)]
+struct PageBlocks {
+    blocks: Vec<u32>,
+    /// 64-byte pieces of the page that hold code of any of them.
+    granules: u64,
+}
+
+pub struct BlockCache {
+    blocks: Vec<Block>,
+    free: Vec<u32>,
+    by_address: AddressMap<(u64, u32), u32>,
+    pages: AddressMap<u64, PageBlocks>,
+    jumps: Box<[Jump]>,
+    next_serial: u64,
+    ops: usize,
+}
+
+fn jump_index(rip: u64) -> usize {
+    ((rip ^ (rip >> 13)) as usize) & (JUMPS - 1)
+}
+
+/// The 64-byte pieces from byte `first` to byte `last` of a page, as bits.
+fn granules(first: u64, last: u64) -> u64 {
+    let (low, high) = (first >> 6, last.min(PAGE_MASK) >> 6);
+    (u64::MAX << low) & (u64::MAX >> (63 - high))
+}
+
+impl BlockCache {
+    pub fn new() -> Self {
+        Self {
+            blocks: Vec::new(),
+            free: Vec::new(),
+            by_address: AddressMap::default(),
+            pages: AddressMap::default(),
+            jumps: vec![Jump::default(); JUMPS].into_boxed_slice(),
+            next_serial: 1,
+            ops: 0,
+        }
+    }
+
+    #[inline(always)]
+    pub fn get(&self, index: u32) -> &Block {
+        &self.blocks[index as usize]
+    }
+
+    /// The block at the CPU's RIP.
+    ///
+    /// # Errors
+    /// The instruction cannot be fetched; the fault is in the CPU.
+    #[inline(always)]
+    pub fn find(&mut self, cpu: &mut Cpu) -> Faulting<u32> {
+        let jump = &self.jumps[jump_index(cpu.rip)];
+        let epoch = if jump.global { cpu.mmu.global_epoch } else { cpu.mmu.local_epoch };
+        if jump.rip == cpu.rip
+            && jump.key == cpu.decode_key()
+            && jump.epoch == epoch
+            && self.blocks.get(jump.block as usize).is_some_and(|b| b.serial == jump.serial)
+        {
+            return Ok(jump.block);
+        }
+        self.find_by_address(cpu)
+    }
+
+    #[inline(never)]
+    fn find_by_address(&mut self, cpu: &mut Cpu) -> Faulting<u32> {
+        let linear = cpu.rip.wrapping_add(cpu.bases[seg::CS]) & cpu.linear_mask;
+        let (physical, host, global) = cpu.fetch_page(linear)?;
+        let key = cpu.decode_key();
+        let index = match self.by_address.get(&(physical, key)) {
+            Some(&index) if self.second_page_holds(index, cpu)? => index,
+            found => {
+                let stale = found.copied();
+                if let Some(stale) = stale {
+                    self.drop_block(stale, cpu);
+                }
+                let block = cpu.decode_block(physical, host)?;
+                self.insert(block, cpu)
+            }
+        };
+        // A block that runs over into a second page depends on two translations.
+        let global = global && self.get(index).second_page.is_none();
+        let epoch = if global { cpu.mmu.global_epoch } else { cpu.mmu.local_epoch };
+        let serial = self.get(index).serial;
+        self.jumps[jump_index(cpu.rip)] = Jump { rip: cpu.rip, epoch, serial, block: index, key, global };
+        Ok(index)
+    }
+
+    /// Whether a block's second page, if it has one, is still where it was decoded from.
+    fn second_page_holds(&self, index: u32, cpu: &mut Cpu) -> Faulting<bool> {
+        let Some(second) = self.get(index).second_page else { return Ok(true) };
+        let next = (cpu.rip | PAGE_MASK).wrapping_add(1) & cpu.ip_mask();
+        let linear = next.wrapping_add(cpu.bases[seg::CS]) & cpu.linear_mask;
+        let (physical, ..) = cpu.fetch_page(linear)?;
+        Ok(physical & !PAGE_MASK == second)
+    }
+
+    fn insert(&mut self, mut block: Block, cpu: &mut Cpu) -> u32 {
+        if self.ops + block.ops.len() > MAX_OPS {
+            self.clear(cpu);
+        }
+        cpu.stats.blocks_decoded += 1;
+        self.ops += block.ops.len();
+        block.serial = self.next_serial;
+        self.next_serial += 1;
+        let address = (block.physical, block.key);
+        let (first, len) = (block.physical & PAGE_MASK, u64::from(block.len));
+        let pages = [Some(block.physical & !PAGE_MASK), block.second_page];
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.blocks[index as usize] = block;
+                index
+            }
+            None => {
+                self.blocks.push(block);
+                (self.blocks.len() - 1) as u32
+            }
+        };
+        self.by_address.insert(address, index);
+        for (n, page) in pages.into_iter().flatten().enumerate() {
+            let entry = self.pages.entry(page).or_default();
+            if entry.blocks.is_empty() {
+                cpu.mmu.ram.set_code(page, true);
+                if let Some(host) = cpu.mmu.ram.page(page) {
+                    cpu.mmu.tlb.protect(host);
+                }
+            }
+            entry.blocks.push(index);
+            let end = first + len - 1;
+            entry.granules |= if n == 0 { granules(first, end) } else { granules(0, end & PAGE_MASK) };
+        }
+        index
+    }
+
+    /// Takes away what was decoded from bytes `first` to `last` of a page, because they were written.
+    pub fn invalidate(&mut self, page: u64, first: u16, last: u16, cpu: &mut Cpu) {
+        let Some(entry) = self.pages.get(&page) else { return };
+        if entry.granules & granules(first.into(), last.into()) == 0 {
+            return;
+        }
+        let (first, last) = (u64::from(first), u64::from(last));
+        let overlapping = |block: &Block| {
+            let start = block.physical & PAGE_MASK;
+            let end = start + u64::from(block.len) - 1;
+            if block.physical & !PAGE_MASK == page {
+                start <= last && end >= first
+            } else {
+                end & PAGE_MASK >= first
+            }
+        };
+        let hit: Vec<u32> = entry.blocks.iter().copied().filter(|&i| overlapping(self.get(i))).collect();
+        for index in hit {
+            cpu.stats.blocks_invalidated += 1;
+            self.drop_block(index, cpu);
+        }
+    }
+
+    fn drop_block(&mut self, index: u32, cpu: &mut Cpu) {
+        let empty = Block { ops: Box::new([]), len: 0, physical: 0, key: 0, second_page: None, serial: 0 };
+        let Some(slot) = self.blocks.get_mut(index as usize) else { return };
+        let block = std::mem::replace(slot, empty);
+        self.ops -= block.ops.len();
+        self.by_address.remove(&(block.physical, block.key));
+        for page in [Some(block.physical & !PAGE_MASK), block.second_page].into_iter().flatten() {
+            let Some(entry) = self.pages.get_mut(&page) else { continue };
+            entry.blocks.retain(|&i| i != index);
+            if entry.blocks.is_empty() {
+                self.pages.remove(&page);
+                cpu.mmu.ram.set_code(page, false);
+            }
+        }
+        self.free.push(index);
+    }
+
+    /// Drops every block.
+    pub fn clear(&mut self, cpu: &mut Cpu) {
+        for &page in self.pages.keys() {
+            cpu.mmu.ram.set_code(page, false);
+        }
+        self.pages.clear();
+        self.by_address.clear();
+        self.blocks.clear();
+        self.free.clear();
+        self.ops = 0;
+    }
+}
+
+impl Default for BlockCache {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for BlockCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlockCache").field("blocks", &self.by_address.len()).field("bytes", &(self.ops as u64 * PAGE)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn granules_cover_the_bytes_between() {
+        assert_eq!(granules(0, 0), 1);
+        assert_eq!(granules(63, 64), 0b11);
+        assert_eq!(granules(0, PAGE_MASK), u64::MAX);
+        assert_eq!(granules(4032, 5000), 1 << 63);
+    }
+}

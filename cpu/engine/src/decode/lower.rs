@@ -1,0 +1,35 @@
+//! From a decoded instruction to an operation.
+
+use super::op::{Extra, Op};
+use super::operands::operation;
+use super::{gate, lower_integer, lower_system};
+use crate::exec::{host, system};
+use crate::native::NativeCache;
+use iced_x86::Instruction;
+use motu_x86::contract::Contract;
+
+/// Lowers `instruction`, which lies `offset` bytes from its block's start. What the contract lacks, and
+/// what is no instruction, becomes #UD.
+pub fn lower(instruction: &Instruction, offset: u16, contract: &Contract, native: &mut NativeCache) -> Op {
+    let mut op = operation(instruction, offset);
+    if instruction.is_invalid() || !gate::allows(contract, instruction) {
+        op.run = system::undefined;
+        return op;
+    }
+    let found = lower_integer::handler(instruction, &mut op).or_else(|| lower_system::handler(instruction, &mut op));
+    if let Some(handler) = found {
+        op.run = handler;
+        return op;
+    }
+    let (handler, thunk) = host::lower(instruction, native);
+    op.run = handler;
+    op.extra = Some(Box::new(Extra { instruction: *instruction, thunk }));
+    op
+}
+
+/// Whether decoding stops behind `instruction`: RIP goes elsewhere, or what follows may decode or
+/// translate differently after it ran.
+pub fn ends_block(instruction: &Instruction) -> bool {
+    use iced_x86::FlowControl;
+    instruction.flow_control() != FlowControl::Next || instruction.is_privileged()
+}

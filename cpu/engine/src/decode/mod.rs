@@ -1,0 +1,14 @@
+//! From bytes to operations: decoding by `iced-x86`, choice of handlers, blocks and their cache.
+
+mod block;
+mod cache;
+mod gate;
+mod lower;
+mod lower_integer;
+mod lower_system;
+mod op;
+mod operands;
+
+pub use block::Block;
+pub use cache::BlockCache;
+pub use op::{Extra, Handler, Op};

@@ -1,0 +1,72 @@
+//! A decoded instruction, ready to run.
+
+use crate::cpu::{Cpu, Done};
+use crate::native::Thunk;
+use iced_x86::Instruction;
+
+/// Runs one instruction.
+pub type Handler = fn(&mut Cpu, &Op) -> Done;
+
+/// One instruction with its operands resolved as far as decoding can.
+///
+/// Register operands are byte offsets into the register file; base and index of a memory operand
+/// are slots of it.
+#[derive(Debug)]
+pub struct Op {
+    pub run: Handler,
+    /// Immediate, sign-extended as the instruction has it; for near branches the target's distance
+    /// from the block's start.
+    pub imm: u64,
+    /// Displacement of the memory operand; relative to the block's start for RIP-relative ones.
+    pub disp: u64,
+    /// What only rare instructions need.
+    pub extra: Option<Box<Extra>>,
+    /// Address mask of the effective address before the segment base is added.
+    pub address_mask: u64,
+    /// Bytes from the block's start to this instruction.
+    pub offset: u16,
+    pub dst: u8,
+    pub src: u8,
+    pub base: u8,
+    pub index: u8,
+    /// Shift count of the index, 0 to 3.
+    pub scale: u8,
+    /// Segment register of the memory operand; see [`crate::cpu::seg`].
+    pub segment: u8,
+    /// Instruction length in bytes, 1 to 15.
+    pub len: u8,
+}
+
+/// The instruction itself, for handlers that look at it while running.
+#[derive(Debug)]
+pub struct Extra {
+    pub instruction: Instruction,
+    pub thunk: Option<Thunk>,
+}
+
+impl Op {
+    /// Linear address of the memory operand.
+    #[inline(always)]
+    pub fn linear(&self, cpu: &Cpu) -> u64 {
+        let base = cpu.bases[(self.segment & 7) as usize];
+        self.effective(cpu).wrapping_add(base) & cpu.linear_mask
+    }
+
+    /// Effective address: the offset within the segment.
+    #[inline(always)]
+    pub fn effective(&self, cpu: &Cpu) -> u64 {
+        let index = cpu.gpr(self.index) << (self.scale & 3);
+        cpu.gpr(self.base).wrapping_add(index).wrapping_add(self.disp) & self.address_mask
+    }
+
+    /// Address of the next instruction.
+    #[inline(always)]
+    pub fn next_rip(&self, cpu: &Cpu) -> u64 {
+        cpu.rip.wrapping_add(u64::from(self.offset) + u64::from(self.len)) & cpu.ip_mask()
+    }
+
+    /// Address of this instruction.
+    pub fn rip(&self, cpu: &Cpu) -> u64 {
+        cpu.rip.wrapping_add(u64::from(self.offset)) & cpu.ip_mask()
+    }
+}

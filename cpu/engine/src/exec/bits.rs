@@ -1,0 +1,158 @@
+//! Bit tests, scans, and the compare-and-exchange family (Intel SDM vol. 2).
+
+use super::operand::{Mem, Place, Source};
+use super::width::{Width, arith};
+use crate::cpu::{Cpu, Done, Flow, slot};
+use crate::decode::Op;
+
+/// What the BT family does to the bit.
+pub const TEST: u8 = 0;
+pub const SET: u8 = 1;
+pub const RESET: u8 = 2;
+pub const COMPLEMENT: u8 = 3;
+
+fn apply<const O: u8>(value: u64, bit: u64) -> u64 {
+    match O {
+        SET => value | bit,
+        RESET => value & !bit,
+        COMPLEMENT => value ^ bit,
+        _ => value,
+    }
+}
+
+fn set_carry(cpu: &mut Cpu, carry: bool) {
+    cpu.arith = (cpu.arith & !arith::CF) | if carry { arith::CF } else { 0 };
+}
+
+/// BT family with the bit number cut to the operand's width: registers, and memory with an immediate.
+pub fn bit<const O: u8, W: Width, D: Place, S: Source>(cpu: &mut Cpu, op: &Op) -> Done {
+    let mask = 1u64 << (S::get::<u64>(cpu, op)? & u64::from(W::BITS - 1));
+    if O == TEST {
+        let value = D::get::<W>(cpu, op)?.to_u64();
+        set_carry(cpu, value & mask != 0);
+        return Ok(Flow::Next);
+    }
+    D::update::<W>(cpu, op, |cpu, value| {
+        let value = value.to_u64();
+        set_carry(cpu, value & mask != 0);
+        W::from_u64(apply::<O>(value, mask))
+    })?;
+    Ok(Flow::Next)
+}
+
+/// BT family, memory with a register: the bit string reaches as far as the register's signed range.
+pub fn bit_string<const O: u8, W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
+    let number = cpu.register::<W>(op.src).sign_extend() as i64;
+    let unit = (number >> W::BITS.trailing_zeros()).wrapping_mul(W::BYTES as i64) as u64;
+    let base = cpu.bases[(op.segment & 7) as usize];
+    let effective = op.effective(cpu).wrapping_add(unit) & op.address_mask;
+    let address = effective.wrapping_add(base) & cpu.linear_mask;
+    let mask = 1u64 << (number as u64 & u64::from(W::BITS - 1));
+    if O == TEST {
+        let value = cpu.load::<W>(address)?.to_u64();
+        set_carry(cpu, value & mask != 0);
+        return Ok(Flow::Next);
+    }
+    cpu.modify::<W>(address, |cpu, value| {
+        let value = value.to_u64();
+        set_carry(cpu, value & mask != 0);
+        W::from_u64(apply::<O>(value, mask))
+    })?;
+    Ok(Flow::Next)
+}
+
+/// BSF, and BSR where `REVERSE`. A zero source sets ZF and leaves the destination, as every CPU does.
+/// Hardware zeroes the other five flags or leaves them by model; they are undefined.
+pub fn scan<const REVERSE: bool, W: Width, S: Source>(cpu: &mut Cpu, op: &Op) -> Done {
+    let value = S::get::<W>(cpu, op)?.to_u64();
+    if value == 0 {
+        cpu.arith |= arith::ZF;
+        return Ok(Flow::Next);
+    }
+    cpu.arith &= !arith::ZF;
+    let index = if REVERSE { 63 - value.leading_zeros() } else { value.trailing_zeros() };
+    cpu.set_register(op.dst, W::from_u64(u64::from(index)));
+    Ok(Flow::Next)
+}
+
+pub fn cmpxchg<W: Width, D: Place>(cpu: &mut Cpu, op: &Op) -> Done {
+    let expected = cpu.register::<W>(0);
+    let new = cpu.register::<W>(op.src);
+    let mut found = expected;
+    D::update::<W>(cpu, op, |cpu, value| {
+        found = value;
+        let (_, flags) = Width::sub(expected, value);
+        cpu.arith = flags;
+        if value == expected { new } else { value }
+    })?;
+    if found != expected {
+        cpu.set_register(0, found);
+    }
+    Ok(Flow::Next)
+}
+
+pub fn xadd_memory<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
+    let addend = cpu.register::<W>(op.src);
+    let mut old = addend;
+    Mem::update::<W>(cpu, op, |cpu, value| {
+        old = value;
+        let (sum, flags) = Width::add(value, addend);
+        cpu.arith = flags;
+        sum
+    })?;
+    cpu.set_register(op.src, old);
+    Ok(Flow::Next)
+}
+
+/// XADD r, r: with one register twice the sum is what stays.
+pub fn xadd_register<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
+    let old = cpu.register::<W>(op.dst);
+    let (sum, flags) = Width::add(old, cpu.register::<W>(op.src));
+    cpu.set_register(op.src, old);
+    cpu.set_register(op.dst, sum);
+    cpu.arith = flags;
+    Ok(Flow::Next)
+}
+
+/// CMPXCHG8B.
+pub fn cmpxchg8b(cpu: &mut Cpu, op: &Op) -> Done {
+    let pair = |high: u64, low: u64| (high << 32) | (low & 0xffff_ffff);
+    let expected = pair(cpu.gpr(slot::RDX), cpu.gpr(slot::RAX));
+    let new = pair(cpu.gpr(slot::RCX), cpu.gpr(slot::RBX));
+    let mut found = expected;
+    Mem::update::<u64>(cpu, op, |_, value| {
+        found = value;
+        if value == expected { new } else { value }
+    })?;
+    set_zero(cpu, found == expected);
+    if found != expected {
+        cpu.set_gpr(slot::RAX, found & 0xffff_ffff);
+        cpu.set_gpr(slot::RDX, found >> 32);
+    }
+    Ok(Flow::Next)
+}
+
+/// CMPXCHG16B: the operand must be 16-byte aligned.
+pub fn cmpxchg16b(cpu: &mut Cpu, op: &Op) -> Done {
+    let address = op.linear(cpu);
+    if address & 15 != 0 {
+        return cpu.general_protection(0);
+    }
+    cpu.check_write(address, 16)?;
+    let low = cpu.load::<u64>(address)?;
+    let high = cpu.load::<u64>(address.wrapping_add(8))?;
+    let equal = low == cpu.gpr(slot::RAX) && high == cpu.gpr(slot::RDX);
+    if equal {
+        cpu.store(address, cpu.gpr(slot::RBX))?;
+        cpu.store(address.wrapping_add(8), cpu.gpr(slot::RCX))?;
+    } else {
+        cpu.set_gpr(slot::RAX, low);
+        cpu.set_gpr(slot::RDX, high);
+    }
+    set_zero(cpu, equal);
+    Ok(Flow::Next)
+}
+
+fn set_zero(cpu: &mut Cpu, zero: bool) {
+    cpu.arith = (cpu.arith & !arith::ZF) | if zero { arith::ZF } else { 0 };
+}

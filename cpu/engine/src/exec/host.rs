@@ -1,0 +1,152 @@
+//! Instructions that the host executes for the guest: x87, MMX, SSE, AVX, BMI and their kin.
+//!
+//! [`crate::native`] runs the instruction; here is what surrounds it in a guest: whether the unit may be
+//! used, the memory operand, and the exceptions.
+
+use crate::cpu::{CodeSize, Cpu, Done, Faulting, Flow};
+use crate::decode::{Handler, Op};
+use crate::native::{NativeCache, Outcome, Staging, Thunk, Unit, pending_x87_exception};
+use crate::exec::system;
+use iced_x86::Instruction;
+use motu_x86::Exception;
+use motu_x86::flags::{cr0, cr4, rflags, xcr0};
+
+/// Chooses the handler, and compiles the stub.
+pub fn lower(instruction: &Instruction, native: &mut NativeCache) -> (Handler, Option<Thunk>) {
+    match native.compile(instruction) {
+        Ok(thunk) => (run, Some(thunk)),
+        Err(_) => (super::fpu::handler(instruction).unwrap_or(system::undefined), None),
+    }
+}
+
+impl Cpu {
+    /// #UD or #NM unless the unit may be used now (SDM vol. 2, 2.4; vol. 3, 2.5).
+    pub fn check_unit(&mut self, unit: Unit) -> Faulting<()> {
+        let c0 = self.cr0;
+        let emulated = c0 & cr0::EM != 0;
+        let absent = match unit {
+            Unit::Mmx => emulated,
+            Unit::Sse => emulated || self.cr4 & cr4::OSFXSR == 0,
+            Unit::Avx => {
+                let both = xcr0::SSE | xcr0::AVX;
+                self.cr4 & cr4::OSXSAVE == 0
+                    || self.xcr0 & both != both
+                    || !self.protected_mode()
+                    || self.system_flags & rflags::VM != 0
+            }
+            Unit::Integer | Unit::X87 | Unit::Wait => false,
+        };
+        if absent {
+            return self.undefined();
+        }
+        let switched = c0 & cr0::TS != 0;
+        let unavailable = match unit {
+            Unit::Integer => false,
+            Unit::X87 => emulated || switched,
+            Unit::Wait => switched && c0 & cr0::MP != 0,
+            Unit::Mmx | Unit::Sse | Unit::Avx => switched,
+        };
+        if unavailable {
+            return self.raise(Exception::plain(Exception::NM));
+        }
+        Ok(())
+    }
+
+    /// #MF for an x87 exception that is waiting to be told.
+    pub fn check_x87(&mut self) -> Faulting<()> {
+        if pending_x87_exception(&self.fpu) {
+            return self.raise(Exception::plain(Exception::MF));
+        }
+        Ok(())
+    }
+}
+
+fn run(cpu: &mut Cpu, op: &Op) -> Done {
+    let Some(extra) = &op.extra else { return cpu.undefined() };
+    let Some(mut thunk) = extra.thunk else { return cpu.undefined() };
+    cpu.check_unit(thunk.unit())?;
+    if thunk.is_waiting_x87() {
+        cpu.check_x87()?;
+    }
+    let mut staging = Staging::default();
+    let mut address = 0;
+    if let Some(memory) = thunk.memory() {
+        address = op.linear(cpu);
+        if address & u64::from(memory.alignment - 1) != 0 {
+            return cpu.general_protection(0);
+        }
+        let size = usize::from(memory.size);
+        if memory.writes {
+            cpu.check_write(address, size as u64)?;
+        }
+        if memory.reads
+            && let Some(bytes) = staging.0.get_mut(..size)
+        {
+            cpu.read_operand(address, bytes)?;
+        }
+    }
+    let mut flags = cpu.rflags();
+    let mut outcome = cpu.run_native(&thunk, &mut flags, &mut staging);
+    if outcome == Outcome::Stale {
+        match cpu.native.compile(&extra.instruction) {
+            Ok(fresh) => thunk = fresh,
+            Err(_) => return cpu.undefined(),
+        }
+        outcome = cpu.run_native(&thunk, &mut flags, &mut staging);
+    }
+    match outcome {
+        Outcome::Done => {}
+        Outcome::SimdException if cpu.cr4 & cr4::OSXMMEXCPT != 0 => {
+            return cpu.raise(Exception::plain(Exception::XM));
+        }
+        Outcome::X87Exception => return cpu.raise(Exception::plain(Exception::MF)),
+        Outcome::GeneralProtection => return cpu.general_protection(0),
+        Outcome::SimdException | Outcome::Stale => return cpu.undefined(),
+    }
+    cpu.arith = super::width::arith::from_rflags(flags);
+    if let Some(memory) = thunk.memory()
+        && memory.writes
+        && let Some(bytes) = staging.0.get(..usize::from(memory.size))
+    {
+        cpu.write_operand(address, bytes)?;
+    }
+    if matches!(thunk.unit(), Unit::X87) {
+        let data = thunk.memory().map(|_| op.effective(cpu));
+        let rip = op.rip(cpu);
+        thunk.record_x87_pointers(&mut cpu.fpu, rip, data);
+    }
+    Ok(Flow::Next)
+}
+
+impl Cpu {
+    #[inline(always)]
+    fn run_native(&mut self, thunk: &Thunk, flags: &mut u64, staging: &mut Staging) -> Outcome {
+        let (gprs, fpu, native) = self.native_parts();
+        native.run(thunk, gprs, flags, fpu, staging)
+    }
+
+    /// Reads a memory operand: in pieces of the TLB's fast path where it lies in one page.
+    #[inline(always)]
+    fn read_operand(&mut self, address: u64, out: &mut [u8]) -> Faulting<()> {
+        match out.len() {
+            4 => out.copy_from_slice(&self.load::<u32>(address)?.to_le_bytes()),
+            8 => out.copy_from_slice(&self.load::<u64>(address)?.to_le_bytes()),
+            _ => self.read_bytes(address, out)?,
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn write_operand(&mut self, address: u64, data: &[u8]) -> Faulting<()> {
+        match *data {
+            [a, b, c, d] => self.store(address, u32::from_le_bytes([a, b, c, d])),
+            [a, b, c, d, e, f, g, h] => self.store(address, u64::from_le_bytes([a, b, c, d, e, f, g, h])),
+            _ => self.write_bytes(address, data),
+        }
+    }
+
+    /// 64-bit operand forms exist only there.
+    pub fn in_64_bit_mode(&self) -> bool {
+        self.code_size == CodeSize::Bits64
+    }
+}

@@ -1,0 +1,84 @@
+//! Where operands come from and go to, as types, so that each combination is compiled on its own.
+
+use super::width::Width;
+use crate::cpu::{Cpu, Faulting};
+use crate::decode::Op;
+
+/// Something that is read.
+pub trait Source {
+    fn get<W: Width>(cpu: &mut Cpu, op: &Op) -> Faulting<W>;
+}
+
+/// Something that is read, changed and written.
+pub trait Place: Source {
+    fn set<W: Width>(cpu: &mut Cpu, op: &Op, value: W) -> Faulting<()>;
+    fn update<W: Width>(cpu: &mut Cpu, op: &Op, change: impl FnOnce(&mut Cpu, W) -> W) -> Faulting<()>;
+}
+
+/// The register named by `op.dst`.
+pub enum Dst {}
+/// The register named by `op.src`.
+pub enum Src {}
+/// The memory operand.
+pub enum Mem {}
+/// The immediate.
+pub enum Imm {}
+
+impl Source for Dst {
+    #[inline(always)]
+    fn get<W: Width>(cpu: &mut Cpu, op: &Op) -> Faulting<W> {
+        Ok(cpu.register(op.dst))
+    }
+}
+
+impl Place for Dst {
+    #[inline(always)]
+    fn set<W: Width>(cpu: &mut Cpu, op: &Op, value: W) -> Faulting<()> {
+        cpu.set_register(op.dst, value);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn update<W: Width>(cpu: &mut Cpu, op: &Op, change: impl FnOnce(&mut Cpu, W) -> W) -> Faulting<()> {
+        let old = cpu.register(op.dst);
+        let new = change(cpu, old);
+        cpu.set_register(op.dst, new);
+        Ok(())
+    }
+}
+
+impl Source for Src {
+    #[inline(always)]
+    fn get<W: Width>(cpu: &mut Cpu, op: &Op) -> Faulting<W> {
+        Ok(cpu.register(op.src))
+    }
+}
+
+impl Source for Imm {
+    #[inline(always)]
+    fn get<W: Width>(_: &mut Cpu, op: &Op) -> Faulting<W> {
+        Ok(W::from_u64(op.imm))
+    }
+}
+
+impl Source for Mem {
+    #[inline(always)]
+    fn get<W: Width>(cpu: &mut Cpu, op: &Op) -> Faulting<W> {
+        let address = op.linear(cpu);
+        cpu.load(address)
+    }
+}
+
+impl Place for Mem {
+    #[inline(always)]
+    fn set<W: Width>(cpu: &mut Cpu, op: &Op, value: W) -> Faulting<()> {
+        let address = op.linear(cpu);
+        cpu.store(address, value)
+    }
+
+    #[inline(always)]
+    fn update<W: Width>(cpu: &mut Cpu, op: &Op, change: impl FnOnce(&mut Cpu, W) -> W) -> Faulting<()> {
+        let address = op.linear(cpu);
+        cpu.modify(address, change)
+    }
+}

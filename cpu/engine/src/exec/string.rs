@@ -1,0 +1,214 @@
+//! String instructions (Intel SDM vol. 2, MOVS ff.; vol. 1, 7.3.9).
+//!
+//! A repeated instruction runs in pieces that end at page borders, where interrupts are let in:
+//! RCX, RSI and RDI are up to date at each. Whole pieces of plain RAM are moved by the host at once.
+
+use super::arithmetic::{Binary, Cmp};
+use super::width::{Width, arith};
+use crate::cpu::{Cpu, Done, Faulting, Flow, seg, slot};
+use crate::decode::Op;
+use crate::mmu::Access;
+
+/// No prefix; also what a prefix without meaning is.
+pub const ONCE: u8 = 0;
+/// REP or REPE.
+pub const REP: u8 = 1;
+/// REPNE.
+pub const REPNE: u8 = 2;
+
+/// Elements of one piece, so that an interrupt never waits longer than this takes.
+const PIECE: u64 = 4096;
+
+impl Cpu {
+    fn pointer(&self, register: u8, op: &Op) -> u64 {
+        self.gpr(register) & op.address_mask
+    }
+
+    fn set_pointer(&mut self, register: u8, op: &Op, value: u64) {
+        match op.address_mask {
+            0xffff => self.set_register(8 * register, value as u16),
+            mask => self.set_gpr(register, value & mask),
+        }
+    }
+
+    fn source_at(&self, op: &Op) -> u64 {
+        let base = self.bases[(op.segment & 7) as usize];
+        self.pointer(slot::RSI, op).wrapping_add(base) & self.linear_mask
+    }
+
+    fn destination_at(&self, op: &Op) -> u64 {
+        self.pointer(slot::RDI, op).wrapping_add(self.bases[seg::ES]) & self.linear_mask
+    }
+
+    fn advance(&mut self, register: u8, op: &Op, elements: u64, bytes: u64) {
+        let step = elements.wrapping_mul(bytes);
+        let pointer = self.pointer(register, op);
+        let moved =
+            if self.direction_down() { pointer.wrapping_sub(step) } else { pointer.wrapping_add(step) };
+        self.set_pointer(register, op, moved);
+    }
+}
+
+/// Runs `element` as often as the prefix asks. `many` does up to n elements at once and says how many,
+/// 0 when it cannot. `element` says whether a conditional repeat goes on.
+fn repeat<const PREFIX: u8>(
+    cpu: &mut Cpu,
+    op: &Op,
+    many: impl Fn(&mut Cpu, &Op, u64) -> Faulting<u64>,
+    element: impl Fn(&mut Cpu, &Op) -> Faulting<bool>,
+) -> Done {
+    if PREFIX == ONCE {
+        element(cpu, op)?;
+        return Ok(Flow::Next);
+    }
+    let mut budget = PIECE;
+    loop {
+        let count = cpu.pointer(slot::RCX, op);
+        if count == 0 {
+            return Ok(Flow::Next);
+        }
+        if budget == 0 {
+            return Ok(Flow::Again);
+        }
+        let done = many(cpu, op, count.min(budget))?;
+        let (done, go_on) = if done == 0 { (1, element(cpu, op)?) } else { (done, true) };
+        cpu.set_pointer(slot::RCX, op, count - done);
+        budget = budget.saturating_sub(done);
+        if !go_on {
+            return Ok(Flow::Next);
+        }
+        if !cpu.code_writes.is_empty() {
+            return Ok(Flow::Again);
+        }
+    }
+}
+
+/// For instructions that have no faster way.
+fn one_by_one(_: &mut Cpu, _: &Op, _: u64) -> Faulting<u64> {
+    Ok(0)
+}
+
+pub fn movs<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
+    repeat::<PREFIX>(cpu, op, move_many::<W>, |cpu, op| {
+        let from = cpu.source_at(op);
+        let to = cpu.destination_at(op);
+        let value = cpu.load::<W>(from)?;
+        cpu.store(to, value)?;
+        cpu.advance(slot::RSI, op, 1, W::BYTES);
+        cpu.advance(slot::RDI, op, 1, W::BYTES);
+        Ok(true)
+    })
+}
+
+fn move_many<W: Width>(cpu: &mut Cpu, op: &Op, limit: u64) -> Faulting<u64> {
+    if cpu.direction_down() || op.address_mask != u64::MAX {
+        return Ok(0);
+    }
+    let (from, to) = (cpu.source_at(op), cpu.destination_at(op));
+    // The load of an element comes before its store, and so does its fault.
+    let Some((source, readable)) = cpu.span(from, limit * W::BYTES, Access::Read)? else { return Ok(0) };
+    let Some((target, writable)) = cpu.span(to, limit * W::BYTES, Access::Write)? else { return Ok(0) };
+    let bytes = readable.min(writable) / W::BYTES * W::BYTES;
+    // Where the target follows the source closely, each element must see the ones written before it.
+    let distance = (target as usize).wrapping_sub(source as usize) as u64;
+    if bytes == 0 || (distance < bytes && distance != 0) {
+        return Ok(0);
+    }
+    // SAFETY: `span` gave that many readable and writable bytes; `copy` allows them to overlap.
+    unsafe { std::ptr::copy(source, target, bytes as usize) };
+    let elements = bytes / W::BYTES;
+    cpu.advance(slot::RSI, op, elements, W::BYTES);
+    cpu.advance(slot::RDI, op, elements, W::BYTES);
+    Ok(elements)
+}
+
+pub fn stos<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
+    repeat::<PREFIX>(cpu, op, fill_many::<W>, |cpu, op| {
+        let to = cpu.destination_at(op);
+        cpu.store(to, cpu.register::<W>(0))?;
+        cpu.advance(slot::RDI, op, 1, W::BYTES);
+        Ok(true)
+    })
+}
+
+fn fill_many<W: Width>(cpu: &mut Cpu, op: &Op, limit: u64) -> Faulting<u64> {
+    if cpu.direction_down() || op.address_mask != u64::MAX {
+        return Ok(0);
+    }
+    let to = cpu.destination_at(op);
+    let Some((target, bytes)) = cpu.span(to, limit * W::BYTES, Access::Write)? else { return Ok(0) };
+    let elements = bytes / W::BYTES;
+    let value = cpu.register::<W>(0);
+    let target = target.cast::<W>();
+    for i in 0..elements as usize {
+        // SAFETY: `span` gave `bytes` writable bytes, which hold that many elements.
+        unsafe { target.add(i).write_unaligned(value) };
+    }
+    cpu.advance(slot::RDI, op, elements, W::BYTES);
+    Ok(elements)
+}
+
+pub fn lods<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
+    repeat::<PREFIX>(cpu, op, one_by_one, |cpu, op| {
+        let from = cpu.source_at(op);
+        let value = cpu.load::<W>(from)?;
+        cpu.set_register(0, value);
+        cpu.advance(slot::RSI, op, 1, W::BYTES);
+        Ok(true)
+    })
+}
+
+fn compare<W: Width, const PREFIX: u8>(cpu: &mut Cpu, a: W, b: W) -> bool {
+    cpu.arith = Cmp::apply(a, b, cpu.arith).1;
+    let equal = cpu.arith & arith::ZF != 0;
+    equal == (PREFIX == REP)
+}
+
+pub fn scas<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
+    repeat::<PREFIX>(cpu, op, one_by_one, |cpu, op| {
+        let at = cpu.destination_at(op);
+        let value = cpu.load::<W>(at)?;
+        let go_on = compare::<W, PREFIX>(cpu, cpu.register(0), value);
+        cpu.advance(slot::RDI, op, 1, W::BYTES);
+        Ok(go_on)
+    })
+}
+
+pub fn cmps<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
+    repeat::<PREFIX>(cpu, op, one_by_one, |cpu, op| {
+        let (first, second) = (cpu.source_at(op), cpu.destination_at(op));
+        let a = cpu.load::<W>(first)?;
+        let b = cpu.load::<W>(second)?;
+        let go_on = compare::<W, PREFIX>(cpu, a, b);
+        cpu.advance(slot::RSI, op, 1, W::BYTES);
+        cpu.advance(slot::RDI, op, 1, W::BYTES);
+        Ok(go_on)
+    })
+}
+
+/// INS.
+pub fn ins<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
+    let port = cpu.gpr(slot::RDX) as u16;
+    cpu.check_port(port, W::BYTES)?;
+    repeat::<PREFIX>(cpu, op, one_by_one, |cpu, op| {
+        let to = cpu.destination_at(op);
+        cpu.check_write(to, W::BYTES)?;
+        let value = cpu.port_in::<W>(port);
+        cpu.store(to, value)?;
+        cpu.advance(slot::RDI, op, 1, W::BYTES);
+        Ok(true)
+    })
+}
+
+/// OUTS.
+pub fn outs<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
+    let port = cpu.gpr(slot::RDX) as u16;
+    cpu.check_port(port, W::BYTES)?;
+    repeat::<PREFIX>(cpu, op, one_by_one, |cpu, op| {
+        let from = cpu.source_at(op);
+        let value = cpu.load::<W>(from)?;
+        cpu.port_out(port, value);
+        cpu.advance(slot::RSI, op, 1, W::BYTES);
+        Ok(true)
+    })
+}

@@ -1,0 +1,226 @@
+//! One user-mode instruction at a time, for comparison with a real CPU.
+
+use crate::cpu::{Flow, seg};
+use crate::mmu::RamMap;
+use crate::vcpu::SoftVcpu;
+use crate::vm::Mailbox;
+use motu_hv::{HvError, Vcpu};
+use motu_memory::{GuestRam, PAGE_SIZE};
+use motu_x86::contract::Contract;
+use motu_x86::flags::{cr0, cr4, efer};
+use motu_x86::{CpuState, Exception, Gpa, Segment, XsaveArea};
+use std::sync::Arc;
+
+/// What a user-mode program sees of a CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserState {
+    pub gpr: [u64; 16],
+    pub rip: u64,
+    pub rflags: u64,
+    pub xsave: XsaveArea,
+}
+
+/// A page that the program has.
+#[derive(Clone, Copy, Debug)]
+pub struct UserPage {
+    /// Linear address, a multiple of 4096.
+    pub linear: u64,
+    pub writable: bool,
+}
+
+/// A CPU in 64-bit user mode with a few pages and no operating system.
+pub struct UserHarness {
+    vcpu: SoftVcpu,
+    ram: GuestRam,
+    pages: Vec<(u64, Gpa)>,
+}
+
+/// Paging-entry bits: present, writable, user, accessed, dirty.
+const TABLE: u64 = 0x67;
+const READ_ONLY: u64 = 0x65;
+
+impl UserHarness {
+    /// # Errors
+    /// The host lacks a resource.
+    ///
+    /// # Panics
+    /// The contract does not exist, or memory for the pages cannot be had: this is for tests.
+    pub fn new(contract: &str, pages: &[UserPage]) -> Result<Self, HvError> {
+        let contract = Contract::by_name(contract).expect("a contract of that name");
+        let frames = 2 + 4 * pages.len() as u64;
+        let ram = GuestRam::new(frames * PAGE_SIZE).expect("a few pages of memory");
+        let mut tables = Tables { ram: &ram, next: 1 };
+        let mut placed = Vec::new();
+        for page in pages {
+            placed.push((page.linear, tables.map(page)));
+        }
+        let mut vcpu = SoftVcpu::new(0, 1, contract, RamMap::new(ram.clone()), Arc::new(Mailbox::default()))?;
+        vcpu.restore(&user_mode(contract))?;
+        Ok(Self { vcpu, ram, pages: placed })
+    }
+
+    /// Writes to the program's pages from outside, whatever their protection.
+    pub fn write(&mut self, linear: u64, data: &[u8]) {
+        for (n, byte) in data.iter().enumerate() {
+            if let Some(gpa) = self.find(linear + n as u64) {
+                self.ram.write(gpa, &[*byte]).expect("a mapped page is RAM");
+            }
+        }
+    }
+
+    /// Writes data that lies in one page and is never executed. Faster than [`UserHarness::write`].
+    pub fn write_within_page(&mut self, linear: u64, data: &[u8]) {
+        if let Some(gpa) = self.find(linear) {
+            self.ram.write(gpa, data).expect("a mapped page is RAM");
+        }
+    }
+
+    /// Reads what lies in one of the program's pages.
+    pub fn read_within_page(&self, linear: u64, data: &mut [u8]) {
+        if let Some(gpa) = self.find(linear) {
+            self.ram.read(gpa, data).expect("a mapped page is RAM");
+        }
+    }
+
+    fn find(&self, linear: u64) -> Option<Gpa> {
+        let page = linear & !(PAGE_SIZE - 1);
+        let (_, gpa) = self.pages.iter().find(|(at, _)| *at == page)?;
+        Some(Gpa(gpa.0 + linear % PAGE_SIZE))
+    }
+
+    /// Runs one instruction to its end (a repeated one to its last repetition).
+    ///
+    /// # Errors
+    /// The exception that it raised; `state` is then as the handler would find it, with RIP at the
+    /// instruction.
+    pub fn step(&mut self, state: &mut UserState) -> Result<(), Exception> {
+        let SoftVcpu { cpu, cache, .. } = &mut self.vcpu;
+        for page in cpu.mmu.ram.take_code_writes() {
+            cache.invalidate(page, 0, 0xfff, cpu);
+        }
+        *cpu.gprs_mut() = state.gpr;
+        cpu.rip = state.rip;
+        cpu.set_rflags(state.rflags);
+        *cpu.fpu = state.xsave.clone();
+        let outcome = loop {
+            let Ok(index) = cache.find(cpu) else { break Err(cpu.fault) };
+            let Some(op) = cache.get(index).ops.first() else { break Err(cpu.fault) };
+            cpu.set_gpr(crate::cpu::slot::BLOCK, cpu.rip);
+            match (op.run)(cpu, op) {
+                Ok(Flow::Next | Flow::Stop) => {
+                    cpu.rip = op.next_rip(cpu);
+                    break Ok(());
+                }
+                Ok(Flow::Jump) => break Ok(()),
+                Ok(Flow::Again) => {}
+                Err(_) => break Err(cpu.fault),
+            }
+        };
+        for (page, first, last) in std::mem::take(&mut cpu.code_writes) {
+            cache.invalidate(page, first, last, cpu);
+        }
+        state.gpr = *cpu.gprs();
+        state.rip = cpu.rip;
+        state.rflags = cpu.rflags();
+        state.xsave = (*cpu.fpu).clone();
+        outcome
+    }
+}
+
+impl std::fmt::Debug for UserHarness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UserHarness").field("pages", &self.pages).finish_non_exhaustive()
+    }
+}
+
+/// Page tables under construction: the root is frame 0, frames are handed out in order.
+struct Tables<'a> {
+    ram: &'a GuestRam,
+    next: u64,
+}
+
+impl Tables<'_> {
+    fn frame(&mut self) -> u64 {
+        self.next += 1;
+        (self.next - 1) * PAGE_SIZE
+    }
+
+    fn map(&mut self, page: &UserPage) -> Gpa {
+        let mut table = 0;
+        for shift in [39, 30, 21] {
+            let at = Gpa(table + ((page.linear >> shift) & 0x1ff) * 8);
+            let mut entry = [0; 8];
+            self.ram.read(at, &mut entry).expect("tables are RAM");
+            if entry == [0; 8] {
+                entry = (self.frame() | TABLE).to_le_bytes();
+                self.ram.write(at, &entry).expect("tables are RAM");
+            }
+            table = u64::from_le_bytes(entry) & !0xfff;
+        }
+        let frame = self.frame();
+        let leaf = frame | if page.writable { TABLE } else { READ_ONLY };
+        let at = Gpa(table + ((page.linear >> 12) & 0x1ff) * 8);
+        self.ram.write(at, &leaf.to_le_bytes()).expect("tables are RAM");
+        Gpa(frame)
+    }
+}
+
+/// 64-bit mode at CPL 3 with everything on that a modern kernel turns on.
+fn user_mode(contract: &Contract) -> CpuState {
+    let dpl3 = |mut segment: Segment| {
+        segment.attributes |= 3 << 5;
+        segment
+    };
+    let mut state = CpuState {
+        cr0: cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::PG,
+        cr4: cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE | cr4::FSGSBASE,
+        xcr0: contract.xcr0_mask(),
+        ..CpuState::default()
+    };
+    state.msrs.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
+    let data = dpl3(Segment::flat_data(0x2b));
+    state.segments.cs = dpl3(Segment::flat_code(0x33, true));
+    state.segments.ss = data;
+    state.segments.ds = data;
+    state.segments.es = data;
+    state
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(code: &[u8], change: impl FnOnce(&mut UserState)) -> (UserState, Result<(), Exception>) {
+        let pages = [UserPage { linear: 0x40_0000, writable: false }, UserPage { linear: 0x50_0000, writable: true }];
+        let mut harness = UserHarness::new("v2-2026", &pages).unwrap();
+        harness.write(0x40_0000, code);
+        let mut state =
+            UserState { gpr: [0; 16], rip: 0x40_0000, rflags: 2, xsave: XsaveArea::at_reset() };
+        change(&mut state);
+        let end = harness.step(&mut state);
+        (state, end)
+    }
+
+    #[test]
+    fn an_instruction_runs() {
+        let (state, end) = run(&[0x48, 0x01, 0xd8], |s| (s.gpr[0], s.gpr[3]) = (u64::MAX, 1));
+        assert_eq!((end, state.gpr[0], state.rip), (Ok(()), 0, 0x40_0003));
+        assert_eq!(state.rflags & 0x41, 0x41, "ZF and CF");
+    }
+
+    #[test]
+    fn a_fault_leaves_the_instruction_pointer() {
+        let (state, end) = run(&[0x8b, 0x03], |s| s.gpr[3] = 0x60_0000);
+        assert_eq!(end, Err(Exception::page_fault(4, 0x60_0000)));
+        assert_eq!(state.rip, 0x40_0000);
+    }
+
+    #[test]
+    fn host_executed_instructions_reach_memory() {
+        // paddd xmm0, [rbx]
+        let (_, end) = run(&[0x66, 0x0f, 0xfe, 0x03], |s| s.gpr[3] = 0x50_0008);
+        assert_eq!(end, Err(Exception::with_code(Exception::GP, 0)), "misaligned");
+        let (_, end) = run(&[0x66, 0x0f, 0xfe, 0x03], |s| s.gpr[3] = 0x50_0010);
+        assert_eq!(end, Ok(()));
+    }
+}

@@ -1,0 +1,319 @@
+//! Loads and stores of guest-linear memory: the fast path, and what happens when it does not match.
+
+use super::{Access, Entry, PAGE, PAGE_MASK, Page};
+use crate::cpu::{Cpu, Fault, Faulting};
+use crate::exec::width::Width;
+use motu_x86::{Exception, Gpa};
+
+/// Where an access ends up.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    /// RAM; the pointer is good up to the page's end.
+    Ram { host: *mut u8, physical: u64 },
+    /// Anything else the board answers for.
+    Device { physical: u64 },
+}
+
+/// Whether bits 63 to 47 of an address are equal.
+#[inline(always)]
+pub const fn is_canonical(address: u64) -> bool {
+    ((address << 16) as i64 >> 16) as u64 == address
+}
+
+impl Cpu {
+    /// Reads `W` at linear `address` with the current privilege.
+    #[inline(always)]
+    pub fn load<W: Width>(&mut self, address: u64) -> Faulting<W> {
+        let entry = self.mmu.tlb.entry(address);
+        if let Some(host) = entry.lookup(entry.read, address, W::BYTES) {
+            // SAFETY: the tag matched: `host` leads to W::BYTES bytes of mapped guest RAM.
+            return Ok(unsafe { host.cast::<W>().read_unaligned() });
+        }
+        self.load_slow(address)
+    }
+
+    /// Writes `value` at linear `address` with the current privilege.
+    #[inline(always)]
+    pub fn store<W: Width>(&mut self, address: u64, value: W) -> Faulting<()> {
+        let entry = self.mmu.tlb.entry(address);
+        if let Some(host) = entry.lookup(entry.write, address, W::BYTES) {
+            // SAFETY: the tag matched: `host` leads to W::BYTES writable bytes of mapped guest RAM.
+            unsafe { host.cast::<W>().write_unaligned(value) };
+            return Ok(());
+        }
+        self.store_slow(address, value)
+    }
+
+    /// Reads, computes, writes: the write right is checked before anything is read.
+    #[inline(always)]
+    pub fn modify<W: Width>(&mut self, address: u64, change: impl FnOnce(&mut Cpu, W) -> W) -> Faulting<()> {
+        let entry = self.mmu.tlb.entry(address);
+        if let Some(host) = entry.lookup(entry.write, address, W::BYTES) {
+            // SAFETY: the tag matched: `host` leads to W::BYTES writable bytes of mapped guest RAM.
+            let old = unsafe { host.cast::<W>().read_unaligned() };
+            let new = change(self, old);
+            // SAFETY: as above; `change` computes and neither flushes the TLB nor unmaps RAM.
+            unsafe { host.cast::<W>().write_unaligned(new) };
+            return Ok(());
+        }
+        self.modify_slow(address, change)
+    }
+
+    #[cold]
+    fn modify_slow<W: Width>(&mut self, address: u64, change: impl FnOnce(&mut Cpu, W) -> W) -> Faulting<()> {
+        self.check_write(address, W::BYTES)?;
+        let old = self.load::<W>(address)?;
+        let new = change(self, old);
+        self.store(address, new)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn load_slow<W: Width>(&mut self, address: u64) -> Faulting<W> {
+        let mut bytes = [0; 8];
+        self.read_bytes(address, &mut bytes[..W::BYTES as usize])?;
+        Ok(W::from_le(&bytes))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn store_slow<W: Width>(&mut self, address: u64, value: W) -> Faulting<()> {
+        self.write_bytes(address, &value.to_u64().to_le_bytes()[..W::BYTES as usize])
+    }
+
+    /// Reads `out.len()` (at most a page) bytes with the current privilege.
+    pub fn read_bytes(&mut self, address: u64, out: &mut [u8]) -> Faulting<()> {
+        let user = self.cpl == 3;
+        self.read_bytes_as(address, out, user)
+    }
+
+    /// Writes with the current privilege; nothing is written if any byte may not be.
+    pub fn write_bytes(&mut self, address: u64, data: &[u8]) -> Faulting<()> {
+        let user = self.cpl == 3;
+        self.write_bytes_as(address, data, user)
+    }
+
+    /// Reads as the processor itself does for descriptor tables and the TSS: with supervisor rights
+    /// (SDM vol. 3, 4.6.1, implicit supervisor-mode accesses).
+    pub fn read_system<const N: usize>(&mut self, address: u64) -> Faulting<[u8; N]> {
+        let mut out = [0; N];
+        self.read_bytes_as(address, &mut out, false)?;
+        Ok(out)
+    }
+
+    pub fn write_system(&mut self, address: u64, data: &[u8]) -> Faulting<()> {
+        self.write_bytes_as(address, data, false)
+    }
+
+    fn read_bytes_as(&mut self, address: u64, out: &mut [u8], user: bool) -> Faulting<()> {
+        self.check_canonical(address, out.len() as u64)?;
+        let mut done = 0;
+        while done < out.len() {
+            let at = self.linear(address, done);
+            let piece = (PAGE - (at & PAGE_MASK)).min((out.len() - done) as u64) as usize;
+            let Some(part) = out.get_mut(done..done + piece) else { break };
+            match self.translate(at, Access::Read, user)? {
+                // SAFETY: `piece` bytes from `at` lie inside the page that `host` leads into.
+                Target::Ram { host, .. } => unsafe {
+                    std::ptr::copy_nonoverlapping(host, part.as_mut_ptr(), piece);
+                },
+                Target::Device { physical } => self.device_read(physical, part),
+            }
+            done += piece;
+        }
+        Ok(())
+    }
+
+    fn write_bytes_as(&mut self, address: u64, data: &[u8], user: bool) -> Faulting<()> {
+        self.check_canonical(address, data.len() as u64)?;
+        let crosses = (address & PAGE_MASK) + data.len() as u64 > PAGE;
+        if crosses {
+            let last = self.linear(address, data.len() - 1);
+            self.translate(address, Access::Write, user)?;
+            self.translate(last, Access::Write, user)?;
+        }
+        let mut done = 0;
+        while done < data.len() {
+            let at = self.linear(address, done);
+            let piece = (PAGE - (at & PAGE_MASK)).min((data.len() - done) as u64) as usize;
+            let Some(part) = data.get(done..done + piece) else { break };
+            match self.translate(at, Access::Write, user)? {
+                Target::Ram { host, physical } => {
+                    // SAFETY: as for reading; the page is writable.
+                    unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), host, piece) };
+                    self.wrote(physical, piece);
+                }
+                Target::Device { physical } => self.device_write(physical, part),
+            }
+            done += piece;
+        }
+        Ok(())
+    }
+
+    /// Raises what a write of `bytes` at `address` would, without writing.
+    pub fn check_write(&mut self, address: u64, bytes: u64) -> Faulting<()> {
+        self.check_canonical(address, bytes)?;
+        let user = self.cpl == 3;
+        self.translate(address, Access::Write, user)?;
+        if (address & PAGE_MASK) + bytes > PAGE {
+            let last = self.linear(address, bytes as usize - 1);
+            self.translate(last, Access::Write, user)?;
+        }
+        Ok(())
+    }
+
+    /// The host pointer and number of bytes (at most `bytes`, never across the page) for a run of
+    /// plain RAM at `address`, or `None` if a device or decoded code is there.
+    pub fn span(&mut self, address: u64, bytes: u64, access: Access) -> Faulting<Option<(*mut u8, u64)>> {
+        self.check_canonical(address, 1)?;
+        let user = self.cpl == 3;
+        let room = (PAGE - (address & PAGE_MASK)).min(bytes);
+        Ok(match self.translate(address, access, user)? {
+            Target::Ram { host, physical } if access != Access::Write || !self.mmu.ram.is_code(physical) => {
+                Some((host, room))
+            }
+            _ => None,
+        })
+    }
+
+    fn linear(&self, address: u64, offset: usize) -> u64 {
+        address.wrapping_add(offset as u64) & self.linear_mask
+    }
+
+    fn check_canonical(&mut self, address: u64, bytes: u64) -> Faulting<()> {
+        let last = address.wrapping_add(bytes.saturating_sub(1));
+        if self.long_mode() && !(is_canonical(address) && is_canonical(last)) {
+            return self.non_canonical();
+        }
+        Ok(())
+    }
+
+    /// #GP(0) for a non-canonical address; the run loop makes it #SS(0) where the operand is the stack's.
+    #[cold]
+    fn non_canonical<T>(&mut self) -> Faulting<T> {
+        self.general_protection(0)
+    }
+
+    /// Finds the page, by the TLB or by a walk that fills it.
+    fn translate(&mut self, address: u64, access: Access, user: bool) -> Faulting<Target> {
+        if user == self.mmu.control.user {
+            let entry = self.mmu.tlb.entry(address);
+            let tag = match access {
+                Access::Read => entry.read,
+                Access::Write => entry.write,
+                Access::Execute => entry.exec,
+            };
+            if let Some(host) = entry.lookup(tag, address, 1) {
+                return Ok(Target::Ram { host, physical: entry.physical | (address & PAGE_MASK) });
+            }
+        }
+        self.mmu.misses += 1;
+        match self.mmu.walk(address, access, user) {
+            Ok(page) => Ok(self.fill(address, page, user)),
+            Err(code) => {
+                self.fault = Exception::page_fault(code, address);
+                Err(Fault)
+            }
+        }
+    }
+
+    fn fill(&mut self, address: u64, page: Page, user: bool) -> Target {
+        let physical = page.physical | (address & PAGE_MASK);
+        let Some(host) = self.mmu.ram.page(page.physical) else {
+            return Target::Device { physical };
+        };
+        if user == self.mmu.control.user {
+            let linear = address & !PAGE_MASK;
+            let writable = page.writable && page.dirty && !self.mmu.ram.is_code(page.physical);
+            let none = !linear;
+            let entry = Entry {
+                read: linear,
+                write: if writable { linear } else { none },
+                exec: if page.executable { linear } else { none },
+                host,
+                physical: page.physical,
+                global: page.global,
+            };
+            self.mmu.tlb.fill(address, entry);
+        }
+        // SAFETY: a page of RAM is 4096 bytes.
+        let host = unsafe { host.add((address & PAGE_MASK) as usize) };
+        Target::Ram { host, physical }
+    }
+
+    /// Translates for an instruction fetch: guest-physical address, host page, and whether it is global.
+    ///
+    /// # Errors
+    /// The page fault or general-protection fault of the fetch. Fetches from devices fault too:
+    /// #GP is as good as the bus error that hardware would have.
+    pub fn fetch_page(&mut self, address: u64) -> Faulting<(u64, *mut u8, bool)> {
+        self.check_canonical(address, 1)?;
+        let user = self.cpl == 3;
+        match self.translate(address, Access::Execute, user)? {
+            Target::Ram { physical, .. } => {
+                let entry = self.mmu.tlb.entry(address);
+                Ok((physical, entry.host, entry.global))
+            }
+            Target::Device { .. } => self.general_protection(0),
+        }
+    }
+
+    /// The CPU itself wrote to a page that holds decoded code.
+    fn wrote(&mut self, physical: u64, bytes: usize) {
+        if self.mmu.ram.is_code(physical) {
+            let first = (physical & PAGE_MASK) as u16;
+            self.code_writes.push((physical & !PAGE_MASK, first, first + bytes as u16 - 1));
+            self.limit = 0;
+        }
+    }
+
+    fn device_read(&mut self, physical: u64, out: &mut [u8]) {
+        self.stats.mmio_accesses += 1;
+        if let Some(offset) = self.lapic.mmio_offset(physical) {
+            let value = self.lapic_read(offset);
+            copy_shifted(value, physical, out);
+        } else {
+            for (address, range) in bus_pieces(physical, out.len()) {
+                if let Some(part) = out.get_mut(range) {
+                    self.bus().mmio_read(Gpa(address), part);
+                }
+            }
+        }
+    }
+
+    fn device_write(&mut self, physical: u64, data: &[u8]) {
+        self.stats.mmio_accesses += 1;
+        if let Some(offset) = self.lapic.mmio_offset(physical) {
+            let mut value = [0; 4];
+            let len = data.len().min(4);
+            value[..len].copy_from_slice(&data[..len]);
+            self.lapic_write(offset, u32::from_le_bytes(value));
+        } else {
+            for (address, range) in bus_pieces(physical, data.len()) {
+                if let Some(part) = data.get(range) {
+                    self.bus().mmio_write(Gpa(address), part);
+                }
+            }
+        }
+    }
+}
+
+/// A local APIC register is 32 bits at a 16-byte boundary; narrower reads take their bytes of it.
+fn copy_shifted(value: u32, physical: u64, out: &mut [u8]) {
+    let bytes = value.to_le_bytes();
+    for (i, byte) in out.iter_mut().enumerate() {
+        *byte = bytes.get((physical & 3) as usize + i).copied().unwrap_or(0);
+    }
+}
+
+/// Cuts an access into the naturally sized pieces that a bus carries: 8, 4, 2 or 1 bytes.
+fn bus_pieces(start: u64, len: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let left = len - done;
+        let size = *[8, 4, 2, 1].iter().find(|&&s| s <= left)?;
+        let piece = (start + done as u64, done..done + size);
+        done += size;
+        Some(piece)
+    })
+}

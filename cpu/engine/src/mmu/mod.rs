@@ -1,0 +1,89 @@
+//! From linear addresses to host memory: a software TLB over the guest's page tables.
+//!
+//! One entry serves reads, writes and fetches of one 4 KiB page. A single comparison finds a miss,
+//! a right that is lacking and an operand that crosses the page: `address - tag <= 4096 - size`.
+//! A tag that does not apply names a page of another entry, which no address of this one matches.
+
+mod access;
+mod ram;
+mod tlb;
+mod walk;
+
+pub use access::is_canonical;
+pub use ram::RamMap;
+pub use tlb::{Entry, Tlb};
+pub use walk::{Access, Control, Page};
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+/// Address bits inside a page.
+pub const PAGE_MASK: u64 = PAGE - 1;
+
+/// Paging as one CPU has it set up, its TLB, and the RAM under it.
+#[derive(Debug)]
+pub struct Mmu {
+    pub tlb: Tlb,
+    pub control: Control,
+    pub ram: RamMap,
+    /// Counts up whenever a translation of a page that is not global may have changed.
+    pub local_epoch: u64,
+    /// Counts up whenever any translation may have changed.
+    pub global_epoch: u64,
+    pub misses: u64,
+    pub flushes: u64,
+}
+
+impl Mmu {
+    pub fn new(ram: RamMap) -> Self {
+        Self {
+            tlb: Tlb::new(),
+            control: Control::default(),
+            ram,
+            local_epoch: 1,
+            global_epoch: 1,
+            misses: 0,
+            flushes: 0,
+        }
+    }
+
+    /// Takes over what CR0, CR3, CR4, EFER and CPL say. Flushes what does not hold under it.
+    pub fn configure(&mut self, control: &Control) {
+        let old = self.control;
+        self.control = *control;
+        self.tlb.select(control.user);
+        if !old.same_translations(control) {
+            self.flush_all();
+        }
+    }
+
+    /// Only the privilege changed.
+    #[inline(always)]
+    pub fn set_user(&mut self, user: bool) {
+        self.control.user = user;
+        self.tlb.select(user);
+    }
+
+    /// CR3 was written: everything but global pages goes (SDM vol. 3, 4.10.4.1).
+    pub fn set_root(&mut self, root: u64) {
+        self.control.root = root;
+        self.flushes += 1;
+        self.local_epoch += 1;
+        self.tlb.flush_local();
+    }
+
+    pub fn flush_all(&mut self) {
+        self.flushes += 1;
+        self.local_epoch += 1;
+        self.global_epoch += 1;
+        self.tlb.flush_all();
+    }
+
+    /// INVLPG (SDM vol. 3, 4.10.4.1): all entries for the page, global ones too.
+    pub fn flush_page(&mut self, address: u64) {
+        self.local_epoch += 1;
+        if address >> 63 != 0 {
+            self.global_epoch += 1;
+        }
+        self.tlb.flush_page(address);
+    }
+}

@@ -1,0 +1,189 @@
+//! The software TLB: two direct-mapped arrays, one for user mode and one for supervisor mode.
+
+use super::{PAGE, PAGE_MASK};
+
+/// Entries of one array; a power of two.
+const ENTRIES: usize = 4096;
+
+/// One page's translation. A tag is the page's linear address where the right exists.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub read: u64,
+    /// Matches only where the page is writable, dirty, and holds no decoded code.
+    pub write: u64,
+    pub exec: u64,
+    /// Where the host has the page; dereferenced only under a matching tag.
+    pub host: *mut u8,
+    /// Guest-physical address of the page.
+    pub physical: u64,
+    pub global: bool,
+}
+
+/// Both arrays, and which of them is in use.
+pub struct Tlb {
+    entries: Box<[Entry; 2 * ENTRIES]>,
+    /// 0, or `ENTRIES` in user mode.
+    selected: usize,
+    /// Entries filled since the last flush that a CR3 write must take away.
+    local: Vec<u16>,
+    /// Entries of global pages filled since the last full flush.
+    global: Vec<u16>,
+}
+
+// SAFETY: the pointers lead into guest RAM, which the owning `Mmu` keeps mapped; they are used by
+// the thread that runs the CPU.
+unsafe impl Send for Tlb {}
+
+/// Which entry serves a linear address. Neighbouring pages differ; so do equal offsets in regions
+/// that lie a power of two apart.
+#[inline(always)]
+const fn index_of(address: u64) -> usize {
+    let page = address >> 12;
+    ((page ^ (page >> 12) ^ (page >> 24)) as usize) & (ENTRIES - 1)
+}
+
+/// A tag that no address of entry `index` matches: a page that belongs to another entry.
+const fn no_tag(index: usize) -> u64 {
+    (((index & (ENTRIES - 1)) ^ 1) as u64) << 12
+}
+
+const fn empty(index: usize) -> Entry {
+    let tag = no_tag(index);
+    Entry { read: tag, write: tag, exec: tag, host: std::ptr::null_mut(), physical: 0, global: false }
+}
+
+impl Tlb {
+    pub fn new() -> Self {
+        let entries: Vec<Entry> = (0..2 * ENTRIES).map(empty).collect();
+        let entries = entries.into_boxed_slice().try_into().expect("collected exactly that many");
+        Self { entries, selected: 0, local: Vec::new(), global: Vec::new() }
+    }
+
+    /// Chooses the array of user or supervisor mode.
+    #[inline(always)]
+    pub fn select(&mut self, user: bool) {
+        self.selected = if user { ENTRIES } else { 0 };
+    }
+
+    /// The entry that would hold `address`.
+    #[inline(always)]
+    pub fn entry(&self, address: u64) -> &Entry {
+        &self.entries[(index_of(address) | self.selected) & (2 * ENTRIES - 1)]
+    }
+
+    /// Puts the translation of the page at `address` in. Tags that are not that page are made to
+    /// match nothing.
+    pub fn fill(&mut self, address: u64, new: Entry) {
+        let index = index_of(address) | self.selected;
+        let page = address & !PAGE_MASK;
+        let mut entry = new;
+        for tag in [&mut entry.read, &mut entry.write, &mut entry.exec] {
+            if *tag != page {
+                *tag = no_tag(index);
+            }
+        }
+        if self.local.len() + self.global.len() >= 8 * ENTRIES {
+            self.flush_all();
+        }
+        let old = self.entries[index];
+        self.entries[index] = entry;
+        if old.host.is_null() || old.global != new.global {
+            let list = if new.global { &mut self.global } else { &mut self.local };
+            list.push(index as u16);
+        }
+    }
+
+    /// Forgets everything but global pages.
+    pub fn flush_local(&mut self) {
+        for index in self.local.drain(..) {
+            if let Some(entry) = self.entries.get_mut(index as usize)
+                && !entry.global
+            {
+                *entry = empty(index as usize);
+            }
+        }
+    }
+
+    pub fn flush_all(&mut self) {
+        self.local.append(&mut self.global);
+        for index in self.local.drain(..) {
+            if let Some(entry) = self.entries.get_mut(index as usize) {
+                *entry = empty(index as usize);
+            }
+        }
+    }
+
+    /// Forgets the page at `address` in both arrays.
+    pub fn flush_page(&mut self, address: u64) {
+        let page = address & !PAGE_MASK;
+        for index in [index_of(address), index_of(address) | ENTRIES] {
+            let entry = &mut self.entries[index];
+            if entry.read == page || entry.write == page || entry.exec == page {
+                *entry = empty(index);
+            }
+        }
+    }
+
+    /// Takes the write right of every entry for the host page at `host`: it holds code now.
+    pub fn protect(&mut self, host: *mut u8) {
+        for &index in self.local.iter().chain(&self.global) {
+            if let Some(entry) = self.entries.get_mut(index as usize)
+                && entry.host == host
+            {
+                entry.write = no_tag(index as usize);
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// Where the host has `bytes` bytes at `address`, if `tag` (one of this entry's) allows it and
+    /// they do not cross the page.
+    #[inline(always)]
+    pub fn lookup(&self, tag: u64, address: u64, bytes: u64) -> Option<*mut u8> {
+        let offset = address.wrapping_sub(tag);
+        // SAFETY: `offset` is below the page size, and `host` points to a whole page when a tag matches.
+        (offset <= PAGE - bytes).then(|| unsafe { self.host.add(offset as usize) })
+    }
+}
+
+impl std::fmt::Debug for Tlb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tlb").field("filled", &(self.local.len() + self.global.len())).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_entry_matches_no_address_of_its_own() {
+        let tlb = Tlb::new();
+        for address in (0..64 * PAGE).step_by(512).chain([u64::MAX, 1 << 63, (1 << 47) - 1]) {
+            let entry = tlb.entry(address);
+            for tag in [entry.read, entry.write, entry.exec] {
+                assert!(entry.lookup(tag, address, 1).is_none(), "{address:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_filled_page_matches_up_to_its_end_and_goes_with_a_flush() {
+        let mut tlb = Tlb::new();
+        let mut page = vec![0u8; PAGE as usize];
+        let address = 0xffff_8000_1234_5000;
+        let host = page.as_mut_ptr();
+        let filled =
+            Entry { read: address, write: 0, exec: 0, host, physical: 0x5000, global: true };
+        tlb.fill(address, filled);
+        let entry = *tlb.entry(address + 8);
+        assert_eq!(entry.lookup(entry.read, address + 4088, 8), Some(host.wrapping_add(4088)));
+        assert_eq!(entry.lookup(entry.read, address + 4089, 8), None);
+        assert_eq!(entry.lookup(entry.write, address, 1), None);
+        tlb.flush_local();
+        assert_eq!(tlb.entry(address).read, address, "global pages stay");
+        tlb.flush_page(address);
+        assert_ne!(tlb.entry(address).read, address);
+    }
+}

@@ -1,0 +1,198 @@
+//! The page-table walk (Intel SDM vol. 3, 4.3 to 4.8).
+
+use super::{Mmu, PAGE_MASK};
+use motu_x86::exception::pf;
+
+/// What an access wants to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+    Execute,
+}
+
+/// The control bits that translation depends on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    pub paging: bool,
+    pub write_protect: bool,
+    pub pae: bool,
+    pub pse: bool,
+    pub global: bool,
+    pub smep: bool,
+    pub no_execute: bool,
+    pub long: bool,
+    /// CPL is 3.
+    pub user: bool,
+    /// CR3.
+    pub root: u64,
+}
+
+impl Control {
+    /// Whether translations made under `self` hold under `other`, privilege and CR3 apart.
+    pub fn same_translations(&self, other: &Control) -> bool {
+        let neutral = |c: &Control| Control { user: false, root: 0, ..*c };
+        neutral(self) == neutral(other)
+    }
+}
+
+/// A translated page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Guest-physical address of the 4 KiB page.
+    pub physical: u64,
+    pub writable: bool,
+    pub executable: bool,
+    /// The entry's dirty bit is set (by this access, if it is a write).
+    pub dirty: bool,
+    pub global: bool,
+}
+
+/// Bits of a paging-structure entry (SDM vol. 3, table 4-15 ff.).
+mod entry {
+    pub const P: u64 = 1 << 0;
+    pub const RW: u64 = 1 << 1;
+    pub const US: u64 = 1 << 2;
+    pub const A: u64 = 1 << 5;
+    pub const D: u64 = 1 << 6;
+    pub const PS: u64 = 1 << 7;
+    pub const G: u64 = 1 << 8;
+    pub const XD: u64 = 1 << 63;
+    /// Bits 51 to 12.
+    pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+}
+
+/// Physical address bits of every contract: entries with higher ones set are reserved.
+const PHYSICAL_BITS: u32 = 46;
+const RESERVED_PHYSICAL: u64 = (entry::ADDRESS >> PHYSICAL_BITS) << PHYSICAL_BITS;
+
+impl Mmu {
+    /// Translates `address` for `access` at privilege `user`, setting accessed and dirty bits.
+    ///
+    /// # Errors
+    /// The error code of the page fault to raise.
+    pub fn walk(&self, address: u64, access: Access, user: bool) -> Result<Page, u32> {
+        let c = &self.control;
+        if !c.paging {
+            let physical = address & 0xffff_ffff & !PAGE_MASK;
+            return Ok(Page { physical, writable: true, executable: true, dirty: true, global: false });
+        }
+        let fetch_bit = if access == Access::Execute && (c.no_execute || c.smep) { pf::FETCH } else { 0 };
+        let code = fetch_bit
+            | if access == Access::Write { pf::WRITE } else { 0 }
+            | if user { pf::USER } else { 0 };
+        let found = if c.pae { self.walk_wide(address, code)? } else { self.walk_legacy(address, code)? };
+
+        let rights = found.rights;
+        let user_page = rights & entry::US != 0;
+        let writable = rights & entry::RW != 0;
+        let executable = rights & entry::XD == 0;
+        let refused = (user && !user_page)
+            || match access {
+                Access::Read => false,
+                Access::Write => !writable && (user || c.write_protect),
+                Access::Execute => !executable || (!user && user_page && c.smep),
+            };
+        if refused {
+            return Err(code | pf::PRESENT);
+        }
+        if access == Access::Write && found.leaf & entry::D == 0 {
+            self.ram.set_bits(found.leaf_at, entry::D as u8);
+        }
+        Ok(Page {
+            physical: found.physical,
+            writable: writable || (!user && !c.write_protect),
+            executable: executable && !(c.smep && user_page && !user),
+            dirty: access == Access::Write || found.leaf & entry::D != 0,
+            global: c.global && found.leaf & entry::G != 0,
+        })
+    }
+
+    /// PAE and 4-level paging: 8-byte entries.
+    fn walk_wide(&self, address: u64, code: u32) -> Result<Leaf, u32> {
+        let c = &self.control;
+        let reserved_xd = if c.no_execute { 0 } else { entry::XD };
+        let mut rights = entry::RW | entry::US;
+        let (mut table, mut shift) = if c.long {
+            (c.root & entry::ADDRESS, 39)
+        } else {
+            let at = (c.root & 0xffff_ffe0) + ((address >> 30) & 3) * 8;
+            let pdpte = self.entry(at);
+            if pdpte & entry::P == 0 {
+                return Err(code);
+            }
+            (pdpte & entry::ADDRESS, 21)
+        };
+        loop {
+            let at = table + ((address >> shift) & 0x1ff) * 8;
+            let value = self.entry(at);
+            if value & entry::P == 0 {
+                return Err(code);
+            }
+            let large = value & entry::PS != 0 && (shift == 21 || shift == 30);
+            let reserved = reserved_xd
+                | RESERVED_PHYSICAL
+                | if shift == 39 { entry::PS } else { 0 }
+                | if large { ((1u64 << shift) - 1) & entry::ADDRESS & !(1 << 12) } else { 0 }
+                | if c.long { 0 } else { 0x7ff0_0000_0000_0000 };
+            if value & reserved != 0 {
+                return Err(code | pf::PRESENT | pf::RESERVED);
+            }
+            rights &= value | entry::XD;
+            rights |= value & entry::XD;
+            if value & entry::A == 0 {
+                self.ram.set_bits(at, entry::A as u8);
+            }
+            if large || shift == 12 {
+                let offset = (1u64 << shift) - 1;
+                let physical = (value & entry::ADDRESS & !offset) | (address & offset & !PAGE_MASK);
+                return Ok(Leaf { physical, rights, leaf: value, leaf_at: at });
+            }
+            table = value & entry::ADDRESS;
+            shift -= 9;
+        }
+    }
+
+    /// 32-bit paging: 4-byte entries, 4 MiB pages with PSE (PSE-36 not).
+    fn walk_legacy(&self, address: u64, code: u32) -> Result<Leaf, u32> {
+        let read = |at: u64| self.ram.read::<4>(at).map_or(0, |b| u64::from(u32::from_le_bytes(b)));
+        let mut rights = entry::RW | entry::US;
+        let directory_at = (self.control.root & 0xffff_f000) + ((address >> 22) & 0x3ff) * 4;
+        let directory = read(directory_at);
+        if directory & entry::P == 0 {
+            return Err(code);
+        }
+        rights &= directory;
+        if directory & entry::PS != 0 && self.control.pse {
+            if directory & 0x003f_e000 != 0 {
+                return Err(code | pf::PRESENT | pf::RESERVED);
+            }
+            self.ram.set_bits(directory_at, entry::A as u8);
+            let physical = (directory & 0xffc0_0000) | (address & 0x003f_f000);
+            return Ok(Leaf { physical, rights, leaf: directory, leaf_at: directory_at });
+        }
+        self.ram.set_bits(directory_at, entry::A as u8);
+        let at = (directory & 0xffff_f000) + ((address >> 12) & 0x3ff) * 4;
+        let value = read(at);
+        if value & entry::P == 0 {
+            return Err(code);
+        }
+        rights &= value;
+        self.ram.set_bits(at, entry::A as u8);
+        Ok(Leaf { physical: value & 0xffff_f000, rights, leaf: value, leaf_at: at })
+    }
+
+    /// An 8-byte entry; where there is no RAM, zero: not present.
+    fn entry(&self, at: u64) -> u64 {
+        self.ram.read::<8>(at).map_or(0, u64::from_le_bytes)
+    }
+}
+
+/// The last entry of a walk, and the rights that all of its levels leave: RW and US set only if
+/// set everywhere, XD set if set anywhere.
+struct Leaf {
+    physical: u64,
+    rights: u64,
+    leaf: u64,
+    leaf_at: u64,
+}

@@ -1,0 +1,96 @@
+//! [`CpuState`] out of a software CPU and into one.
+
+use crate::cpu::{Cpu, seg};
+use crate::lapic::Moment;
+use motu_hv::HvError;
+use motu_x86::flags::{cr0, efer};
+use motu_x86::{Activity, CpuState, Segments};
+
+impl Cpu {
+    pub fn save(&self) -> CpuState {
+        let s = &self.segments;
+        let at = self.moment();
+        let activity = if self.shutdown {
+            Activity::Shutdown
+        } else if self.halted {
+            Activity::Halted
+        } else {
+            Activity::Active
+        };
+        CpuState {
+            gpr: *self.gprs(),
+            rip: self.rip,
+            rflags: self.rflags(),
+            segments: Segments {
+                es: s[seg::ES],
+                cs: s[seg::CS],
+                ss: s[seg::SS],
+                ds: s[seg::DS],
+                fs: s[seg::FS],
+                gs: s[seg::GS],
+                ldtr: self.ldtr,
+                tr: self.tr,
+            },
+            gdtr: self.gdtr,
+            idtr: self.idtr,
+            cr0: self.cr0,
+            cr2: self.cr2,
+            cr3: self.cr3,
+            cr4: self.cr4,
+            xcr0: self.xcr0,
+            dr: self.dr,
+            msrs: self.msrs.clone(),
+            xsave: (*self.fpu).clone(),
+            lapic: self.lapic.save(at),
+            tsc: at.tsc,
+            activity,
+            interrupt_shadow: self.shadow,
+            nmi_pending: self.nmi_pending,
+            nmi_blocked: self.nmi_blocked,
+        }
+    }
+
+    /// # Errors
+    /// A combination of control bits that no processor can have, or such an APIC.
+    pub fn restore(&mut self, state: &CpuState) -> Result<(), HvError> {
+        let paging = state.cr0 & cr0::PG != 0;
+        let long = state.msrs.efer & efer::LMA != 0;
+        if (paging && state.cr0 & cr0::PE == 0) || (long && !paging) {
+            return Err(HvError::State(format!(
+                "CR0 {:#x} with IA32_EFER {:#x} is no mode of operation",
+                state.cr0, state.msrs.efer
+            )));
+        }
+        let now = self.bus().now();
+        self.tsc_offset = state.tsc.wrapping_sub(now.0);
+        let at = Moment { now, tsc: state.tsc };
+        self.lapic.restore(&state.lapic, at).map_err(|e| HvError::State(e.to_string()))?;
+        *self.gprs_mut() = state.gpr;
+        self.rip = state.rip;
+        self.set_rflags(state.rflags);
+        let s = &state.segments;
+        self.segments = [s.es, s.cs, s.ss, s.ds, s.fs, s.gs];
+        self.ldtr = s.ldtr;
+        self.tr = s.tr;
+        self.gdtr = state.gdtr;
+        self.idtr = state.idtr;
+        self.cr0 = state.cr0;
+        self.cr2 = state.cr2;
+        self.cr3 = state.cr3;
+        self.cr4 = state.cr4;
+        self.xcr0 = state.xcr0;
+        self.dr = state.dr;
+        self.msrs = state.msrs.clone();
+        *self.fpu = state.xsave.clone();
+        self.halted = state.activity == Activity::Halted;
+        self.shutdown = state.activity == Activity::Shutdown;
+        self.shadow = state.interrupt_shadow;
+        self.nmi_pending = state.nmi_pending;
+        self.nmi_blocked = state.nmi_blocked;
+        // The privilege is SS's DPL (SDM vol. 3, 25.4.1, guest SS access rights).
+        self.cpl = if self.protected_mode() { (s.cs.selector & 3) as u8 } else { 0 };
+        self.code_writes.clear();
+        self.mode_changed();
+        Ok(())
+    }
+}

@@ -1,0 +1,249 @@
+//! The run loop of one vCPU.
+//!
+//! ```text
+//!   +-> post, timer -> events -> find block -> run its operations --+
+//!   |                    |                                          |
+//!   |                  HLT: sleep until post or the timer           |
+//!   +---------------------------------------------------------------+
+//! ```
+
+use crate::cpu::{Cpu, Flow};
+use crate::decode::BlockCache;
+use crate::history::History;
+use crate::mmu::{Mmu, RamMap};
+use crate::native::NativeCache;
+use crate::vm::Mailbox;
+use motu_hv::{CrashReport, Exit, GuestBus, HvError, Kick, Stats, Vcpu};
+use motu_x86::contract::Contract;
+use motu_x86::flags::rflags;
+use motu_x86::{CpuState, Exception, Nanos};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Blocks between two looks at the clock: some tens of microseconds.
+const BLOCKS_PER_TICK: u32 = 1024;
+
+pub struct SoftVcpu {
+    pub(crate) cpu: Cpu,
+    pub(crate) cache: BlockCache,
+    mailbox: Arc<Mailbox>,
+    history: History,
+    /// Blocks until the next look at the clock.
+    countdown: u32,
+}
+
+impl SoftVcpu {
+    pub fn new(
+        id: u32,
+        vcpus: u32,
+        contract: &'static Contract,
+        ram: RamMap,
+        mailbox: Arc<Mailbox>,
+    ) -> Result<Self, HvError> {
+        let native = NativeCache::new()
+            .map_err(|source| HvError::Host { doing: "mapping memory for generated code".into(), source })?;
+        let cpu = Cpu::new(id, vcpus, contract, Mmu::new(ram), native);
+        let mut vcpu =
+            Self { cpu, cache: BlockCache::new(), mailbox, history: History::default(), countdown: 0 };
+        vcpu.restore(&CpuState::default())?;
+        Ok(vcpu)
+    }
+
+    /// Takes in what other threads sent and what time brought. `Some` ends `run`.
+    #[cold]
+    #[inline(never)]
+    fn attend(&mut self) -> Option<Exit> {
+        self.countdown = BLOCKS_PER_TICK;
+        let cpu = &mut self.cpu;
+        cpu.recheck = false;
+        let mut kicked = false;
+        if self.mailbox.has_post() {
+            let post = self.mailbox.take();
+            kicked = post.kicked;
+            for msi in post.messages {
+                if let Some(message) = crate::lapic::Message::from_msi(msi) {
+                    cpu.receive(message);
+                }
+            }
+            if let Some(level) = post.ext_int {
+                let signal = cpu.lapic.set_lint0(level);
+                cpu.signal(signal);
+            }
+        }
+        let at = cpu.moment();
+        if cpu.timer_deadline(at).is_some_and(|deadline| deadline <= at.now) {
+            cpu.lapic.expire(at);
+        }
+        if cpu.mmu.ram.has_code_writes() {
+            for page in cpu.mmu.ram.take_code_writes() {
+                self.cache.invalidate(page, 0, 0xfff, cpu);
+            }
+        }
+        kicked.then_some(Exit::Kicked)
+    }
+
+    /// Sleeps in HLT until there is something to do. `Some` ends `run`.
+    fn sleep(&mut self) -> Option<Exit> {
+        self.cpu.stats.halts += 1;
+        loop {
+            if let Some(exit) = self.attend() {
+                return Some(exit);
+            }
+            if self.cpu.has_event() {
+                return None;
+            }
+            let at = self.cpu.moment();
+            let limit = self
+                .cpu
+                .timer_deadline(at)
+                .map(|deadline: Nanos| Duration::from_nanos(deadline.saturating_sub(at.now).0.max(1)));
+            self.mailbox.wait(limit);
+        }
+    }
+
+    fn run_guest(&mut self) -> Exit {
+        loop {
+            if self.countdown == 0 || self.mailbox.has_post() || self.cpu.recheck {
+                if let Some(exit) = self.attend() {
+                    return exit;
+                }
+            }
+            self.countdown -= 1;
+            let mut limit = usize::MAX;
+            if self.cpu.shadow {
+                // STI and MOV SS: one more instruction before anything is delivered.
+                self.cpu.shadow = false;
+                limit = 1;
+            } else if self.cpu.has_event() {
+                self.cpu.deliver_events();
+            }
+            if self.cpu.shutdown {
+                return Exit::Shutdown;
+            }
+            if self.cpu.halted {
+                if let Some(exit) = self.sleep() {
+                    return exit;
+                }
+                continue;
+            }
+            self.run_block(limit);
+        }
+    }
+
+    /// Runs the block at RIP, or at most `limit` of its instructions.
+    #[inline(always)]
+    pub(crate) fn run_block(&mut self, limit: usize) {
+        let cpu = &mut self.cpu;
+        let index = match self.cache.find(cpu) {
+            Ok(index) => index,
+            Err(_) => {
+                let rip = cpu.rip;
+                cpu.deliver_exception(rip);
+                return;
+            }
+        };
+        let block = self.cache.get(index);
+        let step = cpu.system_flags & rflags::TF != 0;
+        let wanted = if step { 1 } else { limit };
+        cpu.system_flags &= !rflags::RF;
+        cpu.limit = block.ops.len().min(wanted);
+        cpu.set_gpr(crate::cpu::slot::BLOCK, cpu.rip);
+        self.history.note(cpu.rip, block.serial);
+
+        let mut done = 0;
+        let start = cpu.rip;
+        let next = loop {
+            let Some(op) = block.ops.get(done) else { break start.wrapping_add(block.len.into()) };
+            match (op.run)(cpu, op) {
+                Ok(Flow::Next) => {
+                    done += 1;
+                    if done >= cpu.limit {
+                        break start.wrapping_add(u64::from(op.offset) + u64::from(op.len));
+                    }
+                }
+                Ok(Flow::Jump) => {
+                    done += 1;
+                    break cpu.rip;
+                }
+                Ok(Flow::Stop) => {
+                    done += 1;
+                    break start.wrapping_add(u64::from(op.offset) + u64::from(op.len));
+                }
+                Ok(Flow::Again) => break start.wrapping_add(u64::from(op.offset)),
+                Err(_) => {
+                    let rip = op.rip(cpu);
+                    cpu.stats.instructions += done as u64;
+                    cpu.deliver_exception(rip);
+                    if !cpu.code_writes.is_empty() {
+                        invalidate_written(cpu, &mut self.cache);
+                    }
+                    return;
+                }
+            }
+        };
+        cpu.rip = next & cpu.ip_mask();
+        cpu.stats.instructions += done as u64;
+        if !cpu.code_writes.is_empty() {
+            invalidate_written(cpu, &mut self.cache);
+        }
+        if step && done > 0 {
+            cpu.dr[6] |= 1 << 14;
+            cpu.fault = Exception::plain(Exception::DB);
+            let rip = cpu.rip;
+            cpu.deliver_exception(rip);
+        }
+    }
+}
+
+/// Drops the blocks that the guest's own stores hit.
+#[cold]
+fn invalidate_written(cpu: &mut Cpu, cache: &mut BlockCache) {
+    for (page, first, last) in std::mem::take(&mut cpu.code_writes) {
+        cache.invalidate(page, first, last, cpu);
+    }
+}
+
+impl Vcpu for SoftVcpu {
+    fn run(&mut self, bus: &dyn GuestBus) -> Exit {
+        // SAFETY: only the lifetime is erased; `bus` outlives this call, and the pointer is taken
+        // back before it returns.
+        let erased = unsafe { std::mem::transmute::<&dyn GuestBus, &'static dyn GuestBus>(bus) };
+        self.cpu.bus = Some(NonNull::from(erased));
+        self.countdown = 0;
+        let exit = self.run_guest();
+        self.cpu.bus = None;
+        exit
+    }
+
+    fn kicker(&self) -> Arc<dyn Kick> {
+        Arc::clone(&self.mailbox) as Arc<dyn Kick>
+    }
+
+    fn save(&self) -> CpuState {
+        self.cpu.save()
+    }
+
+    fn restore(&mut self, state: &CpuState) -> Result<(), HvError> {
+        self.cpu.restore(state)?;
+        self.cpu.mmu.flush_all();
+        let cpu = &mut self.cpu;
+        self.cache.clear(cpu);
+        Ok(())
+    }
+
+    fn stats(&self) -> Stats {
+        let mmu = &self.cpu.mmu;
+        Stats { tlb_misses: mmu.misses, tlb_flushes: mmu.flushes, ..self.cpu.stats }
+    }
+
+    fn crash_report(&self) -> CrashReport {
+        CrashReport { state: self.cpu.save(), recent: self.history.instructions(&self.cpu) }
+    }
+}
+
+impl std::fmt::Debug for SoftVcpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SoftVcpu").field("cpu", &self.cpu).finish_non_exhaustive()
+    }
+}
