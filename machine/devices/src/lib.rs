@@ -7,6 +7,7 @@
 pub mod acpi_pm;
 mod frequency;
 pub mod i8042;
+mod interrupt_output;
 pub mod ioapic;
 pub mod isa;
 pub mod pci;

@@ -7,6 +7,7 @@
 mod tests;
 
 use crate::frequency::Frequency;
+use crate::interrupt_output::InterruptOutput;
 use motu_bus::{Clock, Device, Effect, IrqLine, Nanos, Timed};
 use std::fmt;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ const CNT_SLEEP_ENABLE: u16 = 1 << 13;
 /// Twelve ports from [`ports::BASE`]; the interrupt is the SCI.
 pub struct AcpiPm {
     clock: Arc<dyn Clock>,
-    sci: IrqLine,
+    sci: InterruptOutput,
     status: u16,
     enable: u16,
     control: u16,
@@ -65,7 +66,7 @@ pub struct AcpiPm {
 impl AcpiPm {
     pub fn new(clock: Arc<dyn Clock>, sci: IrqLine) -> Self {
         let seen = clock.now();
-        Self { clock, sci, status: 0, enable: 0, control: 0, seen }
+        Self { clock, sci: InterruptOutput::new(sci), status: 0, enable: 0, control: 0, seen }
     }
 
     /// Asks the guest to shut down.

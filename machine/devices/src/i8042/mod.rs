@@ -4,6 +4,7 @@ mod keyboard;
 #[cfg(test)]
 mod tests;
 
+use crate::interrupt_output::InterruptOutput;
 use keyboard::{Keyboard, Translation};
 use motu_bus::{Device, Effect, IrqLine};
 use std::collections::VecDeque;
@@ -42,7 +43,7 @@ const REPLIES: usize = 16;
 /// nothing, as in every PC of today.
 #[derive(Debug)]
 pub struct I8042 {
-    line: IrqLine,
+    line: InterruptOutput,
     keyboard: Keyboard,
     translation: Translation,
     mode: u8,
@@ -59,6 +60,10 @@ pub struct I8042 {
 
 impl I8042 {
     pub fn new(line: IrqLine) -> Self {
+        Self::power_up(InterruptOutput::new(line))
+    }
+
+    fn power_up(line: InterruptOutput) -> Self {
         Self {
             line,
             keyboard: Keyboard::new(),
@@ -111,7 +116,7 @@ impl I8042 {
         if let Some(byte) = self.output.take() {
             self.last_read = byte;
             // The next byte is an edge of its own.
-            self.line.lower();
+            self.line.set(false);
         }
         self.last_read
     }
@@ -200,7 +205,7 @@ impl Device for I8042 {
     }
 
     fn reset(&mut self) {
-        *self = Self::new(self.line.clone());
+        *self = Self::power_up(self.line.clone());
         self.update();
     }
 }

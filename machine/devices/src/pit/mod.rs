@@ -5,6 +5,7 @@ mod channel;
 mod tests;
 
 use crate::frequency::Frequency;
+use crate::interrupt_output::InterruptOutput;
 use channel::Channel;
 use motu_bus::{Clock, Device, Effect, IrqLine, Nanos, Timed};
 use std::fmt;
@@ -23,7 +24,7 @@ const SPEAKER_DATA: u8 = 1 << 1;
 /// [`crate::ports::Window`]). Counter 0 drives IRQ 0.
 pub struct Pit {
     clock: Arc<dyn Clock>,
-    line: IrqLine,
+    line: InterruptOutput,
     channels: [Channel; 3],
     speaker: u8,
     /// The tick up to which counter 0 has been looked at for interrupts.
@@ -36,15 +37,14 @@ impl Pit {
 
     pub fn new(clock: Arc<dyn Clock>, line: IrqLine) -> Self {
         let seen = tick(clock.now());
-        Self { clock, line, channels: power_up(), speaker: 0, seen }
+        Self { clock, line: InterruptOutput::new(line), channels: power_up(), speaker: 0, seen }
     }
 
     /// An interrupt for what counter 0 did up to `now`. Several periods give one.
     fn catch_up(&mut self, now: i64) {
         let [counter, ..] = &mut self.channels;
         if counter.has_risen(self.seen, now) {
-            self.line.lower();
-            self.line.raise();
+            self.line.pulse();
         }
         self.seen = self.seen.max(now);
     }
@@ -77,7 +77,7 @@ impl Pit {
                 }
                 channel.write_control(value);
                 if number == 0 && !channel.out(now) {
-                    self.line.lower();
+                    self.line.set(false);
                 }
             }
             _ => {
@@ -139,7 +139,7 @@ impl Device for Pit {
     fn reset(&mut self) {
         self.channels = power_up();
         self.speaker = 0;
-        self.line.lower();
+        self.line.set(false);
     }
 }
 

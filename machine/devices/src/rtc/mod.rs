@@ -5,6 +5,7 @@ mod regs;
 #[cfg(test)]
 mod tests;
 
+use crate::interrupt_output::InterruptOutput;
 use motu_bus::{Clock, Device, Effect, IrqLine, Nanos, Timed};
 use regs::RtcRegs;
 use std::fmt;
@@ -17,7 +18,7 @@ const DATA: u64 = 1;
 pub struct Rtc {
     regs: RtcRegs,
     clock: Arc<dyn Clock>,
-    line: IrqLine,
+    line: InterruptOutput,
 }
 
 impl Rtc {
@@ -25,7 +26,7 @@ impl Rtc {
     pub fn new(clock: Arc<dyn Clock>, line: IrqLine, unix_at_zero: i64) -> Self {
         // Far enough from the ends of the type that the guest's own settings cannot overflow it.
         let offset = unix_at_zero.clamp(-(1 << 40), 1 << 40);
-        Self { regs: RtcRegs::new(offset, clock.now()), clock, line }
+        Self { regs: RtcRegs::new(offset, clock.now()), clock, line: InterruptOutput::new(line) }
     }
 
     /// Presets a byte of the memory, 0 to 127, as firmware does (sizes of memory and the like).

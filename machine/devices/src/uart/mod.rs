@@ -4,6 +4,7 @@ mod regs;
 #[cfg(test)]
 mod tests;
 
+use crate::interrupt_output::InterruptOutput;
 use motu_bus::{Device, Effect, IrqLine};
 use regs::UartRegs;
 use std::collections::VecDeque;
@@ -19,9 +20,7 @@ pub type Output = Box<dyn FnMut(&[u8]) + Send>;
 pub struct Uart {
     regs: UartRegs,
     waiting: VecDeque<u8>,
-    line: IrqLine,
-    /// What `line` was last driven to.
-    level: bool,
+    line: InterruptOutput,
     output: Output,
     drained: Option<Box<dyn FnMut() + Send>>,
 }
@@ -31,7 +30,13 @@ impl Uart {
     pub const QUEUE_BYTES: usize = 4096;
 
     pub fn new(line: IrqLine, output: Output) -> Self {
-        Self { regs: UartRegs::default(), waiting: VecDeque::new(), line, level: false, output, drained: None }
+        Self {
+            regs: UartRegs::default(),
+            waiting: VecDeque::new(),
+            line: InterruptOutput::new(line),
+            output,
+            drained: None,
+        }
     }
 
     /// Has `drained` called each time the guest has taken the last byte of the queue, with the
@@ -61,11 +66,7 @@ impl Uart {
                 self.regs.receive(byte);
             }
         }
-        let level = self.regs.interrupt();
-        if level != self.level {
-            self.level = level;
-            self.line.set(level);
-        }
+        self.line.set(self.regs.interrupt());
         if had_waiting
             && self.waiting.is_empty()
             && let Some(drained) = &mut self.drained
