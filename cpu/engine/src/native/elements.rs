@@ -45,7 +45,7 @@ pub fn run_elements<M: ElementMemory>(
         Mnemonic::Maskmovq => {
             let (source, mask) = (mmx(fpu, instruction.op1_register()), mmx(fpu, instruction.op2_register()));
             store_bytes(&source, &mask, address, memory)?;
-            enter_mmx(fpu);
+            x87::enter_mmx(fpu);
             Ok(())
         }
         Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu => {
@@ -97,12 +97,6 @@ fn mmx(fpu: &XsaveArea, register: Register) -> [u8; 8] {
     let top = usize::from(x87::status(fpu) >> 11 & 7);
     let [value @ .., _, _] = x87::register(fpu, number(register).wrapping_sub(top));
     value
-}
-
-/// What every MMX instruction but EMMS does to the x87 state (SDM vol. 1, 9.5.1).
-fn enter_mmx(fpu: &mut XsaveArea) {
-    x87::replace_status(fpu, x87::status(fpu) & !0x3800);
-    x87::set_tags(fpu, 0xff);
 }
 
 /// Bytes of an element of a masked move.

@@ -56,7 +56,9 @@ pub fn fnstenv_image(fpu: &XsaveArea, format: EnvironmentFormat) -> StateImage {
     let opcode = u64::from(x87::opcode(fpu) & 0x7ff);
     let pointers: [u64; 4] = match (format.wide, format.real) {
         (true, false) => [ip, opcode << 16, dp, 0xffff_0000],
-        (true, true) => [ip | 0xffff_0000, (ip >> 16 & 0xffff) << 12 | opcode, dp | 0xffff_0000, (dp >> 16 & 0xffff) << 12],
+        (true, true) => {
+            [ip | 0xffff_0000, (ip >> 16 & 0xffff) << 12 | opcode, dp | 0xffff_0000, (dp >> 16 & 0xffff) << 12]
+        }
         (false, false) => [ip, 0, dp, 0],
         (false, true) => [ip, (ip >> 16 & 0xf) << 12 | opcode, dp, (dp >> 16 & 0xf) << 12],
     };

@@ -132,7 +132,11 @@ enum Action {
     /// Goes through FXRSTOR and FXSAVE.
     X87(u32),
     /// Both: the conversions between MMX and packed floating point.
-    MmxSimd(u32),
+    MmxSimd {
+        offset: u32,
+        /// Names an MMX register, so that the transition to MMX precedes a SIMD exception.
+        transition: bool,
+    },
     Builtin(Builtin),
 }
 
@@ -279,7 +283,9 @@ impl NativeCache {
             }
         };
         let action = match unit {
-            Unit::X87 | Unit::Mmx if simd => Action::MmxSimd(offset),
+            Unit::X87 | Unit::Mmx if simd => {
+                Action::MmxSimd { offset, transition: (0..plain.op_count()).any(|i| plain.op_register(i).is_mm()) }
+            }
             Unit::X87 | Unit::Mmx => Action::X87(offset),
             _ if simd => Action::Simd(offset),
             _ => Action::Plain(offset),
@@ -323,7 +329,13 @@ impl NativeCache {
                 self.call(offset, state);
                 Outcome::Done
             }),
-            Action::MmxSimd(offset) => self.run_x87(thunk, &mut state, |state| self.run_simd(offset, state)),
+            Action::MmxSimd { offset, transition } => self.run_x87(thunk, &mut state, |state| {
+                let outcome = self.run_simd(offset, state);
+                if outcome == Outcome::SimdException && transition {
+                    x87::enter_mmx(state.fpu);
+                }
+                outcome
+            }),
             Action::Builtin(builtin) => {
                 if thunk.waiting && pending_x87_exception(state.fpu) {
                     return Outcome::X87Exception;
@@ -336,7 +348,7 @@ impl NativeCache {
 
     #[inline]
     fn run_simd(&self, offset: u32, state: &mut Registers<'_>) -> Outcome {
-        if simd::mxcsr(state.fpu) & simd::UNDERFLOW_MASK == 0 && self.underflows(offset, state) {
+        if simd::mxcsr(state.fpu) & simd::UNDERFLOW_MASK == 0 && self.raises_with_underflow(offset, state) {
             return Outcome::SimdException;
         }
         match self.call(offset, state) {
@@ -350,9 +362,10 @@ impl NativeCache {
 
     /// An unmasked underflow is raised by every tiny result, a masked one only by those that are inexact too
     /// (SDM vol. 1, 4.9.1.5). The stub runs masked, so the exact ones are found by flushing to zero, which
-    /// reports all of them. Works on copies; sets the guest's flags when it finds one.
+    /// reports all of them. PE may be reported with an unmasked underflow or overflow although the result would
+    /// be exact with an unbounded exponent. Works on copies; sets the guest's flags when anything unmasked is raised.
     #[cold]
-    fn underflows(&self, offset: u32, state: &mut Registers<'_>) -> bool {
+    fn raises_with_underflow(&self, offset: u32, state: &mut Registers<'_>) -> bool {
         let guest = simd::mxcsr(state.fpu);
         let probe = |control: u32| {
             let (mut gpr, mut flags) = (*state.gpr, *state.flags);
@@ -361,12 +374,11 @@ impl NativeCache {
             self.call(offset, &mut Registers { gpr: &mut gpr, flags: &mut flags, fpu: &mut fpu, memory: &mut memory });
             simd::mxcsr(&fpu) & 0x3f
         };
-        let raised = probe(0);
-        let unmasked_otherwise = raised & !(guest >> 7) & 0x3f & !simd::UNDERFLOW_FLAG != 0;
-        if unmasked_otherwise || probe(simd::FLUSH_TO_ZERO) & simd::UNDERFLOW_FLAG == 0 {
+        let raised = probe(0) | (probe(simd::FLUSH_TO_ZERO) & simd::UNDERFLOW_FLAG);
+        if raised & !(guest >> 7) == 0 {
             return false;
         }
-        simd::record_unmasked(state.fpu, raised | simd::UNDERFLOW_FLAG);
+        simd::record_unmasked(state.fpu, raised);
         true
     }
 

@@ -135,6 +135,12 @@ fn clear_pointers(fpu: &mut XsaveArea) {
     set_data_pointer(fpu, 0);
 }
 
+/// What every MMX instruction but EMMS does to the x87 state (SDM vol. 1, 9.5.1).
+pub(super) fn enter_mmx(fpu: &mut XsaveArea) {
+    replace_status(fpu, status(fpu) & !0x3800);
+    set_tags(fpu, 0xff);
+}
+
 /// FOP, FIP and FDP as they were: the host's own must never be seen by a guest.
 pub(super) type Pointers = [u8; 18];
 
