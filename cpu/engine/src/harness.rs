@@ -1,6 +1,6 @@
 //! One user-mode instruction at a time, for comparison with a real CPU.
 
-use crate::cpu::{Flow, seg};
+use crate::cpu::Flow;
 use crate::mmu::RamMap;
 use crate::vcpu::SoftVcpu;
 use crate::vm::Mailbox;
@@ -25,6 +25,8 @@ pub struct UserState {
 pub struct UserPage {
     /// Linear address, a multiple of 4096.
     pub linear: u64,
+    /// Which of the program's frames is seen here, counted from 0; pages may share one.
+    pub frame: u64,
     pub writable: bool,
 }
 
@@ -32,7 +34,7 @@ pub struct UserPage {
 pub struct UserHarness {
     vcpu: SoftVcpu,
     ram: GuestRam,
-    pages: Vec<(u64, Gpa)>,
+    frames: u64,
 }
 
 /// Paging-entry bits: present, writable, user, accessed, dirty.
@@ -47,45 +49,32 @@ impl UserHarness {
     /// The contract does not exist, or memory for the pages cannot be had: this is for tests.
     pub fn new(contract: &str, pages: &[UserPage]) -> Result<Self, HvError> {
         let contract = Contract::by_name(contract).expect("a contract of that name");
-        let frames = 2 + 4 * pages.len() as u64;
-        let ram = GuestRam::new(frames * PAGE_SIZE).expect("a few pages of memory");
-        let mut tables = Tables { ram: &ram, next: 1 };
-        let mut placed = Vec::new();
-        for page in pages {
-            placed.push((page.linear, tables.map(page)));
-        }
+        let frames = pages.iter().map(|page| page.frame + 1).max().unwrap_or(0);
+        let root = frames * PAGE_SIZE;
+        let ram = GuestRam::new(root + (1 + 3 * pages.len() as u64) * PAGE_SIZE).expect("a few pages of memory");
+        let mut tables = Tables { ram: &ram, root, next: root + PAGE_SIZE };
+        pages.iter().for_each(|page| tables.map(page));
         let mut vcpu = SoftVcpu::new(0, 1, contract, RamMap::new(ram.clone()), Arc::new(Mailbox::default()))?;
-        vcpu.restore(&user_mode(contract))?;
-        Ok(Self { vcpu, ram, pages: placed })
+        vcpu.restore(&user_mode(contract, root))?;
+        Ok(Self { vcpu, ram, frames })
     }
 
-    /// Writes to the program's pages from outside, whatever their protection.
-    pub fn write(&mut self, linear: u64, data: &[u8]) {
-        for (n, byte) in data.iter().enumerate() {
-            if let Some(gpa) = self.find(linear + n as u64) {
-                self.ram.write(gpa, &[*byte]).expect("a mapped page is RAM");
-            }
-        }
+    /// Writes `data` from `offset` of the frames on, which lie one after another, whatever their
+    /// protection. Code may be changed this way.
+    ///
+    /// # Panics
+    /// The range leaves the frames.
+    pub fn write(&mut self, offset: u64, data: &[u8]) {
+        assert!(offset + data.len() as u64 <= self.frames * PAGE_SIZE);
+        self.ram.write(Gpa(offset), data).expect("frames are RAM");
     }
 
-    /// Writes data that lies in one page and is never executed. Faster than [`UserHarness::write`].
-    pub fn write_within_page(&mut self, linear: u64, data: &[u8]) {
-        if let Some(gpa) = self.find(linear) {
-            self.ram.write(gpa, data).expect("a mapped page is RAM");
-        }
-    }
-
-    /// Reads what lies in one of the program's pages.
-    pub fn read_within_page(&self, linear: u64, data: &mut [u8]) {
-        if let Some(gpa) = self.find(linear) {
-            self.ram.read(gpa, data).expect("a mapped page is RAM");
-        }
-    }
-
-    fn find(&self, linear: u64) -> Option<Gpa> {
-        let page = linear & !(PAGE_SIZE - 1);
-        let (_, gpa) = self.pages.iter().find(|(at, _)| *at == page)?;
-        Some(Gpa(gpa.0 + linear % PAGE_SIZE))
+    /// All frames, for data: a change of code is not seen by the CPU when it is made here.
+    pub fn frames(&mut self) -> &mut [u8] {
+        let host = self.ram.regions().next().expect("RAM has a region").host;
+        // SAFETY: the frames are the start of the first region, which lives as long as `self.ram`, and the
+        // CPU, which runs in `step` only, needs `&mut self` as well.
+        unsafe { std::slice::from_raw_parts_mut(host, (self.frames * PAGE_SIZE) as usize) }
     }
 
     /// Runs one instruction to its end (a repeated one to its last repetition).
@@ -129,44 +118,39 @@ impl UserHarness {
 
 impl std::fmt::Debug for UserHarness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UserHarness").field("pages", &self.pages).finish_non_exhaustive()
+        f.debug_struct("UserHarness").field("frames", &self.frames).finish_non_exhaustive()
     }
 }
 
-/// Page tables under construction: the root is frame 0, frames are handed out in order.
+/// Page tables under construction; tables are handed out in order.
 struct Tables<'a> {
     ram: &'a GuestRam,
+    root: u64,
     next: u64,
 }
 
 impl Tables<'_> {
-    fn frame(&mut self) -> u64 {
-        self.next += 1;
-        (self.next - 1) * PAGE_SIZE
-    }
-
-    fn map(&mut self, page: &UserPage) -> Gpa {
-        let mut table = 0;
+    fn map(&mut self, page: &UserPage) {
+        let mut table = self.root;
         for shift in [39, 30, 21] {
             let at = Gpa(table + ((page.linear >> shift) & 0x1ff) * 8);
             let mut entry = [0; 8];
             self.ram.read(at, &mut entry).expect("tables are RAM");
             if entry == [0; 8] {
-                entry = (self.frame() | TABLE).to_le_bytes();
+                entry = (self.next | TABLE).to_le_bytes();
+                self.next += PAGE_SIZE;
                 self.ram.write(at, &entry).expect("tables are RAM");
             }
             table = u64::from_le_bytes(entry) & !0xfff;
         }
-        let frame = self.frame();
-        let leaf = frame | if page.writable { TABLE } else { READ_ONLY };
+        let leaf = (page.frame * PAGE_SIZE) | if page.writable { TABLE } else { READ_ONLY };
         let at = Gpa(table + ((page.linear >> 12) & 0x1ff) * 8);
         self.ram.write(at, &leaf.to_le_bytes()).expect("tables are RAM");
-        Gpa(frame)
     }
 }
 
 /// 64-bit mode at CPL 3 with everything on that a modern kernel turns on.
-fn user_mode(contract: &Contract) -> CpuState {
+fn user_mode(contract: &Contract, root: u64) -> CpuState {
     let dpl3 = |mut segment: Segment| {
         segment.attributes |= 3 << 5;
         segment
@@ -174,6 +158,7 @@ fn user_mode(contract: &Contract) -> CpuState {
     let mut state = CpuState {
         cr0: cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::PG,
         cr4: cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE | cr4::FSGSBASE,
+        cr3: root,
         xcr0: contract.xcr0_mask(),
         ..CpuState::default()
     };
@@ -191,11 +176,13 @@ mod tests {
     use super::*;
 
     fn run(code: &[u8], change: impl FnOnce(&mut UserState)) -> (UserState, Result<(), Exception>) {
-        let pages = [UserPage { linear: 0x40_0000, writable: false }, UserPage { linear: 0x50_0000, writable: true }];
+        let pages = [
+            UserPage { linear: 0x40_0000, frame: 0, writable: false },
+            UserPage { linear: 0x50_0000, frame: 1, writable: true },
+        ];
         let mut harness = UserHarness::new("v2-2026", &pages).unwrap();
-        harness.write(0x40_0000, code);
-        let mut state =
-            UserState { gpr: [0; 16], rip: 0x40_0000, rflags: 2, xsave: XsaveArea::at_reset() };
+        harness.write(0, code);
+        let mut state = UserState { gpr: [0; 16], rip: 0x40_0000, rflags: 2, xsave: XsaveArea::at_reset() };
         change(&mut state);
         let end = harness.step(&mut state);
         (state, end)

@@ -12,8 +12,10 @@ pub mod compare;
 pub mod layout;
 pub mod native;
 mod rng;
+mod soft;
 mod state;
 
+pub use soft::Soft;
 pub use state::{End, UserState};
 
 /// Something that runs single user-mode instructions: the host CPU, or a CPU in software.

@@ -30,8 +30,9 @@ pub enum Difference {
 const GPR_NAMES: [&str; 16] =
     ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
 
-/// Addresses from here on are the kernel's, where Linux always reports a protection violation.
-const KERNEL: u64 = 1 << 63;
+/// From here on (TASK_SIZE_MAX) Linux reports a protection violation whatever the processor said, so that
+/// user mode learns nothing about the pages of the kernel.
+const KERNEL: u64 = 0x7fff_ffff_f000;
 
 /// RF is set in the flags of a fault and says nothing about the instruction.
 const COMPARED_FLAGS: u64 = rflags::DEFINED & !rflags::RF;
