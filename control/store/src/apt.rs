@@ -7,7 +7,7 @@
 mod status;
 
 use crate::StoreError;
-use crate::process::{self, Outcome};
+use crate::process::{self, Host, Outcome};
 use crate::progress::Watch;
 use status::DownloadStatus;
 use std::fs;
@@ -17,9 +17,6 @@ use std::time::{Duration, SystemTime};
 
 const APT_GET: &str = "apt-get";
 const APT_CACHE: &str = "apt-cache";
-
-/// Where Debian and what descends from it keep the lists of packages (apt.conf(5), Dir::State::lists).
-const HOST_LISTS: &str = "/var/lib/apt/lists";
 
 /// How old the host's own lists may be to do for us.
 const FRESH: Duration = Duration::from_secs(3 * 24 * 3600);
@@ -56,16 +53,17 @@ pub(crate) struct Candidate {
 
 /// apt with its own folder to write in.
 #[derive(Debug)]
-pub(crate) struct Apt {
+pub(crate) struct Apt<'a> {
+    host: &'a Host,
     folder: PathBuf,
     lists: PathBuf,
     /// What the last update complained of although it went well.
     warnings: String,
 }
 
-impl Apt {
+impl<'a> Apt<'a> {
     /// Prepares a folder for apt. It is to be deleted afterwards.
-    pub(crate) fn new(folder: PathBuf) -> Result<Self, StoreError> {
+    pub(crate) fn new(folder: PathBuf, host: &'a Host) -> Result<Self, StoreError> {
         for part in ["lists/partial", "cache/archives/partial", "packages", "log"] {
             let path = folder.join(part);
             fs::create_dir_all(&path).map_err(StoreError::io("make the folder", &path))?;
@@ -75,18 +73,18 @@ impl Apt {
             fs::write(&path, text).map_err(StoreError::io("write", &path))?;
         }
         let lists = folder.join("lists");
-        Ok(Apt { folder, lists, warnings: String::new() })
+        Ok(Apt { host, folder, lists, warnings: String::new() })
     }
 
     /// Reads the lists that the host has; returns whether they are new enough.
     pub(crate) fn use_host_lists(&mut self) -> bool {
         // Fetched lists bear the time at which they were published; only their folders tell when.
-        let fetched = [HOST_LISTS.to_owned(), format!("{HOST_LISTS}/partial")];
+        let fetched = [self.host.lists.clone(), self.host.lists.join("partial")];
         let fetched = fetched.iter().filter_map(|path| fs::metadata(path).ok()?.modified().ok()).max();
         let age = fetched.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
-        let fresh = age.is_some_and(|age| age < FRESH) && has_packages(Path::new(HOST_LISTS));
+        let fresh = age.is_some_and(|age| age < FRESH) && has_packages(&self.host.lists);
         if fresh {
-            self.lists = HOST_LISTS.into();
+            self.lists.clone_from(&self.host.lists);
         }
         fresh
     }
@@ -162,7 +160,7 @@ impl Apt {
             option.push(path);
             option
         };
-        let mut command = Command::new(tool);
+        let mut command = self.host.command(tool);
         command.arg("-c").arg(self.folder.join("apt.conf"));
         for (name, part) in [
             ("Dir::State", ""),
@@ -237,3 +235,6 @@ fn find_package(folder: &Path, package: &Candidate) -> Result<PathBuf, StoreErro
         output: String::new(),
     })
 }
+
+#[cfg(test)]
+mod tests;

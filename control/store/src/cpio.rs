@@ -150,3 +150,6 @@ fn member(out: &mut Vec<u8>, number: u32, path: &str, entry: &Entry<'_>) {
     out.extend_from_slice(&entry.data);
     out.resize(out.len().next_multiple_of(4), 0);
 }
+
+#[cfg(test)]
+mod tests;

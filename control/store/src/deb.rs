@@ -2,12 +2,11 @@
 
 use crate::StoreError;
 use crate::modules;
-use crate::process;
+use crate::process::{self, Host};
 use crate::progress::Watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 const DPKG_DEB: &str = "dpkg-deb";
 
@@ -46,14 +45,13 @@ impl Members {
     /// Reads a package and keeps the kernel, busybox, and those modules whose names are wanted.
     pub(crate) fn take(
         &mut self,
-        package: &str,
-        file: &Path,
+        host: &Host,
+        (package, file): (&str, &Path),
         wanted: &[String],
         watch: Watch<'_>,
     ) -> Result<(), StoreError> {
-        let mut command = Command::new(DPKG_DEB);
-        command.arg("--fsys-tarfile").arg(file).env("LC_ALL", "C");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = host.command(DPKG_DEB);
+        command.arg("--fsys-tarfile").arg(file);
         let mut child = command.spawn().map_err(|error| process::cannot_run(DPKG_DEB, error))?;
         let read = match child.stdout.take() {
             Some(stdout) => self.read(Watched { inner: stdout, watch }, wanted),

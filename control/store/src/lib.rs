@@ -32,6 +32,8 @@ mod process;
 mod progress;
 mod record;
 mod store;
+#[cfg(test)]
+mod tests;
 mod tiny;
 
 pub use cpio::{Archive, CpioError};

@@ -3,8 +3,10 @@
 use crate::StoreError;
 use crate::progress::Watch;
 use rustix::process::{Pid, Signal, kill_process_group};
+use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
@@ -18,6 +20,34 @@ const LONGEST_LINE: u64 = 64 << 10;
 
 /// Most lines that are taken of a program's complaints.
 const MOST_COMPLAINTS: usize = 20;
+
+/// What of the host is used.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    /// The folders to look for programs in, if not those of this process's `PATH`.
+    pub(crate) path: Option<OsString>,
+    /// Where apt keeps its lists of packages.
+    pub(crate) lists: PathBuf,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        // Debian's place for them, and that of all that descends from it (apt.conf(5), Dir::State::lists).
+        Host { path: None, lists: "/var/lib/apt/lists".into() }
+    }
+}
+
+impl Host {
+    /// A program, to be given its arguments.
+    pub(crate) fn command(&self, tool: &'static str) -> Command {
+        let mut command = Command::new(tool);
+        command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some(path) = &self.path {
+            command.env("PATH", path);
+        }
+        command
+    }
+}
 
 /// A line that a program wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,9 +98,7 @@ pub(crate) fn run(
     watch: Watch<'_>,
     mut each: impl FnMut(&str),
 ) -> Result<Outcome, StoreError> {
-    command.env("LC_ALL", "C").process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| cannot_run(tool, error))?;
+    let mut child = command.process_group(0).spawn().map_err(|error| cannot_run(tool, error))?;
     let lines = read_lines(&mut child);
     let mut complaints = Vec::new();
     loop {

@@ -2,6 +2,7 @@
 
 use crate::blobs::{Blobs, sync_folder_of};
 use crate::lock::Lock;
+use crate::process::Host;
 use crate::progress::{Silent, Watch};
 use crate::record::{self, PackagesRecord};
 use crate::{Digest, ImageRecord, Package, Progress, StoreError, tiny};
@@ -31,6 +32,7 @@ pub struct Image {
 pub struct Store {
     root: PathBuf,
     blobs: Blobs,
+    host: Host,
 }
 
 /// Where a person's store is: `$MOTU_HOME`, else `$XDG_DATA_HOME/motu`, else `$HOME/.local/share/motu`
@@ -58,7 +60,13 @@ impl Store {
             fs::create_dir_all(&folder).map_err(StoreError::io("make the folder", &folder))?;
         }
         let blobs = Blobs::new(root.join("blobs/sha256"), root.join("tmp"));
-        Ok(Store { root, blobs })
+        Ok(Store { root, blobs, host: Host::default() })
+    }
+
+    /// The same store with other programs of the host.
+    #[cfg(test)]
+    pub(crate) fn with_host(self, host: Host) -> Store {
+        Store { host, ..self }
     }
 
     /// The `tiny` image with this agent as its init: the distribution's cloud kernel and a static
@@ -89,7 +97,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::Damaged`] for a record that cannot be read, [`StoreError::Io`].
     pub fn images(&self) -> Result<Vec<(String, ImageRecord)>, StoreError> {
-        self.records("images")
+        let mut images = Vec::new();
+        for name in self.names("images")? {
+            let record = record::read(&self.image_record(&name), &name)?;
+            images.extend(record.map(|record| (name, record)));
+        }
+        Ok(images)
     }
 
     /// Forgets an image and deletes what was only its; the packages that it was made from stay until
@@ -118,7 +131,7 @@ impl Store {
     /// As [`Store::remove`].
     pub fn prune(&self, cancel: &AtomicBool) -> Result<u64, StoreError> {
         let _lock = self.lock(Watch { progress: &Silent, cancel })?;
-        for (name, _) in self.records::<PackagesRecord>("packages")? {
+        for name in self.names("packages")? {
             delete(&self.packages_record(&name))?;
         }
         self.collect()
@@ -147,24 +160,27 @@ impl Store {
         for (_, image) in self.images()? {
             keep.extend([image.kernel, image.initrd]);
         }
-        for (_, kept) in self.records::<PackagesRecord>("packages")? {
-            keep.extend(kept.packages.iter().map(|package| package.digest));
+        for name in self.names("packages")? {
+            match record::read::<PackagesRecord>(&self.packages_record(&name), &name) {
+                Ok(kept) => keep.extend(kept.iter().flat_map(|kept| &kept.packages).map(|package| package.digest)),
+                // It names what can be fetched again.
+                Err(StoreError::Damaged { path, .. }) => drop(delete(&path)?),
+                Err(error) => return Err(error),
+            }
         }
         self.blobs.keep_only(&keep)
     }
 
-    fn records<T: serde::de::DeserializeOwned>(&self, part: &str) -> Result<Vec<(String, T)>, StoreError> {
+    /// The names of the records in a folder of them, sorted.
+    fn names(&self, part: &str) -> Result<Vec<String>, StoreError> {
         let folder = self.root.join(part);
-        let mut records = Vec::new();
+        let mut names = Vec::new();
         for entry in fs::read_dir(&folder).map_err(StoreError::io("read", &folder))? {
-            let path = entry.map_err(StoreError::io("read", &folder))?.path();
-            let name = path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            if let Some(record) = record::read(&path, &name)? {
-                records.push((name, record));
-            }
+            let name = entry.map_err(StoreError::io("read", &folder))?.file_name();
+            names.extend(name.to_str().and_then(|name| name.strip_suffix(".json")).map(str::to_owned));
         }
-        records.sort_by(|(one, _), (other, _)| one.cmp(other));
-        Ok(records)
+        names.sort();
+        Ok(names)
     }
 
     fn lock(&self, watch: Watch<'_>) -> Result<Lock, StoreError> {
@@ -181,6 +197,10 @@ impl Store {
 
     pub(crate) fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
+    }
+
+    pub(crate) fn host(&self) -> &Host {
+        &self.host
     }
 
     pub(crate) fn blobs(&self) -> &Blobs {
