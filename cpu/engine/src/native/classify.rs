@@ -86,6 +86,9 @@ pub(super) fn admit(instruction: &Instruction) -> Result<(), NotNative> {
     if is_state_image(instruction.mnemonic()) {
         return Err(NotNative::StateImage);
     }
+    if code == Code::Wait {
+        return Ok(());
+    }
     let features = code.cpuid_features();
     // CMOV alone is the integer CMOVcc; it is here for FCMOVcc and FCOMI.
     if features.iter().all(|&f| f == CpuidFeature::CMOV) {
@@ -102,7 +105,6 @@ pub(super) fn admit(instruction: &Instruction) -> Result<(), NotNative> {
         || instruction.is_string_instruction()
         || instruction.is_privileged()
         || instruction.flow_control() != iced_x86::FlowControl::Next;
-    // AMD and 286 encodings that no CPU of today accepts.
     if touches_rip_or_flow || is_encoder_only(code) {
         return Err(NotNative::Interpreted);
     }

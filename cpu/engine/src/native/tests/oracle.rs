@@ -73,6 +73,7 @@ impl Oracle {
     /// `pointer` is the register that addresses the memory operand.
     pub(super) fn compile(&mut self, instruction: Instruction, pointer: Register) -> u32 {
         let mut a = CodeAssembler::new(64).unwrap();
+        let features = if is_x86_feature_detected!("avx") { 7 } else { 3 };
         let number = |n: u32| Register::RAX + n;
         let carried = |n: &u32| number(*n) != Register::RSP && number(*n) != pointer;
         let saved = [rbx, rbp, r12, r13, r14, r15];
@@ -82,7 +83,7 @@ impl Oracle {
         a.mov(qword_ptr(rdi + HOST_RSP), rsp).unwrap();
         a.mov(rsp, rdi).unwrap();
         a.stmxcsr(dword_ptr(rsp + HOST_MXCSR)).unwrap();
-        a.mov(eax, 7).unwrap();
+        a.mov(eax, features).unwrap();
         a.xor(edx, edx).unwrap();
         a.xrstor64(ptr(rsp + FPU)).unwrap();
         a.push(qword_ptr(rsp + FLAGS)).unwrap();
@@ -99,11 +100,13 @@ impl Oracle {
         }
         a.pushfq().unwrap();
         a.pop(qword_ptr(rsp + FLAGS)).unwrap();
-        a.mov(eax, 7).unwrap();
+        a.mov(eax, features).unwrap();
         a.xor(edx, edx).unwrap();
         a.xsave64(ptr(rsp + FPU)).unwrap();
         a.fninit().unwrap();
-        a.vzeroupper().unwrap();
+        if is_x86_feature_detected!("avx") {
+            a.vzeroupper().unwrap();
+        }
         a.ldmxcsr(dword_ptr(rsp + HOST_MXCSR)).unwrap();
         a.mov(rsp, qword_ptr(rsp + HOST_RSP)).unwrap();
         for register in saved.into_iter().rev() {
@@ -125,7 +128,7 @@ impl Oracle {
         frame.flags = guest.flags;
         frame.fpu[..832].copy_from_slice(&guest.fpu.0);
         frame.fpu[512..576].fill(0);
-        frame.fpu[512] = 7;
+        frame.fpu[512] = if is_x86_feature_detected!("avx") { 7 } else { 3 };
         let window = self.window.wrapping_add(PAGE - memory.len());
         frame.memory = window.wrapping_add(origin) as u64;
         type Code = unsafe extern "sysv64" fn(*mut u64);
