@@ -1,0 +1,153 @@
+//! The command line.
+
+use crate::status;
+use clap::{ArgAction, Args, Parser, Subcommand};
+use motu_spec::{ByteSize, Console, EngineChoice, Timeout, VmSpec};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+/// Virtual machines anywhere x86-64 Linux runs
+#[derive(Debug, Parser)]
+#[command(name = "motu", version, after_help = status::HELP)]
+pub struct Cli {
+    /// Show motu's own log on stderr; -vv for more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot a machine, run a command or a shell in it, and exit with its status
+    Run(RunArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = status::HELP)]
+pub struct RunArgs {
+    /// Image to boot [default: tiny]
+    #[arg(conflicts_with = "kernel")]
+    pub image: Option<String>,
+    /// Command to run in the image instead of a shell
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+    /// Boot this kernel (bzImage or PVH ELF), its serial console on this terminal
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk for --kernel
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line; with an image, added to the image's own
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub append: Option<String>,
+    /// RAM, such as 256M or 1.5G
+    #[arg(long, short, value_name = "SIZE", default_value_t = motu_spec::DEFAULT_MEMORY, allow_hyphen_values = true)]
+    pub memory: ByteSize,
+    /// Virtual CPUs
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+    pub cpus: u32,
+    /// What runs the guest's instructions: auto, kvm or soft
+    #[arg(long, value_name = "ENGINE", default_value_t)]
+    pub engine: EngineChoice,
+    /// CPU contract that the guest sees, such as v2-2026 [default: the highest that this host can keep]
+    #[arg(long, value_name = "NAME")]
+    pub cpu: Option<String>,
+    /// Stop the machine after this time, such as 30s or 5m
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub timeout: Option<Timeout>,
+    /// Where the serial console goes: a file, none, or stdio [default: stdio with --kernel, else none]
+    #[arg(long, value_name = "FILE|none|stdio", value_parser = console_parser())]
+    pub console: Option<Console>,
+    /// Run the command on a terminal of its own, as ssh -t does; a shell on a terminal always has one
+    #[arg(long, short, conflicts_with = "kernel")]
+    pub tty: bool,
+    /// Print what the machine did, on stderr, when it has ended
+    #[arg(long)]
+    pub stats: bool,
+}
+
+/// Keeps a path that is not UTF-8 as it is.
+fn console_parser() -> impl clap::builder::TypedValueParser<Value = Console> {
+    use clap::builder::TypedValueParser;
+    clap::builder::OsStringValueParser::new().try_map(|text: OsString| match text.to_str() {
+        _ if text.as_bytes().is_empty() => Err("give a file's name, none or stdio"),
+        Some(text) => Ok(Console::from(text)),
+        None => Ok(Console::File(text.into())),
+    })
+}
+
+impl RunArgs {
+    pub fn spec(&self) -> VmSpec {
+        VmSpec {
+            image: self.image.clone(),
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            cmdline: self.append.clone(),
+            memory: self.memory,
+            cpus: self.cpus,
+            engine: self.engine,
+            cpu: self.cpu.clone(),
+            console: self.console.clone(),
+            timeout: self.timeout,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run_args(line: &[&str]) -> Result<RunArgs, clap::Error> {
+        let Command::Run(args) = Cli::try_parse_from([&["motu", "run"], line].concat())?.command;
+        Ok(args)
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn nothing_given_is_the_default_spec() {
+        assert_eq!(run_args(&[]).unwrap().spec(), VmSpec::default());
+    }
+
+    #[test]
+    fn what_follows_the_dashes_is_the_command() {
+        let args = run_args(&["--memory", "1G", "--", "sh", "-c", "exit 7"]).unwrap();
+        assert_eq!(args.image, None);
+        assert_eq!(args.command, ["sh", "-c", "exit 7"]);
+        assert_eq!(args.memory, ByteSize::gib(1));
+        let args = run_args(&["tiny", "--", "--help"]).unwrap();
+        assert_eq!((args.image.as_deref(), args.command), (Some("tiny"), vec!["--help".into()]));
+    }
+
+    #[test]
+    fn bad_values_say_what_would_have_been_right() {
+        let cases: [(&[&str], &str); 7] = [
+            (&["--memory", "lots"], "512M"),
+            (&["--timeout", "-1"], "30s"),
+            (&["--cpus", "-1"], "0..="),
+            (&["--engine", "fast"], "auto, kvm and soft"),
+            (&["--memroy", "1G"], "--memory"),
+            (&["--initrd", "x"], "--kernel"),
+            (&["tiny", "--kernel", "k"], "cannot be used with"),
+        ];
+        for (line, expected) in cases {
+            let error = run_args(line).unwrap_err().to_string();
+            assert!(error.contains(expected), "{line:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_console_is_a_word_or_a_file() {
+        let console = |text| run_args(&["--console", text]).unwrap().console.unwrap();
+        assert_eq!(console("none"), Console::None);
+        assert_eq!(console("stdio"), Console::Stdio);
+        assert_eq!(console("boot.log"), Console::File("boot.log".into()));
+        assert!(run_args(&["--console", ""]).is_err());
+    }
+}

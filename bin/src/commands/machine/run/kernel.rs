@@ -1,0 +1,55 @@
+//! A kernel of the person's own, its serial console on this terminal.
+
+use super::stdin::{self, Sink};
+use super::{Request, Run, console};
+use crate::terminal;
+use crate::terminal::signals::{Asked, Watch};
+use crate::vmm::{Boot, Vmm, Why};
+use anyhow::{Context, Result, bail};
+use motu_machine::{OnReset, SerialInput};
+use motu_spec::Console;
+
+pub fn run(request: &Request) -> Result<Run> {
+    let spec = &request.spec;
+    let Some(kernel) = spec.kernel.clone() else { bail!("no kernel is given") };
+    if !request.command.is_empty() {
+        bail!("a command needs an image to run in; with --kernel, leave out what follows --");
+    }
+    let boot = Boot {
+        kernel,
+        initrd: spec.initrd.clone(),
+        cmdline: spec.cmdline.clone().unwrap_or_default(),
+        ports: Vec::new(),
+        on_reset: OnReset::Restart,
+    };
+    let output = console(spec, Console::Stdio)?;
+    let mut vmm = Vmm::new(spec, boot, &request.engine, output.clone())?;
+    let ending = vmm.ending();
+    let on_signal = vmm.ending();
+    Watch::start(move |asked| {
+        if let Asked::End(signo) = asked {
+            on_signal.end(Why::Signal(signo));
+        }
+    })
+    .context("handling signals")?;
+    if spec.console.is_none() || spec.console == Some(Console::Stdio) {
+        if terminal::is_interactive() {
+            eprintln!("motu: Ctrl-] leaves");
+            terminal::enter_raw().context("putting the terminal into raw mode")?;
+        }
+        stdin::forward(Serial(vmm.machine().serial()), ending).context("starting the thread for stdin")?;
+    }
+    Ok(Run::Ended(Box::new(vmm.run(spec)?), output))
+}
+
+struct Serial(SerialInput);
+
+impl Sink for Serial {
+    fn input(&mut self, data: &[u8]) -> bool {
+        self.0.send(data);
+        true
+    }
+
+    /// A serial line has no end.
+    fn end(&mut self) {}
+}

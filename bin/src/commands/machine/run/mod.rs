@@ -1,0 +1,139 @@
+//! `motu run`: boots a machine and lives with it until it ends.
+
+mod image;
+mod kernel;
+mod stdin;
+
+use crate::cli::RunArgs;
+use crate::engine::{self, Engine};
+use crate::host;
+use crate::status::Status;
+use crate::terminal;
+use crate::vmm::{Ended, Output, ShownCrash, Why};
+use anyhow::{Context, Result, bail};
+use motu_machine::Outcome;
+use motu_spec::{Console, Limits, VmSpec};
+use std::ffi::OsString;
+use std::fs::File;
+
+/// A run as asked for, checked against this host.
+struct Request {
+    spec: VmSpec,
+    engine: Engine,
+    command: Vec<OsString>,
+    tty: bool,
+    verbose: bool,
+}
+
+/// What became of a request.
+enum Run {
+    /// A machine ran; its console's output.
+    Ended(Box<Ended>, Output),
+    /// A signal came before there was a machine.
+    Interrupted(Status),
+}
+
+/// # Errors
+/// Bad input, or the host's trouble: exit status 125.
+pub fn run(args: RunArgs, verbose: u8) -> Result<Status> {
+    let spec = args.spec();
+    let engine = engine::choose(spec.engine)?;
+    check(&spec, &engine)?;
+    let (stats, engine_name) = (args.stats, engine.hypervisor.capabilities().name);
+    tracing::info!("engine {engine_name} ({})", engine.why);
+    let request = Request { spec, engine, command: args.command, tty: args.tty, verbose: verbose > 0 };
+
+    let give_back = terminal::GiveBack;
+    let run = match request.spec.kernel {
+        Some(_) => kernel::run(&request)?,
+        None => image::run(&request)?,
+    };
+    drop(give_back);
+    let (ended, output) = match run {
+        Run::Ended(ended, output) => (ended, output),
+        Run::Interrupted(status) => return Ok(status),
+    };
+
+    let status = report(&ended, &output, &request);
+    if stats {
+        eprint!("{}", ended.stats.table(&format!("{engine_name} ({})", request.engine.why)));
+    }
+    status
+}
+
+fn check(spec: &VmSpec, engine: &Engine) -> Result<()> {
+    let capabilities = engine.hypervisor.capabilities();
+    let limits = Limits {
+        engine: capabilities.name,
+        max_cpus: capabilities.max_vcpus,
+        contracts: &capabilities.contracts,
+        host_memory: host::memory()?,
+    };
+    Ok(spec.validate(&limits)?)
+}
+
+/// Where the serial console goes; `default` if the spec does not say.
+fn console(spec: &VmSpec, default: Console) -> Result<Output> {
+    let output = match spec.console.as_ref().unwrap_or(&default) {
+        Console::None => return Ok(Output::discard()),
+        Console::Stdio if spec.kernel.is_some() => Output::to(std::io::stdout()),
+        // stdout is the command's.
+        Console::Stdio => Output::to(std::io::stderr()),
+        Console::File(path) => {
+            let file = File::create(path).with_context(|| format!("opening the console file {}", path.display()))?;
+            Output::to(file)
+        }
+    };
+    output.context("starting the console's thread")
+}
+
+/// Tells the person how the machine ended; what motu exits with.
+fn report(ended: &Ended, output: &Output, request: &Request) -> Result<Status> {
+    let is_kernel = request.spec.kernel.is_some();
+    if let Some(why) = &ended.why {
+        match why {
+            Why::TimedOut(limit) => {
+                eprintln!("motu: the machine was stopped: --timeout {} s is over", limit.as_secs_f64());
+            }
+            Why::Failed(error) => {
+                show_tail(output);
+                eprintln!("motu: {error:#}");
+            }
+            Why::Command(_) | Why::Left | Why::Signal(_) => {}
+        }
+        return Ok(why.status());
+    }
+    match &ended.finished.outcome {
+        Outcome::Crashed(report) => {
+            if !is_kernel {
+                show_tail(output);
+            }
+            eprintln!("motu: the guest crashed: its CPU shut down (triple fault)\n{}", ShownCrash(report));
+            Ok(Status::GuestCrashed)
+        }
+        Outcome::Reset if is_kernel => Ok(Status::Success),
+        Outcome::Reset => {
+            show_tail(output);
+            eprintln!("motu: the guest reset itself before its command ended (a kernel panic does that)");
+            Ok(Status::GuestCrashed)
+        }
+        Outcome::PoweredOff if is_kernel || request.command.is_empty() => Ok(Status::Success),
+        Outcome::PoweredOff => bail!("the guest was switched off before its command ended"),
+        Outcome::Stopped => Ok(Status::Success),
+    }
+}
+
+/// The last lines of the guest's console, for a person to see why it failed.
+fn show_tail(output: &Output) {
+    const LINES: usize = 40;
+    let tail = output.tail();
+    let lines: Vec<&str> = tail.lines().collect();
+    if lines.is_empty() {
+        return;
+    }
+    eprintln!("motu: the end of the guest's console:");
+    for line in lines.iter().skip(lines.len().saturating_sub(LINES)) {
+        let shown: String = line.chars().filter(|c| !c.is_control()).collect();
+        eprintln!("  {shown}");
+    }
+}

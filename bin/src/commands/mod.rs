@@ -1,0 +1,3 @@
+//! What each command does: one folder a noun, one file a verb.
+
+pub mod machine;

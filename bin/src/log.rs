@@ -1,0 +1,45 @@
+//! motu's own log, on stderr.
+
+use crate::terminal;
+use std::io::{self, Write};
+use tracing_subscriber::EnvFilter;
+
+/// Sets the log up: `MOTU_LOG` if set (as in `motu_machine=debug`), else by the number of `-v`.
+pub fn init(verbose: u8) {
+    let default = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_env("MOTU_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| Stderr)
+        .with_ansi(false)
+        .with_target(verbose > 1)
+        .init();
+}
+
+/// stderr, with the carriage returns that a terminal in raw mode does not add by itself.
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let mut stderr = io::stderr().lock();
+        if !terminal::is_raw() {
+            return stderr.write(data);
+        }
+        for line in data.split_inclusive(|&b| b == b'\n') {
+            match line.strip_suffix(b"\n") {
+                Some(text) => stderr.write_all(&[text, b"\r\n"].concat())?,
+                None => stderr.write_all(line)?,
+            }
+        }
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}

@@ -1,0 +1,133 @@
+//! One machine and its connections to the host, from a checked spec to its end. It knows neither
+//! the command line nor images, so that it can as well be a process of its own.
+
+mod crash;
+mod ending;
+mod output;
+mod stats;
+
+pub use crash::Shown as ShownCrash;
+pub use ending::{Deadline, Ending, Why};
+pub use output::Output;
+pub use stats::Stats;
+
+use crate::engine::Engine;
+use crate::host;
+use crate::{status::Status, terminal};
+use anyhow::{Context, Result, bail};
+use motu_machine::{Finished, Image, Machine, MachineConfig, OnReset, Role};
+use motu_spec::VmSpec;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a guest's last output may take when motu was told to end at once.
+const HASTY_FLUSH: Duration = Duration::from_millis(200);
+/// A machine that does not stop within this time after it was told to is left behind.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// What to boot: names are resolved.
+#[derive(Debug)]
+pub struct Boot {
+    pub kernel: PathBuf,
+    pub initrd: Option<PathBuf>,
+    pub cmdline: String,
+    /// virtio-console ports.
+    pub ports: Vec<String>,
+    pub on_reset: OnReset,
+}
+
+/// A machine that is about to run.
+pub struct Vmm {
+    machine: Machine,
+    output: Output,
+    ending: Arc<Ending>,
+    contract: &'static str,
+    started: Instant,
+}
+
+/// How a run ended.
+pub struct Ended {
+    pub why: Option<Why>,
+    pub finished: Finished,
+    pub stats: Stats,
+}
+
+impl Vmm {
+    /// Makes the machine of a `spec` that was checked against `engine`.
+    ///
+    /// # Errors
+    /// What is to be booted cannot be, or the host lacks a resource.
+    pub fn new(spec: &VmSpec, boot: Boot, engine: &Engine, output: Output) -> Result<Self> {
+        let started = Instant::now();
+        let contract = contract(spec, engine)?;
+        let config = MachineConfig {
+            memory: spec.memory.0,
+            cpus: spec.cpus,
+            contract,
+            kernel: Image::open(Role::Kernel, &boot.kernel)?,
+            initrd: boot.initrd.as_deref().map(|path| Image::open(Role::Initrd, path)).transpose()?,
+            cmdline: boot.cmdline,
+            serial: Box::new(output.clone()),
+            ports: boot.ports,
+            entropy: Box::new(host::random),
+            on_reset: boot.on_reset,
+        };
+        let machine = Machine::new(config, engine.hypervisor.as_ref())?;
+        let handle = machine.handle();
+        let release = output.clone();
+        let ending = Ending::new(move |status| {
+            handle.stop();
+            // A guest that waits for a terminal which takes nothing cannot be stopped otherwise.
+            release.release();
+            leave_behind_after(STOP_GRACE, status);
+        });
+        Ok(Self { machine, output, ending, contract, started })
+    }
+
+    pub fn machine(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
+    pub fn ending(&self) -> Arc<Ending> {
+        Arc::clone(&self.ending)
+    }
+
+    /// Runs the machine on this thread until it ends.
+    ///
+    /// # Errors
+    /// The host's trouble.
+    pub fn run(self, spec: &VmSpec) -> Result<Ended> {
+        let Self { machine, output, ending, contract, started } = self;
+        let limit = spec.timeout.map(|timeout| Deadline::start(timeout.duration(), Arc::clone(&ending)));
+        let _deadline = limit.transpose().context("starting the thread for --timeout")?;
+        let finished = machine.run()?;
+        let why = ending.take();
+        let stats = Stats::collect(&finished, contract, started.elapsed());
+        output.finish(why.is_some().then_some(HASTY_FLUSH));
+        Ok(Ended { why, finished, stats })
+    }
+}
+
+/// The safety net under everything that may fail to stop: leaves the process after `grace`.
+fn leave_behind_after(grace: Duration, status: Status) {
+    let leave = move || {
+        std::thread::sleep(grace);
+        terminal::give_back();
+        eprintln!("motu: the machine did not stop within {} s and is left behind", grace.as_secs());
+        std::process::exit(status.code().into());
+    };
+    if let Err(error) = std::thread::Builder::new().name("safety net".into()).spawn(leave) {
+        tracing::warn!("no thread for the safety net: {error}");
+    }
+}
+
+/// The contract that `spec` names, or the highest there is.
+fn contract(spec: &VmSpec, engine: &Engine) -> Result<&'static str> {
+    let contracts = engine.hypervisor.capabilities().contracts;
+    let wanted = |name: &&str| spec.cpu.as_deref().is_none_or(|asked| asked == *name);
+    match contracts.into_iter().find(wanted) {
+        Some(name) => Ok(name),
+        None => bail!("this host's CPU can keep none of motu's CPU contracts; an x86-64-v2 CPU is needed"),
+    }
+}
