@@ -85,6 +85,9 @@ impl Draft {
             self.encoded.patch(offsets.immediate_offset(), &value[..offsets.immediate_size().min(8)]);
         }
         if enter && rng.chance(80) {
+            // Few bytes and levels: ENTER faults where its frame has no memory.
+            let bytes = (rng.below(256) as u16).to_le_bytes();
+            self.encoded.patch(offsets.immediate_offset(), &bytes);
             self.encoded.patch(offsets.immediate_offset2(), &[rng.below(4) as u8]);
         }
     }

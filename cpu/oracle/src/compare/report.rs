@@ -4,11 +4,13 @@ use super::difference::{self, Difference};
 use super::{Outcome, undefined};
 use crate::End;
 use crate::cases::Case;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// Mismatches of one mnemonic that are described in full.
-const DESCRIBED: usize = 2;
+/// Mismatches of one mnemonic that are described in full, each of another kind.
+const DESCRIBED: usize = 3;
+/// Mnemonics that are named for one kind of mismatch.
+const NAMED: usize = 12;
 
 /// What came of a run.
 #[derive(Clone, Debug, Default)]
@@ -22,14 +24,16 @@ pub struct Report {
     pub mismatches: u64,
     /// By mnemonic.
     pub groups: BTreeMap<String, Group>,
+    /// By what differs: how often, and the mnemonics.
+    pub kinds: BTreeMap<String, (u64, BTreeSet<String>)>,
 }
 
 /// The mismatches of one mnemonic.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
     pub count: u64,
-    /// The first few, described.
-    pub first: Vec<String>,
+    /// By kind, the first of some of them described.
+    pub first: BTreeMap<String, String>,
 }
 
 impl Report {
@@ -41,24 +45,17 @@ impl Report {
             return;
         }
         self.mismatches += 1;
-        let group = self.groups.entry(format!("{:?}", case.instruction().mnemonic())).or_default();
+        let mnemonic = format!("{:?}", case.instruction().mnemonic());
+        let mut kinds: Vec<_> = differences.iter().map(Difference::kind).collect();
+        kinds.dedup();
+        let kind = kinds.join(", ");
+        let entry = self.kinds.entry(kind.clone()).or_default();
+        entry.0 += 1;
+        entry.1.insert(mnemonic.clone());
+        let group = self.groups.entry(mnemonic).or_default();
         group.count += 1;
         if group.first.len() < DESCRIBED {
-            group.first.push(describe(case, &differences));
-        }
-    }
-
-    /// Takes in the counts of another run.
-    pub fn merge(&mut self, other: Report) {
-        self.cases += other.cases;
-        self.retired += other.retired;
-        self.not_made += other.not_made;
-        self.mismatches += other.mismatches;
-        for (mnemonic, theirs) in other.groups {
-            let group = self.groups.entry(mnemonic).or_default();
-            group.count += theirs.count;
-            group.first.extend(theirs.first);
-            group.first.truncate(DESCRIBED);
+            group.first.entry(kind).or_insert_with(|| describe(case, &differences));
         }
     }
 }
@@ -110,12 +107,20 @@ impl fmt::Display for Report {
         groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.count));
         for (mnemonic, group) in &groups {
             writeln!(f, "{mnemonic}: {} mismatches", group.count)?;
-            for case in &group.first {
+            for case in group.first.values() {
                 writeln!(f, "{case}\n")?;
             }
         }
         for (mnemonic, group) in &groups {
             writeln!(f, "{mnemonic}: {} mismatches", group.count)?;
+        }
+        writeln!(f)?;
+        let mut kinds: Vec<_> = self.kinds.iter().collect();
+        kinds.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
+        for (kind, (count, mnemonics)) in kinds {
+            let named: Vec<_> = mnemonics.iter().take(NAMED).map(String::as_str).collect();
+            let more = if mnemonics.len() > NAMED { " ..." } else { "" };
+            writeln!(f, "{count} of kind \"{kind}\" in {} mnemonics: {}{more}", mnemonics.len(), named.join(" "))?;
         }
         write!(
             f,

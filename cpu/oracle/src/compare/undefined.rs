@@ -3,7 +3,7 @@
 use crate::cases::Case;
 use crate::cases::operand::{explicit_address, register_value};
 use crate::layout;
-use iced_x86::{Mnemonic, OpKind, Register, RflagsBits};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register, RflagsBits};
 use motu_x86::flags::rflags;
 use std::ops::Range;
 
@@ -11,10 +11,12 @@ use std::ops::Range;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Undefined {
     pub(super) flags: u64,
-    /// A general register by number and the bits of it.
-    pub(super) gpr: Option<(usize, u64)>,
+    /// The bits of each general register.
+    pub(super) gpr: [u64; 16],
     /// A range of the window.
     pub(super) window: Option<Range<usize>>,
+    /// Which of two faults is raised, where the instruction has both.
+    pub(super) fault: bool,
 }
 
 pub(super) fn of(case: &Case) -> Undefined {
@@ -27,17 +29,38 @@ pub(super) fn of(case: &Case) -> Undefined {
         M::Shld | M::Shrd => double_shift(case, &mut undefined),
         // SDM vol. 2: with a source of zero the destination is undefined. Processors leave it as it
         // is, and software relies on that; only the upper half of a 32-bit one varies.
-        M::Bsf | M::Bsr if instruction.op0_register().is_gpr32() => {
-            undefined.gpr =
-                gpr_bits(instruction.op0_register(), 0xffff_ffff_0000_0000).filter(|_| source_is_zero(case));
+        M::Bsf | M::Bsr if instruction.op0_register().is_gpr32() && source_may_be_zero(case) => {
+            undefined.ignore_gpr(instruction.op0_register(), UPPER_HALF);
         }
         // SDM vol. 2, BSWAP: undefined with a 16-bit register.
         M::Bswap if instruction.op0_register().is_gpr16() => {
-            undefined.gpr = gpr_bits(instruction.op0_register(), 0xffff);
+            undefined.ignore_gpr(instruction.op0_register(), 0xffff);
         }
+        M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq => undefined.fault = true,
         _ => (),
     }
+    if instruction.is_string_instruction() && has_narrow_pointer(instruction) {
+        // Where nothing was moved, or not all, processors differ in whether the upper halves are cleared.
+        for register in [Register::RCX, Register::RSI, Register::RDI] {
+            undefined.ignore_gpr(register, UPPER_HALF);
+        }
+    }
     undefined
+}
+
+const UPPER_HALF: u64 = 0xffff_ffff_0000_0000;
+
+impl Undefined {
+    fn ignore_gpr(&mut self, register: Register, bits: u64) {
+        let full = register.full_register();
+        if full.is_gpr64() {
+            self.gpr[full.number() & 15] |= bits;
+        }
+    }
+}
+
+fn has_narrow_pointer(instruction: &Instruction) -> bool {
+    instruction.op_kinds().any(|kind| matches!(kind, OpKind::MemorySegESI | OpKind::MemoryESEDI))
 }
 
 /// From the decoder's bits to those of RFLAGS.
@@ -97,7 +120,7 @@ fn double_shift(case: &Case, undefined: &mut Undefined) {
         _ => rflags::AF | rflags::OF,
     };
     if count > bits {
-        undefined.gpr = gpr_bits(instruction.op0_register(), 0xffff);
+        undefined.ignore_gpr(instruction.op0_register(), 0xffff);
         undefined.window = explicit_address(instruction, &case.before).and_then(layout::window_offset).map(|offset| {
             let start = offset as usize;
             start..(start + 2).min(layout::WINDOW_SIZE as usize)
@@ -105,13 +128,7 @@ fn double_shift(case: &Case, undefined: &mut Undefined) {
     }
 }
 
-fn gpr_bits(register: Register, bits: u64) -> Option<(usize, u64)> {
-    let full = register.full_register();
-    full.is_gpr64().then(|| (full.number(), bits))
-}
-
-/// For a source in memory this looks at the window as it is when the case starts.
-fn source_is_zero(case: &Case) -> bool {
+fn source_may_be_zero(case: &Case) -> bool {
     let instruction = case.instruction();
     match instruction.op1_kind() {
         OpKind::Register => register_value(&case.before, instruction.op1_register(), 0, 0) == 0,
