@@ -34,10 +34,7 @@ pub use elements::{ElementAddress, ElementMemory, run_elements};
 pub use environment::{
     EnvironmentFormat, StateImage, fldenv, fninit, fnsave_image, fnstenv_image, frstor, mask_x87_exceptions,
 };
-pub use image::{
-    FXSAVE_SIZE, ImageForm, ReservedBits, fxrstor_image, fxsave_image, make_live, xrstor_image, xsave_image,
-};
-pub use simd::{MXCSR_DEFAULT, MXCSR_MASK, mxcsr, set_mxcsr};
+pub use image::{FXSAVE_SIZE, ImageForm, fxrstor_image, fxsave_image, make_live, xrstor_image, xsave_image};
 pub use x87::pending_x87_exception;
 
 use std::collections::HashMap;
@@ -149,6 +146,7 @@ pub struct Thunk {
     vex: bool,
     waiting: bool,
     memory: Option<MemoryOperand>,
+    touches_flags: bool,
     /// What the x87 pointers record; `None` for anything but a non-control x87 instruction.
     opcode: Option<u16>,
 }
@@ -165,6 +163,11 @@ impl Thunk {
 
     pub fn memory(&self) -> Option<MemoryOperand> {
         self.memory
+    }
+
+    /// Reads or writes arithmetic flags. If not, [`NativeCache::run`] may be given any value for them.
+    pub fn touches_flags(&self) -> bool {
+        self.touches_flags
     }
 
     /// Raises a pending x87 exception before it does anything: all of x87 and MMX but the `fn` forms.
@@ -255,6 +258,7 @@ impl NativeCache {
             vex: instruction.code().encoding() == iced_x86::EncodingKind::VEX,
             waiting,
             memory: entry.memory,
+            touches_flags: stub::touches_flags(&plain),
             opcode: records.then(|| x87_opcode(instruction)),
         })
     }

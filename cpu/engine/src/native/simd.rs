@@ -6,9 +6,9 @@ use motu_x86::XsaveArea;
 /// Offset of MXCSR in the legacy region (SDM vol. 1, table 10-2).
 const MXCSR: usize = 24;
 /// Bits that may be set; the guest's MXCSR_MASK (SDM vol. 1, 11.6.6).
-pub const MXCSR_MASK: u32 = 0xffff;
+pub(super) const MXCSR_MASK: u32 = 0xffff;
 /// MXCSR at reset: all exceptions masked, round to nearest.
-pub const MXCSR_DEFAULT: u32 = 0x1f80;
+pub(super) const MXCSR_DEFAULT: u32 = 0x1f80;
 /// IE, DE and ZE: found before the computation (SDM vol. 1, 4.9.2).
 const PRE_COMPUTATION: u32 = 0b111;
 /// All six exception flags.
@@ -18,13 +18,13 @@ pub(super) const UNDERFLOW_MASK: u32 = 1 << 11;
 pub(super) const FLUSH_TO_ZERO: u32 = 1 << 15;
 
 /// MXCSR of the guest.
-pub fn mxcsr(fpu: &XsaveArea) -> u32 {
+pub(super) fn mxcsr(fpu: &XsaveArea) -> u32 {
     let [.., a, b, c, d] = fpu.0.first_chunk::<{ MXCSR + 4 }>().copied().unwrap_or([0; MXCSR + 4]);
     u32::from_le_bytes([a, b, c, d])
 }
 
 /// Sets MXCSR of the guest. Reserved bits are dropped: the caller raised #GP(0) for them.
-pub fn set_mxcsr(fpu: &mut XsaveArea, value: u32) {
+pub(super) fn set_mxcsr(fpu: &mut XsaveArea, value: u32) {
     if let Some(bytes) = fpu.0.get_mut(MXCSR..MXCSR + 4) {
         bytes.copy_from_slice(&(value & MXCSR_MASK).to_le_bytes());
     }

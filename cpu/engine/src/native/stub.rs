@@ -259,6 +259,11 @@ fn high_half(number: u32) -> MemoryOperand {
     slot(Register::RSI, XsaveArea::YMM_HIGH + number as usize * 16)
 }
 
+/// Whether the stub of `instruction` reads or writes the arithmetic flags.
+pub(super) fn touches_flags(instruction: &Instruction) -> bool {
+    arithmetic_flags(instruction.rflags_read() | instruction.rflags_modified()) != 0
+}
+
 /// From iced's flag bits to RFLAGS; the x87 condition bits live in FSW.
 fn arithmetic_flags(bits: u32) -> u64 {
     [

@@ -121,6 +121,22 @@ fn units_follow_the_operands() {
 }
 
 #[test]
+fn thunks_know_whether_they_touch_flags() {
+    let mut cache = cache();
+    for (code, touches) in [
+        (&[0x0f, 0x58, 0xc1][..], false),         // addps xmm0, xmm1
+        (&[0xc4, 0xe2, 0x7b, 0xf6, 0xc1], false), // mulx eax, eax, ecx
+        (&[0xdd, 0xe1], false),                   // fucom st1
+        (&[0xdb, 0xe9], true),                    // fucomi st0, st1
+        (&[0xda, 0xc1], true),                    // fcmovb st0, st1
+        (&[0x66, 0x0f, 0x2e, 0xc1], true),        // ucomisd xmm0, xmm1
+        (&[0xf3, 0x0f, 0xb8, 0xc1], true),        // popcnt eax, ecx
+    ] {
+        assert_eq!(cache.compile(&decode(code)).expect("native").touches_flags(), touches, "{}", decode(code));
+    }
+}
+
+#[test]
 fn instructions_of_32_bit_and_16_bit_code_run() {
     let mut cache = cache();
     for bitness in [16, 32] {

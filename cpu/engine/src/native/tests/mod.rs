@@ -11,6 +11,8 @@ mod sandbox;
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use motu_x86::XsaveArea;
 
+use super::image::ReservedBits;
+use super::simd::{MXCSR_DEFAULT, MXCSR_MASK, mxcsr, set_mxcsr};
 use super::*;
 
 fn decode(code: &[u8]) -> Instruction {
