@@ -1,12 +1,223 @@
-//! FPU instructions that the host does not execute as they are: state images and per-element access.
+//! FPU instructions that the host does not execute as they are: state images, and masked or gathering
+//! memory access.
 
-use crate::decode::Handler;
-use iced_x86::{Instruction, Mnemonic as M};
+use crate::cpu::{CodeSize, Cpu, Done, Fault, Faulting, Flow, slot};
+use crate::decode::{Handler, Op};
+use crate::native::{self, ElementAddress, ElementMemory, EnvironmentFormat, ImageForm, StateImage, Unit};
+use iced_x86::{Code as C, Instruction, Mnemonic as M};
+use motu_x86::XSAVE_SIZE;
+use motu_x86::flags::{cr0, cr4, rflags};
 
-/// The handler of a state image or masked access instruction.
+/// The handler of a state image or element-wise instruction.
 pub fn handler(i: &Instruction) -> Option<Handler> {
-    match i.mnemonic() {
-        M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 => Some(super::data::nop),
-        _ => None,
+    Some(match i.mnemonic() {
+        M::Fxsave => fxsave::<false>,
+        M::Fxsave64 => fxsave::<true>,
+        M::Fxrstor => fxrstor::<false>,
+        M::Fxrstor64 => fxrstor::<true>,
+        M::Xsave => xsave::<false>,
+        M::Xsave64 => xsave::<true>,
+        M::Xrstor => xrstor::<false>,
+        M::Xrstor64 => xrstor::<true>,
+        M::Fnstenv => fnstenv,
+        M::Fldenv => fldenv,
+        M::Fnsave => fnsave,
+        M::Frstor => frstor,
+        M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => elements::<true>,
+        M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq => elements::<false>,
+        _ if i.is_vsib() => elements::<false>,
+        _ => return None,
+    })
+}
+
+/// #NM if CR0.TS or CR0.EM: FXSAVE and FXRSTOR, and the x87 images.
+fn check_available(cpu: &mut Cpu) -> Faulting<()> {
+    cpu.check_unit(Unit::X87)
+}
+
+fn form(cpu: &Cpu, wide: bool) -> ImageForm {
+    ImageForm { long: cpu.code_size == CodeSize::Bits64, wide }
+}
+
+/// The operand's address, which must be a multiple of `alignment`.
+fn aligned(cpu: &mut Cpu, op: &Op, alignment: u64) -> Faulting<u64> {
+    let address = op.linear(cpu);
+    if address & (alignment - 1) != 0 { cpu.general_protection(0) } else { Ok(address) }
+}
+
+fn fxsave<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Done {
+    check_available(cpu)?;
+    let address = aligned(cpu, op, 16)?;
+    let (image, written) = native::fxsave_image(&cpu.fpu, form(cpu, WIDE));
+    cpu.check_write(address, image.len() as u64)?;
+    if let Some(bytes) = image.get(written.clone()) {
+        cpu.write_bytes(address.wrapping_add(written.start as u64), bytes)?;
+    }
+    Ok(Flow::Next)
+}
+
+fn fxrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Done {
+    check_available(cpu)?;
+    let address = aligned(cpu, op, 16)?;
+    let mut image = [0; native::FXSAVE_SIZE];
+    cpu.read_bytes(address, &mut image)?;
+    let form = form(cpu, WIDE);
+    match native::fxrstor_image(&mut cpu.fpu, &image, form) {
+        Ok(()) => Ok(Flow::Next),
+        Err(_) => cpu.general_protection(0),
+    }
+}
+
+/// #UD without CR4.OSXSAVE, #NM with CR0.TS (SDM vol. 1, 13.7).
+fn check_xsave(cpu: &mut Cpu) -> Faulting<u64> {
+    if cpu.cr4 & cr4::OSXSAVE == 0 {
+        return cpu.undefined();
+    }
+    if cpu.cr0 & cr0::TS != 0 {
+        return cpu.raise(motu_x86::Exception::plain(motu_x86::Exception::NM));
+    }
+    let requested = (cpu.gpr(slot::RDX) << 32) | (cpu.gpr(slot::RAX) & 0xffff_ffff);
+    Ok(requested & cpu.xcr0)
+}
+
+fn xsave<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Done {
+    let features = check_xsave(cpu)?;
+    let address = aligned(cpu, op, 64)?;
+    let mut image = [0; XSAVE_SIZE];
+    let bitmap_at = address.wrapping_add(motu_x86::XsaveArea::XSTATE_BV as u64);
+    cpu.check_write(bitmap_at, 8)?;
+    let bitmap = cpu.load::<u64>(bitmap_at)?;
+    if let Some(bytes) = image.get_mut(motu_x86::XsaveArea::XSTATE_BV..motu_x86::XsaveArea::XSTATE_BV + 8) {
+        bytes.copy_from_slice(&bitmap.to_le_bytes());
+    }
+    let ranges: Vec<_> = native::xsave_image(&cpu.fpu, features, form(cpu, WIDE), &mut image).collect();
+    for range in &ranges {
+        cpu.check_write(address.wrapping_add(range.start as u64), range.len() as u64)?;
+    }
+    for range in ranges {
+        if let Some(bytes) = image.get(range.clone()) {
+            cpu.write_bytes(address.wrapping_add(range.start as u64), bytes)?;
+        }
+    }
+    Ok(Flow::Next)
+}
+
+fn xrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Done {
+    let features = check_xsave(cpu)?;
+    let address = aligned(cpu, op, 64)?;
+    // The extended region is read only where it is asked for: a program may have no more than that.
+    let wanted = if features & motu_x86::flags::xcr0::AVX != 0 { XSAVE_SIZE } else { 576 };
+    let mut image = [0; XSAVE_SIZE];
+    if let Some(bytes) = image.get_mut(..wanted) {
+        cpu.read_bytes(address, bytes)?;
+    }
+    let (form, xcr0) = (form(cpu, WIDE), cpu.xcr0);
+    match native::xrstor_image(&mut cpu.fpu, features, xcr0, form, &image) {
+        Ok(()) => Ok(Flow::Next),
+        Err(_) => cpu.general_protection(0),
+    }
+}
+
+fn environment_format(cpu: &Cpu, op: &Op) -> EnvironmentFormat {
+    let short = op.extra.as_ref().is_some_and(|extra| {
+        matches!(
+            extra.instruction.code(),
+            C::Fnstenv_m14byte | C::Fldenv_m14byte | C::Fnsave_m94byte | C::Frstor_m94byte
+        )
+    });
+    let real = !cpu.protected_mode() || cpu.system_flags & rflags::VM != 0;
+    EnvironmentFormat { wide: !short, real }
+}
+
+fn store_image(cpu: &mut Cpu, op: &Op, image: &StateImage) -> Faulting<()> {
+    let address = op.linear(cpu);
+    cpu.write_bytes(address, image.as_bytes())
+}
+
+fn fnstenv(cpu: &mut Cpu, op: &Op) -> Done {
+    check_available(cpu)?;
+    let image = native::fnstenv_image(&cpu.fpu, environment_format(cpu, op));
+    store_image(cpu, op, &image)?;
+    native::mask_x87_exceptions(&mut cpu.fpu);
+    Ok(Flow::Next)
+}
+
+fn fnsave(cpu: &mut Cpu, op: &Op) -> Done {
+    check_available(cpu)?;
+    let image = native::fnsave_image(&cpu.fpu, environment_format(cpu, op));
+    store_image(cpu, op, &image)?;
+    native::fninit(&mut cpu.fpu);
+    Ok(Flow::Next)
+}
+
+fn fldenv(cpu: &mut Cpu, op: &Op) -> Done {
+    check_available(cpu)?;
+    cpu.check_x87()?;
+    let format = environment_format(cpu, op);
+    let mut image = [0; 108];
+    let address = op.linear(cpu);
+    let Some(bytes) = image.get_mut(..format.environment_size()) else { return cpu.undefined() };
+    cpu.read_bytes(address, bytes)?;
+    native::fldenv(&mut cpu.fpu, format, bytes);
+    Ok(Flow::Next)
+}
+
+fn frstor(cpu: &mut Cpu, op: &Op) -> Done {
+    check_available(cpu)?;
+    cpu.check_x87()?;
+    let format = environment_format(cpu, op);
+    let mut image = [0; 108];
+    let address = op.linear(cpu);
+    let Some(bytes) = image.get_mut(..format.save_size()) else { return cpu.undefined() };
+    cpu.read_bytes(address, bytes)?;
+    native::frstor(&mut cpu.fpu, format, bytes);
+    Ok(Flow::Next)
+}
+
+/// Masked moves and gathers. `IMPLICIT`: the address is DS:rDI.
+fn elements<const IMPLICIT: bool>(cpu: &mut Cpu, op: &Op) -> Done {
+    let Some(extra) = &op.extra else { return cpu.undefined() };
+    let unit = native::unit(&extra.instruction);
+    cpu.check_unit(unit)?;
+    if unit == Unit::Mmx {
+        cpu.check_x87()?;
+    }
+    let base = if IMPLICIT {
+        cpu.gpr(slot::RDI)
+    } else {
+        cpu.gpr(op.base).wrapping_add(op.disp).wrapping_add(cpu.gpr(op.index) << (op.scale & 3))
+    };
+    let address = ElementAddress { base: base & op.address_mask, mask: op.address_mask };
+    // The registers are worked on apart, since memory is reached through the whole CPU.
+    let mut fpu = cpu.fpu.clone();
+    let mut memory = Segment { cpu, base: op.segment };
+    let result = native::run_elements(&extra.instruction, &mut fpu, address, &mut memory);
+    cpu.fpu = fpu;
+    result.map(|()| Flow::Next)
+}
+
+/// Memory of the operand's segment.
+struct Segment<'a> {
+    cpu: &'a mut Cpu,
+    base: u8,
+}
+
+impl Segment<'_> {
+    fn linear(&self, offset: u64) -> u64 {
+        offset.wrapping_add(self.cpu.bases[(self.base & 7) as usize]) & self.cpu.linear_mask
+    }
+}
+
+impl ElementMemory for Segment<'_> {
+    type Fault = Fault;
+
+    fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), Fault> {
+        let at = self.linear(offset);
+        self.cpu.read_bytes(at, bytes)
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let at = self.linear(offset);
+        self.cpu.write_bytes(at, bytes)
     }
 }
