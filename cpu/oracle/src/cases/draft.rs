@@ -25,9 +25,13 @@ impl Draft {
     pub(super) fn draw(code: Code, rng: &mut Rng) -> Option<Self> {
         let area = rng.below(2) as usize;
         let rip = layout::code(area) + code_offset(rng);
-        let encoded = encoding::encode(code, rip, rng)?;
-        let format = Format::of(code.op_code().memory_size());
-        let state = state::random(rng, rip, format);
+        Self::with(encoding::encode(code, rip, rng)?, area, rng)
+    }
+
+    /// Draws a state for the instruction `encoded`, which lies in `area`.
+    pub(super) fn with(encoded: Encoded, area: usize, rng: &mut Rng) -> Option<Self> {
+        let format = Format::of(encoded.instruction.code().op_code().memory_size());
+        let state = state::random(rng, encoded.instruction.ip(), format);
         let mut draft = Self { encoded, state, patches: Vec::new(), area, format };
         draft.vary_immediates(rng);
         draft.place_implied(rng);
@@ -35,6 +39,15 @@ impl Draft {
         draft.place_branch(rng);
         draft.adapt(rng);
         Some(draft)
+    }
+
+    /// Draws a state for bytes that are no instruction. Should the host take them for one, then no
+    /// register of it is the address of anything.
+    pub(super) fn invalid(encoded: Encoded, area: usize, rng: &mut Rng) -> Self {
+        const NOT_CANONICAL: u64 = 1 << 63;
+        let mut state = state::random(rng, encoded.instruction.ip(), Format::Integer);
+        state.gpr.iter_mut().for_each(|register| *register = NOT_CANONICAL | rng.next() >> 20);
+        Self { encoded, state, patches: Vec::new(), area, format: Format::Integer }
     }
 
     pub(super) fn mnemonic(&self) -> Mnemonic {

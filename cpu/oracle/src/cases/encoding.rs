@@ -28,8 +28,14 @@ impl Encoded {
         Self { bytes, instruction, offsets }
     }
 
+    /// The instruction; as much as an instruction may have where the decoder knows none.
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.instruction.len()]
+        let len = if self.instruction.is_invalid() { MAX_INSTRUCTION } else { self.instruction.len() };
+        &self.bytes[..len]
+    }
+
+    pub(super) fn all_bytes(&self) -> [u8; MAX_INSTRUCTION] {
+        self.bytes
     }
 
     /// The same form at `self.instruction.ip()` with other bytes from `offset` on, unless that changes the form.
@@ -60,13 +66,14 @@ pub(super) fn encode(code: Code, rip: u64, rng: &mut Rng) -> Option<Encoded> {
 }
 
 /// FS and GS hold the host thread's own data; XACQUIRE would begin a transaction.
-fn is_harmless(instruction: &Instruction) -> bool {
+pub(super) fn is_harmless(instruction: &Instruction) -> bool {
     use iced_x86::Register::{FS, GS};
     !matches!(instruction.segment_prefix(), FS | GS)
         && !instruction.has_xacquire_prefix()
         && !instruction.has_xrelease_prefix()
 }
 
+/// Bytes being written; what does not fit is left out.
 struct Bytes {
     bytes: [u8; MAX_INSTRUCTION],
     len: usize,

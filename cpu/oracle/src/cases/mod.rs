@@ -6,6 +6,7 @@ mod draft;
 mod encoding;
 mod forms;
 mod implied;
+mod mutation;
 pub(crate) mod operand;
 mod place;
 mod state;
@@ -64,7 +65,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// The bytes of the instruction, 1 to 15.
+    /// The bytes of the instruction, 1 to 15; always 15 where they are none.
     pub fn code(&self) -> &[u8] {
         self.encoded.bytes()
     }
@@ -144,18 +145,41 @@ impl Generator {
     pub fn case(&mut self, number: u64) -> Option<Case> {
         let mut rng = Rng::new(self.seed, number);
         let code = *self.forms.get((number % (self.forms.len() as u64).max(1)) as usize)?;
+        (0..DRAWS).find_map(|_| Draft::draw(code, &mut rng).and_then(|draft| self.finish(number, draft)))
+    }
+
+    /// Case `number` of those that are about decoding: an instruction with some of its bytes changed.
+    /// What is an instruction still is run; what is none must be none for the CPU either.
+    pub fn decoding_case(&mut self, number: u64) -> Option<Case> {
+        let mut rng = Rng::new(!self.seed, number);
+        let code = *self.forms.get(rng.below(self.forms.len() as u64) as usize)?;
         (0..DRAWS).find_map(|_| {
-            let draft = Draft::draw(code, &mut rng)?;
-            for patch in &draft.patches {
-                self.window[patch.offset..][..patch.len].copy_from_slice(patch.bytes());
-            }
-            let harmless = draft.is_harmless(&self.window, &mut self.factory);
-            for patch in &draft.patches {
-                let range = patch.offset..patch.offset + patch.len;
-                self.window[range.clone()].copy_from_slice(&self.background[range]);
-            }
-            let Draft { encoded, state, patches, .. } = draft;
-            harmless.then_some(Case { seed: self.seed, number, encoded, before: state, patches })
+            let area = rng.below(2) as usize;
+            let rip = crate::layout::code(area) + rng.below(crate::layout::CODE_SIZE - 32);
+            let encoded = mutation::mutate(&encoding::encode(code, rip, &mut rng)?, &mut rng);
+            let instruction = &encoded.instruction;
+            let draft = if instruction.is_invalid() {
+                Draft::invalid(encoded, area, &mut rng)
+            } else if self.forms.contains(&instruction.code()) && encoding::is_harmless(instruction) {
+                Draft::with(encoded, area, &mut rng)?
+            } else {
+                return None;
+            };
+            self.finish(number, draft)
         })
+    }
+
+    /// The case that `draft` is, unless it could do harm.
+    fn finish(&mut self, number: u64, draft: Draft) -> Option<Case> {
+        for patch in &draft.patches {
+            self.window[patch.offset..][..patch.len].copy_from_slice(patch.bytes());
+        }
+        let harmless = draft.is_harmless(&self.window, &mut self.factory);
+        for patch in &draft.patches {
+            let range = patch.offset..patch.offset + patch.len;
+            self.window[range.clone()].copy_from_slice(&self.background[range]);
+        }
+        let Draft { encoded, state, patches, .. } = draft;
+        harmless.then_some(Case { seed: self.seed, number, encoded, before: state, patches })
     }
 }

@@ -1,13 +1,14 @@
 //! Where two results of one case differ.
 
 use super::Outcome;
-use super::undefined::{self, Undefined};
-use crate::End;
+use super::undefined::{self, Fault, Undefined};
 use crate::cases::Case;
+use crate::{End, UserState};
 use motu_x86::exception::pf;
 use motu_x86::flags::rflags;
 use motu_x86::{Exception, XsaveArea};
 use std::fmt;
+use std::ops::Range;
 
 /// One part of the result that is not the same: the host's and the other CPU's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,12 +40,20 @@ const COMPARED_FLAGS: u64 = rflags::DEFINED & !rflags::RF;
 
 /// All differences; none where the CPUs agree.
 pub(super) fn find(case: &Case, host: &Outcome<'_>, other: &Outcome<'_>) -> Vec<Difference> {
-    let undefined = undefined::of(case);
+    let mut undefined = undefined::of(case);
     let mut found = Vec::new();
+    if undefined.fault == Fault::Whether && is_memory_fault(host.end) {
+        return found;
+    }
+    let faults = is_memory_fault(host.end) && is_memory_fault(other.end);
+    if faults {
+        undefined.window = undefined.window.or(undefined.window_on_fault.take());
+    } else {
+        undefined.vectors_on_fault = [None; 2];
+    }
     let (a, b) = (host.after, other.after);
     let ends = (normalized(host.end), normalized(other.end));
-    let both_fault = undefined.fault && ends.0 != End::Ok && ends.1 != End::Ok;
-    if ends.0 != ends.1 && !both_fault {
+    if ends.0 != ends.1 && !(faults && undefined.fault == Fault::WhichPiece) {
         found.push(Difference::End(ends.0, ends.1));
     }
     if a.rip != b.rip {
@@ -63,31 +72,37 @@ pub(super) fn find(case: &Case, host: &Outcome<'_>, other: &Outcome<'_>) -> Vec<
     if (a.mxcsr() ^ b.mxcsr()) & !open != 0 {
         found.push(Difference::Mxcsr(a.mxcsr(), b.mxcsr()));
     }
-    vectors(&a.xsave, &b.xsave, &mut found, host, other);
+    if !(faults && undefined.x87_on_fault) {
+        floating_point(a, b, &mut found);
+    }
+    vectors(&undefined, a, b, &mut found);
     window(&undefined, host.window, other.window, &mut found);
     found
 }
 
-fn vectors(a: &XsaveArea, b: &XsaveArea, found: &mut Vec<Difference>, host: &Outcome<'_>, other: &Outcome<'_>) {
-    let words = |image: &XsaveArea| {
-        let word = |at: usize| u16::from_le_bytes([image.0[at], image.0[at + 1]]);
-        [word(0), word(2), u16::from(image.0[4])]
+fn floating_point(a: &UserState, b: &UserState, found: &mut Vec<Difference>) {
+    let words = |state: &UserState| {
+        let image = &state.xsave.0;
+        let word = |at: usize| u16::from_le_bytes([image[at], image[at + 1]]);
+        [word(0), word(2), u16::from(image[4])]
     };
     if words(a) != words(b) {
         found.push(Difference::X87(words(a), words(b)));
     }
-    let (a, b) = (host.after, other.after);
     for index in 0..8 {
         if a.st(index) != b.st(index) {
             found.push(Difference::St(index, a.st(index), b.st(index)));
         }
     }
-    let same = |range: std::ops::Range<usize>| a.xsave.0[range.clone()] == b.xsave.0[range];
+}
+
+fn vectors(undefined: &Undefined, a: &UserState, b: &UserState, found: &mut Vec<Difference>) {
+    let same = |range: Range<usize>| a.xsave.0[range.clone()] == b.xsave.0[range];
     if same(XsaveArea::XMM..416) && same(XsaveArea::YMM_HIGH..motu_x86::XSAVE_SIZE) {
         return;
     }
     for index in 0..16 {
-        if a.ymm(index) != b.ymm(index) {
+        if a.ymm(index) != b.ymm(index) && !undefined.vectors_on_fault.contains(&Some(index)) {
             found.push(Difference::Ymm(index, a.ymm(index), b.ymm(index)));
         }
     }
@@ -113,6 +128,10 @@ fn both_raise_xm(a: End, b: End, mxcsr: u32) -> bool {
     const OVERFLOW_UNDERFLOW: u32 = 0x18;
     let raised = |end| matches!(end, End::Exception { vector: Exception::XM, .. });
     raised(a) && raised(b) && mxcsr & !(mxcsr >> 7) & OVERFLOW_UNDERFLOW != 0
+}
+
+fn is_memory_fault(end: End) -> bool {
+    matches!(end, End::Exception { vector: Exception::SS | Exception::GP | Exception::PF, .. })
 }
 
 fn normalized(end: End) -> End {

@@ -15,8 +15,24 @@ pub(super) struct Undefined {
     pub(super) gpr: [u64; 16],
     /// A range of the window.
     pub(super) window: Option<Range<usize>>,
-    /// Which of two faults is raised, where the instruction has both.
-    pub(super) fault: bool,
+    /// The same, where the instruction faults.
+    pub(super) window_on_fault: Option<Range<usize>>,
+    pub(super) fault: Fault,
+    /// The x87 state, where the instruction faults.
+    pub(super) x87_on_fault: bool,
+    /// Vector registers, by number, that a fault may leave in any state.
+    pub(super) vectors_on_fault: [Option<usize>; 2],
+}
+
+/// What is open about a fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Fault {
+    #[default]
+    Nothing,
+    /// Which one of several pieces of memory faults first: vector, error code and address.
+    WhichPiece,
+    /// Whether there is one at all.
+    Whether,
 }
 
 pub(super) fn of(case: &Case) -> Undefined {
@@ -36,9 +52,28 @@ pub(super) fn of(case: &Case) -> Undefined {
         M::Bswap if instruction.op0_register().is_gpr16() => {
             undefined.ignore_gpr(instruction.op0_register(), 0xffff);
         }
-        M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq => undefined.fault = true,
+        _ if instruction.is_string_instruction() => undefined.fault = Fault::WhichPiece,
+        // Images that are read and written piece by piece, in an order that is the processor's own.
+        M::Fldenv | M::Fnstenv | M::Frstor | M::Fnsave | M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => {
+            undefined.fault = Fault::WhichPiece;
+        }
+        M::Fbld | M::Fbstp => undefined.fault = Fault::WhichPiece,
+        M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq => undefined.fault = Fault::WhichPiece,
+        // SDM vol. 2, MASKMOVDQU: whether bytes that are not stored may fault is the processor's own choice.
+        M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => undefined.fault = Fault::Whether,
+        M::Call => call(case, &mut undefined),
+        _ if instruction.is_vsib() => {
+            // SDM vol. 2, VGATHERDPS: elements may be gathered in any order, and a fault comes in between.
+            undefined.fault = Fault::WhichPiece;
+            undefined.vectors_on_fault = [0, 2].map(|operand| Some(instruction.op_register(operand).number()));
+        }
         _ => (),
     }
+    // A store from an MMX register may have left x87 mode before it faults.
+    undefined.x87_on_fault = instruction
+        .op_kinds()
+        .enumerate()
+        .any(|(operand, kind)| kind == OpKind::Register && instruction.op_register(operand as u32).is_mm());
     if instruction.is_string_instruction() && has_narrow_pointer(instruction) {
         // Where nothing was moved, or not all, processors differ in whether the upper halves are cleared.
         for register in [Register::RCX, Register::RSI, Register::RDI] {
@@ -74,6 +109,16 @@ fn flags(bits: u32) -> u64 {
         (RflagsBits::PF, rflags::PF),
     ];
     MAP.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, flag)| flag).sum()
+}
+
+/// Where the target is not canonical, the return address may be stored all the same before the fault.
+fn call(case: &Case, undefined: &mut Undefined) {
+    undefined.fault = Fault::WhichPiece;
+    let slot = case.before.gpr[4].wrapping_sub(8);
+    undefined.window_on_fault = layout::window_offset(slot).map(|offset| {
+        let start = offset as usize;
+        start..(start + 8).min(layout::WINDOW_SIZE as usize)
+    });
 }
 
 /// The count of a shift after masking (SDM vol. 2, SAL/SAR/SHL/SHR), and the operand's bits.
