@@ -94,7 +94,7 @@ impl<'a> Apt<'a> {
         self.lists = self.folder.join("lists");
         let outcome = watch.step("fetching the lists of packages", None, || {
             let mut command = self.command(APT_GET);
-            process::run(APT_GET, command.args(["--quiet", "update"]), watch, |_| {})
+            process::run((APT_GET, command.args(["--quiet", "update"])), &self.folder, watch, |_| {})
         })?;
         // One source of several that cannot be reached need not matter; that no package is found does.
         self.warnings = outcome.complaints;
@@ -121,7 +121,7 @@ impl<'a> Apt<'a> {
         let mut text = String::new();
         let mut command = self.command(APT_CACHE);
         command.args(["--no-all-versions", "show", name]);
-        let outcome = process::run(APT_CACHE, &mut command, watch, |line| {
+        let outcome = process::run((APT_CACHE, &mut command), &self.folder, watch, |line| {
             text.push_str(line);
             text.push('\n');
         })?;
@@ -138,7 +138,7 @@ impl<'a> Apt<'a> {
             let mut command = self.command(APT_GET);
             command.args(["--quiet", "download"]).current_dir(&folder);
             command.args(packages.iter().map(|package| format!("{}={}", package.name, package.version)));
-            process::run(APT_GET, &mut command, watch, |line| {
+            process::run((APT_GET, &mut command), &self.folder, watch, |line| {
                 let now = line.parse().map_or(done, |status: DownloadStatus| status.of(total)).max(done);
                 watch.progress.advance(now - done);
                 done = now;

@@ -20,6 +20,20 @@ pub enum StoreError {
         /// The host's reason.
         source: io::Error,
     },
+    /// The disk is, or would be, full.
+    #[error(
+        "there is no room to make the image: {} has {free} MiB free and {needed} MiB are needed; \
+         free some, or set MOTU_HOME to a folder on another disk",
+        path.display()
+    )]
+    NoRoom {
+        /// The store's folder.
+        path: PathBuf,
+        /// MiB that are free.
+        free: u64,
+        /// MiB that are needed.
+        needed: u64,
+    },
     /// An image name that cannot be a file's name in the store.
     #[error("{0:?} is no image name: names are of a-z, 0-9, '.', '_' and '-', and begin with a letter or digit")]
     Name(String),

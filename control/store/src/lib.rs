@@ -31,6 +31,7 @@ mod modules;
 mod process;
 mod progress;
 mod record;
+mod room;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,12 @@
 //! Programs of the host that do part of the work.
 
-use crate::StoreError;
 use crate::progress::Watch;
+use crate::{StoreError, room};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
@@ -91,10 +91,11 @@ pub(crate) fn check(
 }
 
 /// Runs a program to its end and hands over each line of its standard output. It runs in a process
-/// group of its own, so that Ctrl-C reaches motu alone, which then ends the whole group.
+/// group of its own, so that Ctrl-C reaches motu alone, which then ends the whole group; so it does when
+/// the disk that `folder` is on becomes full.
 pub(crate) fn run(
-    tool: &'static str,
-    command: &mut Command,
+    (tool, command): (&'static str, &mut Command),
+    folder: &Path,
     watch: Watch<'_>,
     mut each: impl FnMut(&str),
 ) -> Result<Outcome, StoreError> {
@@ -102,10 +103,10 @@ pub(crate) fn run(
     let lines = read_lines(&mut child);
     let mut complaints = Vec::new();
     loop {
-        if let Err(cancelled) = watch.check() {
+        if let Err(end) = watch.check().and_then(|()| room::check(folder, room::TO_GO_ON)) {
             let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
             let _ = child.wait();
-            return Err(cancelled);
+            return Err(end);
         }
         match lines.recv_timeout(PAUSE) {
             Ok(Line::Out(line)) => each(&line),

@@ -7,7 +7,7 @@ use crate::deb::Members;
 use crate::modules::{self, Module, Order};
 use crate::progress::Watch;
 use crate::record::{self, PackagesRecord};
-use crate::{Digest, ImageRecord, Package, Store, StoreError, applets};
+use crate::{Digest, ImageRecord, Package, Store, StoreError, applets, room};
 
 /// The image's name.
 pub(crate) const NAME: &str = "tiny";
@@ -56,6 +56,7 @@ pub(crate) fn make(store: &Store, recipe: &Recipe<'_>, watch: Watch<'_>) -> Resu
         None => fetch_packages(store, watch)?,
     };
     watch.step("making the image tiny", None, || {
+        room::check(&store.tmp(), room::TO_MAKE)?;
         let (members, modules) = read_packages(store, &packages, watch)?;
         let lacks = |what: &str| StoreError::Package {
             package: packages.iter().map(|package| package.name.as_str()).collect::<Vec<_>>().join(" or "),
@@ -100,6 +101,7 @@ fn kept_packages(store: &Store) -> Result<Option<Vec<Package>>, StoreError> {
 
 fn fetch_packages(store: &Store, watch: Watch<'_>) -> Result<Vec<Package>, StoreError> {
     let tmp = store.tmp();
+    room::check(&tmp, room::TO_FETCH)?;
     let folder = tempfile::Builder::new().prefix("apt-").tempdir_in(&tmp).map_err(StoreError::io("write in", &tmp))?;
     let mut apt = Apt::new(folder.path().to_owned(), store.host())?;
     if apt.use_host_lists() {
