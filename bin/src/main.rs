@@ -4,6 +4,7 @@ mod agent;
 mod cli;
 mod commands;
 mod engine;
+mod error;
 mod host;
 mod images;
 mod log;
@@ -14,6 +15,7 @@ mod vmm;
 use clap::Parser;
 use clap::error::ErrorKind;
 use cli::{Cli, Command};
+use error::Shown;
 use status::Status;
 use std::process::ExitCode;
 
@@ -30,7 +32,7 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => status.into(),
         Err(error) => {
-            eprintln!("motu: {error:#}");
+            eprintln!("motu: {}", Shown(&error));
             Status::Failed.into()
         }
     }

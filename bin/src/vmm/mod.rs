@@ -17,6 +17,7 @@ use crate::{status::Status, terminal};
 use anyhow::{Context, Result, bail};
 use motu_machine::{Finished, Image, Machine, MachineConfig, OnReset, Role};
 use motu_spec::VmSpec;
+use signal_hook::consts::SIGPIPE;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,6 +82,12 @@ impl Vmm {
             // A guest that waits for a terminal which takes nothing cannot be stopped otherwise.
             release.release();
             leave_behind_after(STOP_GRACE, status);
+        });
+        let abandon = Arc::downgrade(&ending);
+        output.on_abandoned(move || {
+            if let Some(ending) = abandon.upgrade() {
+                ending.end(Why::Signal(SIGPIPE));
+            }
         });
         Ok(Self { machine, output, ending, contract, started })
     }

@@ -13,18 +13,18 @@ const TAIL: usize = 16 << 10;
 
 /// Takes a serial port's output without ever holding up the end of the machine: a thread writes to
 /// the real destination, which may block for ever.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Output {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     queue: Vec<u8>,
     tail: VecDeque<u8>,
@@ -32,6 +32,9 @@ struct State {
     connected: bool,
     /// The thread is writing what it took.
     writing: bool,
+    /// Nobody reads the output any more (a broken pipe).
+    abandoned: bool,
+    on_abandoned: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Shared {
@@ -49,6 +52,22 @@ impl Shared {
         state.connected = false;
         state.queue = Vec::new();
         self.changed.notify_all();
+    }
+
+    /// The destination takes nothing more. For a full disk the machine goes on without it.
+    fn lose(&self, error: &io::Error) {
+        self.disconnect();
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            tracing::warn!("the console's output is lost from here on: {error}");
+            return;
+        }
+        let mut state = self.lock();
+        state.abandoned = true;
+        let act = state.on_abandoned.take();
+        drop(state);
+        if let Some(act) = act {
+            act();
+        }
     }
 }
 
@@ -68,11 +87,8 @@ impl Output {
         let shared = Arc::clone(&output.shared);
         std::thread::Builder::new().name("console".into()).spawn(move || {
             while let Some(chunk) = take(&shared) {
-                // A destination that is gone (a closed pipe, a full disk) takes nothing more; the
-                // machine goes on.
                 if let Err(error) = destination.write_all(&chunk).and_then(|()| destination.flush()) {
-                    tracing::warn!("the console's output is lost from here on: {error}");
-                    shared.disconnect();
+                    shared.lose(&error);
                 }
             }
         })?;
@@ -102,6 +118,17 @@ impl Output {
     /// Lets a guest that waits for room go on, its output lost: the machine is ending.
     pub fn release(&self) {
         self.shared.disconnect();
+    }
+
+    /// Calls `act` as soon as nobody reads the output any more (a broken pipe).
+    pub fn on_abandoned(&self, act: impl FnOnce() + Send + 'static) {
+        let mut state = self.shared.lock();
+        if state.abandoned {
+            drop(state);
+            act();
+        } else {
+            state.on_abandoned = Some(Box::new(act));
+        }
     }
 
     /// The last of what the guest printed, as text.
@@ -179,6 +206,18 @@ mod tests {
         output.finish(Some(Duration::from_millis(50)));
         printed.join().unwrap();
         assert_eq!(output.tail().len(), TAIL);
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_noticed() {
+        let (near, far) = UnixStream::pair().unwrap();
+        drop(near);
+        let mut output = Output::to(far).unwrap();
+        let (tell, noticed) = std::sync::mpsc::channel();
+        output.on_abandoned(move || tell.send(()).unwrap());
+        output.write_all(b"x").unwrap();
+        noticed.recv().unwrap();
+        output.finish(None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::stdin::{self, Sink};
 use super::{Request, Run, console};
 use crate::agent::{Session, Wiring};
+use crate::error::Shown;
 use crate::images;
 use crate::status::Status;
 use crate::terminal;
@@ -71,7 +72,7 @@ impl Making {
         match self.signo.load(Ordering::SeqCst) {
             0 => Err(error),
             signo => {
-                eprintln!("motu: {error:#}");
+                eprintln!("motu: {}", Shown(&error));
                 Ok(Run::Interrupted(Status::signal(signo)))
             }
         }

@@ -6,6 +6,7 @@ mod stdin;
 
 use crate::cli::RunArgs;
 use crate::engine::{self, Engine};
+use crate::error::Shown;
 use crate::host;
 use crate::status::Status;
 use crate::terminal;
@@ -97,7 +98,7 @@ fn report(ended: &Ended, output: &Output, request: &Request) -> Result<Status> {
             }
             Why::Failed(error) => {
                 show_tail(output);
-                eprintln!("motu: {error:#}");
+                eprintln!("motu: {}", Shown(error));
             }
             Why::Command(_) | Why::Left | Why::Signal(_) => {}
         }
