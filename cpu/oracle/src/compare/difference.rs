@@ -68,7 +68,13 @@ pub(super) fn find(case: &Case, host: &Outcome<'_>, other: &Outcome<'_>) -> Vec<
             found.push(Difference::Gpr(index, *a, *b));
         }
     }
-    let open = if both_raise_xm(host.end, other.end, a.mxcsr()) { MXCSR_PE } else { 0 };
+    let open = if faults && undefined.mxcsr_on_fault {
+        u32::MAX
+    } else if both_raise_xm(host.end, other.end, a.mxcsr()) {
+        MXCSR_PE
+    } else {
+        0
+    };
     if (a.mxcsr() ^ b.mxcsr()) & !open != 0 {
         found.push(Difference::Mxcsr(a.mxcsr(), b.mxcsr()));
     }

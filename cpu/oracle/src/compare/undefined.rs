@@ -3,7 +3,7 @@
 use crate::cases::Case;
 use crate::cases::operand::{explicit_address, register_value};
 use crate::layout;
-use iced_x86::{Instruction, Mnemonic, OpKind, Register, RflagsBits};
+use iced_x86::{Instruction, MemorySize, Mnemonic, OpKind, Register, RflagsBits};
 use motu_x86::flags::rflags;
 use std::ops::Range;
 
@@ -20,6 +20,8 @@ pub(super) struct Undefined {
     pub(super) fault: Fault,
     /// The x87 state, where the instruction faults.
     pub(super) x87_on_fault: bool,
+    /// MXCSR, where a memory operand faults.
+    pub(super) mxcsr_on_fault: bool,
     /// Vector registers, by number, that a fault may leave in any state.
     pub(super) vectors_on_fault: [Option<usize>; 2],
 }
@@ -55,9 +57,12 @@ pub(super) fn of(case: &Case) -> Undefined {
         _ if instruction.is_string_instruction() => undefined.fault = Fault::WhichPiece,
         // Images that are read and written piece by piece, in an order that is the processor's own.
         M::Fldenv | M::Fnstenv | M::Frstor | M::Fnsave | M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => {
-            undefined.fault = Fault::WhichPiece;
+            pieces(case, &mut undefined);
         }
-        M::Fbld | M::Fbstp => undefined.fault = Fault::WhichPiece,
+        M::Fbld | M::Fbstp => pieces(case, &mut undefined),
+        M::Fld | M::Fstp if instruction.memory_size() == MemorySize::Float80 => pieces(case, &mut undefined),
+        // The flags are set before the store faults; running it again sets them again.
+        M::Vcvtps2ph => undefined.mxcsr_on_fault = true,
         M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq => undefined.fault = Fault::WhichPiece,
         // SDM vol. 2, MASKMOVDQU: whether bytes that are not stored may fault is the processor's own choice.
         M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => undefined.fault = Fault::Whether,
@@ -114,11 +119,21 @@ fn flags(bits: u32) -> u64 {
 /// Where the target is not canonical, the return address may be stored all the same before the fault.
 fn call(case: &Case, undefined: &mut Undefined) {
     undefined.fault = Fault::WhichPiece;
-    let slot = case.before.gpr[4].wrapping_sub(8);
-    undefined.window_on_fault = layout::window_offset(slot).map(|offset| {
-        let start = offset as usize;
-        start..(start + 8).min(layout::WINDOW_SIZE as usize)
-    });
+    undefined.window_on_fault = window_range(case.before.gpr[4].wrapping_sub(8), 8);
+}
+
+/// Memory that is read or written in several pieces: those before the fault are done.
+fn pieces(case: &Case, undefined: &mut Undefined) {
+    undefined.fault = Fault::WhichPiece;
+    let bytes = case.instruction().memory_size().size();
+    undefined.window_on_fault =
+        explicit_address(case.instruction(), &case.before).and_then(|address| window_range(address, bytes));
+}
+
+/// Where `bytes` bytes at `address` lie in the window, as far as they do.
+fn window_range(address: u64, bytes: usize) -> Option<Range<usize>> {
+    let start = layout::window_offset(address)? as usize;
+    Some(start..(start + bytes).min(layout::WINDOW_SIZE as usize))
 }
 
 /// The count of a shift after masking (SDM vol. 2, SAL/SAR/SHL/SHR), and the operand's bits.
@@ -166,10 +181,7 @@ fn double_shift(case: &Case, undefined: &mut Undefined) {
     };
     if count > bits {
         undefined.ignore_gpr(instruction.op0_register(), 0xffff);
-        undefined.window = explicit_address(instruction, &case.before).and_then(layout::window_offset).map(|offset| {
-            let start = offset as usize;
-            start..(start + 2).min(layout::WINDOW_SIZE as usize)
-        });
+        undefined.window = explicit_address(instruction, &case.before).and_then(|address| window_range(address, 2));
     }
 }
 
