@@ -17,12 +17,13 @@ impl XsaveArea {
     /// Offset of the high half of YMM0.
     pub const YMM_HIGH: usize = 576;
 
-    /// The state after power-up: FCW 0x37f after FNINIT is what system software sees;
-    /// reset itself gives 0x40 (SDM vol. 3, table 9-1). MXCSR is 0x1f80.
+    /// The state after power-up (SDM vol. 3, table 9-1): FCW 0x40, MXCSR 0x1f80. XSTATE_BV says that x87
+    /// and SSE are there, since FCW is not the initial configuration's 0x37f.
     pub fn at_reset() -> Self {
         let mut image = [0; XSAVE_SIZE];
         image[0..2].copy_from_slice(&0x0040u16.to_le_bytes());
         image[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
+        image[Self::XSTATE_BV] = 3;
         image[28..32].copy_from_slice(&0x0000_ffffu32.to_le_bytes());
         Self(image)
     }

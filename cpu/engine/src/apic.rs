@@ -1,6 +1,6 @@
 //! The CPU's side of its local APIC: register accesses, actions, timer, and interrupt delivery.
 
-use crate::cpu::{Cpu, Fault, Faulting};
+use crate::cpu::{Cpu, Fault, Faulting, alert};
 use crate::lapic::{Action, Message, Moment, Signal};
 use motu_x86::Nanos;
 
@@ -43,13 +43,19 @@ impl Cpu {
     }
 
     fn act(&mut self, action: Action) {
-        // The deadline may have changed, or an interrupt may be pending now.
-        self.recheck = true;
+        self.set_alert(alert::TIMER, true);
         match action {
             Action::None => {}
             Action::EndOfInterrupt { vector } => self.bus().end_of_interrupt(vector),
             Action::Send(message) => self.receive(message),
         }
+        self.note_events();
+    }
+
+    /// Notes whether an event waits. To be called after every change of the APIC or of NMI.
+    pub fn note_events(&mut self) {
+        let waiting = self.lapic.pending_interrupt().is_some() || self.lapic.ext_int_pending();
+        self.set_alert(alert::EVENT, waiting || (self.nmi_pending && !self.nmi_blocked));
     }
 
     /// Takes a message if it is for this CPU.
@@ -83,24 +89,20 @@ impl Cpu {
 
     /// Delivers the most urgent event, if one may be delivered at this boundary.
     pub fn deliver_events(&mut self) {
-        if self.nmi_pending && !self.nmi_blocked {
+        if !self.has_event() {
+            return;
+        }
+        self.set_alert(alert::HALTED, false);
+        let vector = if self.nmi_pending && !self.nmi_blocked {
             self.nmi_pending = false;
             self.nmi_blocked = true;
-            self.halted = false;
-            self.deliver_interrupt(motu_x86::Exception::NMI);
-            return;
-        }
-        if !self.interrupts_enabled() {
-            return;
-        }
-        if self.lapic.ext_int_pending() {
-            self.halted = false;
-            let vector = self.bus().acknowledge_interrupt();
-            self.deliver_interrupt(vector);
-        } else if self.lapic.pending_interrupt().is_some() {
-            self.halted = false;
-            let vector = self.lapic.acknowledge();
-            self.deliver_interrupt(vector);
-        }
+            motu_x86::Exception::NMI
+        } else if self.lapic.ext_int_pending() {
+            self.bus().acknowledge_interrupt()
+        } else {
+            self.lapic.acknowledge()
+        };
+        self.note_events();
+        self.deliver_interrupt(vector);
     }
 }

@@ -43,6 +43,20 @@ pub mod seg {
     pub const GS: usize = 5;
 }
 
+/// Reasons for the run loop to look up between two blocks.
+pub mod alert {
+    /// An interrupt or NMI is waiting, deliverable or not.
+    pub const EVENT: u8 = 1 << 0;
+    /// Interrupts wait for one more instruction (STI, MOV SS).
+    pub const SHADOW: u8 = 1 << 1;
+    /// In HLT.
+    pub const HALTED: u8 = 1 << 2;
+    /// After a triple fault.
+    pub const SHUTDOWN: u8 = 1 << 3;
+    /// The APIC timer may have been set to another time.
+    pub const TIMER: u8 = 1 << 4;
+}
+
 /// Slots of the register file beyond the sixteen general registers.
 pub mod slot {
     pub const RAX: u8 = 0;
@@ -110,14 +124,10 @@ pub struct Cpu {
     pub vcpus: u32,
     /// Guest TSC minus the machine's time in nanoseconds: the guest's TSC counts at 1 GHz.
     pub tsc_offset: u64,
-    /// Interrupts wait for one more instruction (STI, MOV SS).
-    pub shadow: bool,
-    pub halted: bool,
-    pub shutdown: bool,
+    /// What keeps the run loop from going straight on: bits of [`alert`].
+    pub alerts: u8,
     pub nmi_pending: bool,
     pub nmi_blocked: bool,
-    /// The local APIC changed: look at it before the next block.
-    pub recheck: bool,
     /// Operations of the running block that may still run; a store to decoded code lowers it.
     pub limit: usize,
     /// A write to a page with decoded code: (page, first byte, last byte) in guest-physical space.
@@ -165,12 +175,9 @@ impl Cpu {
             id,
             vcpus,
             tsc_offset: 0,
-            shadow: false,
-            halted: false,
-            shutdown: false,
+            alerts: 0,
             nmi_pending: false,
             nmi_blocked: false,
-            recheck: false,
             limit: 0,
             code_writes: Vec::new(),
             stats: Stats::default(),
@@ -298,6 +305,14 @@ impl Cpu {
     #[cold]
     pub fn undefined<T>(&mut self) -> Faulting<T> {
         self.raise(Exception::plain(Exception::UD))
+    }
+
+    pub fn is_alerted(&self, alert: u8) -> bool {
+        self.alerts & alert != 0
+    }
+
+    pub fn set_alert(&mut self, alert: u8, on: bool) {
+        self.alerts = if on { self.alerts | alert } else { self.alerts & !alert };
     }
 
     /// Recomputes everything that address generation, decoding and the TLB derive from segments,

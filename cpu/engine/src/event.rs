@@ -1,6 +1,6 @@
 //! Delivering exceptions and interrupts through the IDT (Intel SDM vol. 3, ch. 6).
 
-use crate::cpu::{Cpu, Done, Faulting, Flow, seg, slot};
+use crate::cpu::{Cpu, Done, Faulting, Flow, alert, seg, slot};
 use crate::exec::segment::Descriptor;
 use crate::mmu::is_canonical;
 use motu_x86::flags::rflags;
@@ -60,7 +60,7 @@ impl Cpu {
                 return;
             }
             if pending.vector == Exception::DF {
-                self.shutdown = true;
+                self.set_alert(alert::SHUTDOWN, true);
                 self.rip = rip;
                 return;
             }

@@ -19,7 +19,7 @@ pub struct History {
 
 impl History {
     #[inline(always)]
-    pub fn note(&mut self, rip: u64, _serial: u64) {
+    pub fn note(&mut self, rip: u64) {
         self.ring[self.next % BLOCKS] = rip;
         self.next = self.next.wrapping_add(1);
     }

@@ -1,6 +1,6 @@
 //! [`CpuState`] out of a software CPU and into one.
 
-use crate::cpu::{Cpu, seg};
+use crate::cpu::{Cpu, alert, seg};
 use crate::lapic::Moment;
 use motu_hv::HvError;
 use motu_x86::flags::{cr0, efer};
@@ -10,9 +10,9 @@ impl Cpu {
     pub fn save(&self) -> CpuState {
         let s = &self.segments;
         let at = self.moment();
-        let activity = if self.shutdown {
+        let activity = if self.is_alerted(alert::SHUTDOWN) {
             Activity::Shutdown
-        } else if self.halted {
+        } else if self.is_alerted(alert::HALTED) {
             Activity::Halted
         } else {
             Activity::Active
@@ -40,14 +40,24 @@ impl Cpu {
             xcr0: self.xcr0,
             dr: self.dr,
             msrs: self.msrs.clone(),
-            xsave: (*self.fpu).clone(),
+            xsave: self.saved_fpu(),
             lapic: self.lapic.save(at),
             tsc: at.tsc,
             activity,
-            interrupt_shadow: self.shadow,
+            interrupt_shadow: self.is_alerted(alert::SHADOW),
             nmi_pending: self.nmi_pending,
             nmi_blocked: self.nmi_blocked,
         }
+    }
+
+    /// The FPU's registers as an image whose header says that all of them are there.
+    fn saved_fpu(&self) -> motu_x86::XsaveArea {
+        let mut image = (*self.fpu).clone();
+        let components = self.contract.xcr0_mask().to_le_bytes();
+        if let Some(bytes) = image.0.get_mut(motu_x86::XsaveArea::XSTATE_BV..motu_x86::XsaveArea::XSTATE_BV + 8) {
+            bytes.copy_from_slice(&components);
+        }
+        image
     }
 
     /// # Errors
@@ -82,14 +92,17 @@ impl Cpu {
         self.dr = state.dr;
         self.msrs = state.msrs.clone();
         *self.fpu = state.xsave.clone();
-        self.halted = state.activity == Activity::Halted;
-        self.shutdown = state.activity == Activity::Shutdown;
-        self.shadow = state.interrupt_shadow;
+        crate::native::make_live(&mut self.fpu);
+        self.alerts = 0;
+        self.set_alert(alert::HALTED, state.activity == Activity::Halted);
+        self.set_alert(alert::SHUTDOWN, state.activity == Activity::Shutdown);
+        self.set_alert(alert::SHADOW, state.interrupt_shadow);
         self.nmi_pending = state.nmi_pending;
         self.nmi_blocked = state.nmi_blocked;
         // The privilege is SS's DPL (SDM vol. 3, 25.4.1, guest SS access rights).
         self.cpl = if self.protected_mode() { (s.cs.selector & 3) as u8 } else { 0 };
         self.code_writes.clear();
+        self.note_events();
         self.mode_changed();
         Ok(())
     }

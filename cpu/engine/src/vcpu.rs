@@ -7,7 +7,7 @@
 //!   +---------------------------------------------------------------+
 //! ```
 
-use crate::cpu::{Cpu, Flow};
+use crate::cpu::{Cpu, Flow, alert};
 use crate::decode::BlockCache;
 use crate::history::History;
 use crate::mmu::{Mmu, RamMap};
@@ -20,6 +20,12 @@ use motu_x86::{CpuState, Exception, Nanos};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// DR6 bits (SDM vol. 3, 17.2.3).
+mod dr6 {
+    /// Single step.
+    pub const BS: u64 = 1 << 14;
+}
 
 /// Blocks between two looks at the clock: some tens of microseconds.
 const BLOCKS_PER_TICK: u32 = 1024;
@@ -44,8 +50,7 @@ impl SoftVcpu {
         let native = NativeCache::new()
             .map_err(|source| HvError::Host { doing: "mapping memory for generated code".into(), source })?;
         let cpu = Cpu::new(id, vcpus, contract, Mmu::new(ram), native);
-        let mut vcpu =
-            Self { cpu, cache: BlockCache::new(), mailbox, history: History::default(), countdown: 0 };
+        let mut vcpu = Self { cpu, cache: BlockCache::new(), mailbox, history: History::default(), countdown: 0 };
         vcpu.restore(&CpuState::default())?;
         Ok(vcpu)
     }
@@ -56,7 +61,7 @@ impl SoftVcpu {
     fn attend(&mut self) -> Option<Exit> {
         self.countdown = BLOCKS_PER_TICK;
         let cpu = &mut self.cpu;
-        cpu.recheck = false;
+        cpu.set_alert(alert::TIMER, false);
         let mut kicked = false;
         if self.mailbox.has_post() {
             let post = self.mailbox.take();
@@ -75,6 +80,7 @@ impl SoftVcpu {
         if cpu.timer_deadline(at).is_some_and(|deadline| deadline <= at.now) {
             cpu.lapic.expire(at);
         }
+        cpu.note_events();
         if cpu.mmu.ram.has_code_writes() {
             for page in cpu.mmu.ram.take_code_writes() {
                 self.cache.invalidate(page, 0, 0xfff, cpu);
@@ -104,62 +110,67 @@ impl SoftVcpu {
 
     fn run_guest(&mut self) -> Exit {
         loop {
-            if self.countdown == 0 || self.mailbox.has_post() || self.cpu.recheck {
-                if let Some(exit) = self.attend() {
-                    return exit;
+            let mut limit = usize::MAX;
+            if self.countdown == 0 || self.mailbox.has_post() || self.cpu.alerts != 0 {
+                match self.look_up() {
+                    Ok(instructions) => limit = instructions,
+                    Err(exit) => return exit,
                 }
             }
             self.countdown -= 1;
-            let mut limit = usize::MAX;
-            if self.cpu.shadow {
-                // STI and MOV SS: one more instruction before anything is delivered.
-                self.cpu.shadow = false;
-                limit = 1;
-            } else if self.cpu.has_event() {
-                self.cpu.deliver_events();
-            }
-            if self.cpu.shutdown {
-                return Exit::Shutdown;
-            }
-            if self.cpu.halted {
-                if let Some(exit) = self.sleep() {
-                    return exit;
-                }
-                continue;
-            }
             self.run_block(limit);
         }
     }
 
+    /// Everything that happens between two blocks. Gives how many instructions may run before the
+    /// next look, or why `run` ends.
+    #[cold]
+    #[inline(never)]
+    fn look_up(&mut self) -> Result<usize, Exit> {
+        if self.countdown == 0 || self.mailbox.has_post() || self.cpu.is_alerted(alert::TIMER) {
+            self.attend().map_or(Ok(()), Err)?;
+        }
+        if self.cpu.is_alerted(alert::SHADOW) {
+            // STI and MOV SS: one more instruction before anything is delivered. HLT may be that one.
+            self.cpu.set_alert(alert::SHADOW, false);
+            return Ok(1);
+        }
+        self.cpu.deliver_events();
+        while self.cpu.is_alerted(alert::HALTED) {
+            self.sleep().map_or(Ok(()), Err)?;
+            self.cpu.deliver_events();
+        }
+        if self.cpu.is_alerted(alert::SHUTDOWN) {
+            return Err(Exit::Shutdown);
+        }
+        Ok(usize::MAX)
+    }
+
     /// Runs the block at RIP, or at most `limit` of its instructions.
     #[inline(always)]
-    pub(crate) fn run_block(&mut self, limit: usize) {
+    fn run_block(&mut self, limit: usize) {
         let cpu = &mut self.cpu;
-        let index = match self.cache.find(cpu) {
-            Ok(index) => index,
-            Err(_) => {
-                let rip = cpu.rip;
-                cpu.deliver_exception(rip);
-                return;
-            }
+        let start = cpu.rip;
+        let Ok(index) = self.cache.find(cpu) else {
+            cpu.deliver_exception(start);
+            return;
         };
         let block = self.cache.get(index);
         let step = cpu.system_flags & rflags::TF != 0;
-        let wanted = if step { 1 } else { limit };
         cpu.system_flags &= !rflags::RF;
-        cpu.limit = block.ops.len().min(wanted);
-        cpu.set_gpr(crate::cpu::slot::BLOCK, cpu.rip);
-        self.history.note(cpu.rip, block.serial);
+        cpu.limit = block.ops.len().min(if step { 1 } else { limit });
+        cpu.set_gpr(crate::cpu::slot::BLOCK, start);
+        self.history.note(start);
 
         let mut done = 0;
-        let start = cpu.rip;
         let next = loop {
             let Some(op) = block.ops.get(done) else { break start.wrapping_add(block.len.into()) };
+            let end = || start.wrapping_add(u64::from(op.offset) + u64::from(op.len));
             match (op.run)(cpu, op) {
                 Ok(Flow::Next) => {
                     done += 1;
                     if done >= cpu.limit {
-                        break start.wrapping_add(u64::from(op.offset) + u64::from(op.len));
+                        break end();
                     }
                 }
                 Ok(Flow::Jump) => {
@@ -168,9 +179,9 @@ impl SoftVcpu {
                 }
                 Ok(Flow::Stop) => {
                     done += 1;
-                    break start.wrapping_add(u64::from(op.offset) + u64::from(op.len));
+                    break end();
                 }
-                Ok(Flow::Again) => break start.wrapping_add(u64::from(op.offset)),
+                Ok(Flow::Again) => break op.rip(cpu),
                 Err(_) => {
                     let rip = op.rip(cpu);
                     cpu.stats.instructions += done as u64;
@@ -188,7 +199,7 @@ impl SoftVcpu {
             invalidate_written(cpu, &mut self.cache);
         }
         if step && done > 0 {
-            cpu.dr[6] |= 1 << 14;
+            cpu.dr[6] |= dr6::BS;
             cpu.fault = Exception::plain(Exception::DB);
             let rip = cpu.rip;
             cpu.deliver_exception(rip);

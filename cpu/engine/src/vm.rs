@@ -51,7 +51,8 @@ impl Hypervisor for SoftHypervisor {
             return Err(HvError::TooManyVcpus { engine: "soft", asked: config.vcpus, max: MAX_VCPUS });
         }
         let name = config.contract;
-        let unknown = || HvError::Contract { name: name.into(), missing: "a definition: there is no such contract".into() };
+        let unknown =
+            || HvError::Contract { name: name.into(), missing: "a definition: there is no such contract".into() };
         let contract = Contract::by_name(name).ok_or_else(unknown)?;
         let lacking = missing(contract);
         if !lacking.is_empty() {

@@ -26,8 +26,8 @@ pub struct Block {
     pub key: u32,
     /// The page that a last instruction runs over into.
     pub second_page: Option<u64>,
-    /// Never the same for two blocks; zero when there is none.
-    pub serial: u64,
+    /// Never the same for two blocks; zero until the cache gives it.
+    pub id: u64,
 }
 
 /// What decoding depends on beside the bytes.
@@ -65,18 +65,10 @@ impl Cpu {
                 std::ptr::copy_nonoverlapping(next_host.cast_const(), bytes.as_mut_ptr().add(PAGE as usize), MAX_LEN);
             }
             let code = bytes.get(start..).unwrap_or(&[]);
-            let mut context =
-                Context { code_size: self.code_size, contract: self.contract, native: &mut self.native };
+            let mut context = Context { code_size: self.code_size, contract: self.contract, native: &mut self.native };
             len = decode_one(code, rip, &mut context, &mut ops);
         }
-        Ok(Block {
-            ops: ops.into_boxed_slice(),
-            len: len as u32,
-            physical,
-            key: self.decode_key(),
-            second_page,
-            serial: 0,
-        })
+        Ok(Block { ops: ops.into_boxed_slice(), len: len as u32, physical, key: self.decode_key(), second_page, id: 0 })
     }
 }
 

@@ -38,14 +38,22 @@ impl Hasher for AddressHasher {
 
 type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
 
+/// One entry of the table by linear address: 32 bytes.
 #[derive(Clone, Copy, Default)]
 struct Jump {
     rip: u64,
     epoch: u64,
-    serial: u64,
-    block: u32,
+    /// [`Block::id`].
+    id: u64,
     key: u32,
     global: bool,
+}
+
+/// Bits of a block's identity that are its index; the rest counts the blocks ever made.
+const INDEX_BITS: u32 = 24;
+
+fn index_of(id: u64) -> u32 {
+    (id & ((1 << INDEX_BITS) - 1)) as u32
 }
 
 /// The blocks whose code lies in one page.
@@ -62,7 +70,8 @@ pub struct BlockCache {
     by_address: AddressMap<(u64, u32), u32>,
     pages: AddressMap<u64, PageBlocks>,
     jumps: Box<[Jump]>,
-    next_serial: u64,
+    /// Blocks made so far, plus one: identity zero belongs to none.
+    made: u64,
     ops: usize,
 }
 
@@ -84,7 +93,7 @@ impl BlockCache {
             by_address: AddressMap::default(),
             pages: AddressMap::default(),
             jumps: vec![Jump::default(); JUMPS].into_boxed_slice(),
-            next_serial: 1,
+            made: 1,
             ops: 0,
         }
     }
@@ -105,9 +114,9 @@ impl BlockCache {
         if jump.rip == cpu.rip
             && jump.key == cpu.decode_key()
             && jump.epoch == epoch
-            && self.blocks.get(jump.block as usize).is_some_and(|b| b.serial == jump.serial)
+            && self.blocks.get(index_of(jump.id) as usize).is_some_and(|b| b.id == jump.id)
         {
-            return Ok(jump.block);
+            return Ok(index_of(jump.id));
         }
         self.find_by_address(cpu)
     }
@@ -131,8 +140,8 @@ impl BlockCache {
         // A block that runs over into a second page depends on two translations.
         let global = global && self.get(index).second_page.is_none();
         let epoch = if global { cpu.mmu.global_epoch } else { cpu.mmu.local_epoch };
-        let serial = self.get(index).serial;
-        self.jumps[jump_index(cpu.rip)] = Jump { rip: cpu.rip, epoch, serial, block: index, key, global };
+        let id = self.get(index).id;
+        self.jumps[jump_index(cpu.rip)] = Jump { rip: cpu.rip, epoch, id, key, global };
         Ok(index)
     }
 
@@ -151,21 +160,16 @@ impl BlockCache {
         }
         cpu.stats.blocks_decoded += 1;
         self.ops += block.ops.len();
-        block.serial = self.next_serial;
-        self.next_serial += 1;
         let address = (block.physical, block.key);
         let (first, len) = (block.physical & PAGE_MASK, u64::from(block.len));
         let pages = [Some(block.physical & !PAGE_MASK), block.second_page];
-        let index = match self.free.pop() {
-            Some(index) => {
-                self.blocks[index as usize] = block;
-                index
-            }
-            None => {
-                self.blocks.push(block);
-                (self.blocks.len() - 1) as u32
-            }
-        };
+        let index = self.free.pop().unwrap_or(self.blocks.len() as u32);
+        block.id = self.made << INDEX_BITS | u64::from(index);
+        self.made += 1;
+        match self.blocks.get_mut(index as usize) {
+            Some(slot) => *slot = block,
+            None => self.blocks.push(block),
+        }
         self.by_address.insert(address, index);
         for (n, page) in pages.into_iter().flatten().enumerate() {
             let entry = self.pages.entry(page).or_default();
@@ -192,11 +196,7 @@ impl BlockCache {
         let overlapping = |block: &Block| {
             let start = block.physical & PAGE_MASK;
             let end = start + u64::from(block.len) - 1;
-            if block.physical & !PAGE_MASK == page {
-                start <= last && end >= first
-            } else {
-                end & PAGE_MASK >= first
-            }
+            if block.physical & !PAGE_MASK == page { start <= last && end >= first } else { end & PAGE_MASK >= first }
         };
         let hit: Vec<u32> = entry.blocks.iter().copied().filter(|&i| overlapping(self.get(i))).collect();
         for index in hit {
@@ -206,7 +206,7 @@ impl BlockCache {
     }
 
     fn drop_block(&mut self, index: u32, cpu: &mut Cpu) {
-        let empty = Block { ops: Box::new([]), len: 0, physical: 0, key: 0, second_page: None, serial: 0 };
+        let empty = Block { ops: Box::new([]), len: 0, physical: 0, key: 0, second_page: None, id: 0 };
         let Some(slot) = self.blocks.get_mut(index as usize) else { return };
         let block = std::mem::replace(slot, empty);
         self.ops -= block.ops.len();
@@ -243,7 +243,10 @@ impl Default for BlockCache {
 
 impl std::fmt::Debug for BlockCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BlockCache").field("blocks", &self.by_address.len()).field("bytes", &(self.ops as u64 * PAGE)).finish()
+        f.debug_struct("BlockCache")
+            .field("blocks", &self.by_address.len())
+            .field("bytes", &(self.ops as u64 * PAGE))
+            .finish()
     }
 }
 

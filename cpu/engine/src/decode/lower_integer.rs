@@ -35,8 +35,14 @@ macro_rules! wide {
 macro_rules! place {
     ($kind:expr, $D:ident => $e:expr) => {
         match $kind {
-            Kind::Register => { type $D = Dst; $e }
-            Kind::Memory => { type $D = Mem; $e }
+            Kind::Register => {
+                type $D = Dst;
+                $e
+            }
+            Kind::Memory => {
+                type $D = Mem;
+                $e
+            }
             _ => None,
         }
     };
@@ -46,9 +52,18 @@ macro_rules! place {
 macro_rules! source {
     ($kind:expr, $S:ident => $e:expr) => {
         match $kind {
-            Kind::Register => { type $S = Src; $e }
-            Kind::Memory => { type $S = Mem; $e }
-            Kind::Immediate => { type $S = Imm; $e }
+            Kind::Register => {
+                type $S = Src;
+                $e
+            }
+            Kind::Memory => {
+                type $S = Mem;
+                $e
+            }
+            Kind::Immediate => {
+                type $S = Imm;
+                $e
+            }
             Kind::None => None,
         }
     };
@@ -58,11 +73,31 @@ macro_rules! source {
 macro_rules! pair {
     ($kinds:expr, $D:ident, $S:ident => $e:expr) => {
         match $kinds {
-            (Kind::Register, Kind::Register) => { type $D = Dst; type $S = Src; $e }
-            (Kind::Register, Kind::Memory) => { type $D = Dst; type $S = Mem; $e }
-            (Kind::Register, Kind::Immediate) => { type $D = Dst; type $S = Imm; $e }
-            (Kind::Memory, Kind::Register) => { type $D = Mem; type $S = Src; $e }
-            (Kind::Memory, Kind::Immediate) => { type $D = Mem; type $S = Imm; $e }
+            (Kind::Register, Kind::Register) => {
+                type $D = Dst;
+                type $S = Src;
+                $e
+            }
+            (Kind::Register, Kind::Memory) => {
+                type $D = Dst;
+                type $S = Mem;
+                $e
+            }
+            (Kind::Register, Kind::Immediate) => {
+                type $D = Dst;
+                type $S = Imm;
+                $e
+            }
+            (Kind::Memory, Kind::Register) => {
+                type $D = Mem;
+                type $S = Src;
+                $e
+            }
+            (Kind::Memory, Kind::Immediate) => {
+                type $D = Mem;
+                type $S = Imm;
+                $e
+            }
             _ => None,
         }
     };
@@ -185,8 +220,7 @@ fn stack_bytes(i: &Instruction) -> usize {
 fn transfer(i: &Instruction, op: &mut Op) -> Option<Handler> {
     let kinds = (kind(i, 0), kind(i, 1));
     let bytes = size(i, 0);
-    let general = (0..i.op_count())
-        .all(|n| i.op_kind(n) != OpKind::Register || i.op_register(n).is_gpr());
+    let general = (0..i.op_count()).all(|n| i.op_kind(n) != OpKind::Register || i.op_register(n).is_gpr());
     if !general {
         return None;
     }
@@ -293,12 +327,40 @@ fn condition(i: &Instruction) -> u8 {
 /// SETcc and CMOVcc.
 fn conditional(i: &Instruction, kinds: (Kind, Kind), bytes: usize) -> Option<Handler> {
     match i.mnemonic() {
-        M::Seto | M::Setno | M::Setb | M::Setae | M::Sete | M::Setne | M::Setbe | M::Seta | M::Sets | M::Setns
-        | M::Setp | M::Setnp | M::Setl | M::Setge | M::Setle | M::Setg => {
+        M::Seto
+        | M::Setno
+        | M::Setb
+        | M::Setae
+        | M::Sete
+        | M::Setne
+        | M::Setbe
+        | M::Seta
+        | M::Sets
+        | M::Setns
+        | M::Setp
+        | M::Setnp
+        | M::Setl
+        | M::Setge
+        | M::Setle
+        | M::Setg => {
             place!(kinds.0, D => conditions!(condition(i), CC => Some(data::setcc::<CC, D> as Handler)))
         }
-        M::Cmovo | M::Cmovno | M::Cmovb | M::Cmovae | M::Cmove | M::Cmovne | M::Cmovbe | M::Cmova | M::Cmovs
-        | M::Cmovns | M::Cmovp | M::Cmovnp | M::Cmovl | M::Cmovge | M::Cmovle | M::Cmovg => {
+        M::Cmovo
+        | M::Cmovno
+        | M::Cmovb
+        | M::Cmovae
+        | M::Cmove
+        | M::Cmovne
+        | M::Cmovbe
+        | M::Cmova
+        | M::Cmovs
+        | M::Cmovns
+        | M::Cmovp
+        | M::Cmovnp
+        | M::Cmovl
+        | M::Cmovge
+        | M::Cmovle
+        | M::Cmovg => {
             source!(kinds.1, S => conditions!(condition(i), CC => wide!(bytes, W => data::cmov::<CC, W, S>)))
         }
         _ => None,
@@ -352,9 +414,7 @@ fn branch_bytes(i: &Instruction) -> usize {
 
 fn control(i: &Instruction, op: &mut Op) -> Option<Handler> {
     let bytes = branch_bytes(i);
-    if matches!(i.op_kind(0), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64)
-        && i.op_count() > 0
-    {
+    if matches!(i.op_kind(0), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64) && i.op_count() > 0 {
         let start = i.ip().wrapping_sub(op.offset.into());
         op.imm = i.near_branch_target().wrapping_sub(start);
     }

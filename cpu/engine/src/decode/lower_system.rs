@@ -74,9 +74,8 @@ fn base(i: &Instruction, op: &mut Op, short: bool) -> Option<Handler> {
 }
 
 fn segments(i: &Instruction, op: &mut Op) -> Option<Handler> {
-    let is_segment = |n: u32| {
-        n < i.op_count() && i.op_kind(n) == OpKind::Register && i.op_register(n).is_segment_register()
-    };
+    let is_segment =
+        |n: u32| n < i.op_count() && i.op_kind(n) == OpKind::Register && i.op_register(n).is_segment_register();
     match i.mnemonic() {
         M::Mov if is_segment(0) => {
             if i.op_register(0) == Register::CS {
@@ -209,6 +208,7 @@ fn control(i: &Instruction, op: &mut Op) -> Option<Handler> {
         },
         M::Rdpid => s::rdpid,
         M::Ud0 | M::Ud1 | M::Ud2 => s::undefined,
+        M::Clflush | M::Clflushopt | M::Clwb => s::touch,
         M::Cldemote | M::Prefetchw | M::Prefetchwt1 => data::nop,
         _ => return None,
     })

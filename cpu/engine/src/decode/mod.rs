@@ -11,4 +11,4 @@ mod operands;
 
 pub use block::Block;
 pub use cache::BlockCache;
-pub use op::{Extra, Handler, Op};
+pub use op::{Handler, Op};

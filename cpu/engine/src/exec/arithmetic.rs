@@ -180,11 +180,8 @@ pub fn multiply<const SIGNED: bool, W: Width, S: Source>(cpu: &mut Cpu, op: &Op)
         cpu.set_register(0, low);
         cpu.set_register(8 * slot::RDX, high);
     }
-    let significant = if SIGNED {
-        high.sign_extend() != ((low.sign_extend() as i64) >> 63) as u64
-    } else {
-        high.to_u64() != 0
-    };
+    let significant =
+        if SIGNED { high.sign_extend() != ((low.sign_extend() as i64) >> 63) as u64 } else { high.to_u64() != 0 };
     cpu.arith = product_flags(cpu.arith, significant);
     Ok(Flow::Next)
 }

@@ -95,7 +95,9 @@ impl Cpu {
     pub fn push<W: Width>(&mut self, value: W) -> Faulting<()> {
         let rsp = self.gpr(slot::RSP).wrapping_sub(W::BYTES);
         let at = self.stack_linear(rsp);
-        self.store(at, value)?;
+        if self.store(at, value).is_err() {
+            return Err(self.stack_fault());
+        }
         self.move_stack(W::BYTES.wrapping_neg());
         Ok(())
     }
@@ -111,7 +113,7 @@ impl Cpu {
     #[inline(always)]
     pub fn peek<W: Width>(&mut self, offset: u64) -> Faulting<W> {
         let at = self.stack_linear(self.gpr(slot::RSP).wrapping_add(offset));
-        self.load(at)
+        self.load(at).map_err(|_| self.stack_fault())
     }
 }
 
@@ -170,7 +172,7 @@ pub fn pop_all<W: Width>(cpu: &mut Cpu, _: &Op) -> Done {
 pub fn leave<W: Width>(cpu: &mut Cpu, _: &Op) -> Done {
     let frame = cpu.gpr(slot::RBP);
     let at = cpu.stack_linear(frame);
-    let saved = cpu.load::<W>(at)?;
+    let saved = cpu.load::<W>(at).map_err(|_| cpu.stack_fault())?;
     let rsp = cpu.gpr(slot::RSP);
     cpu.set_gpr(slot::RSP, (rsp & !cpu.stack_mask) | (frame & cpu.stack_mask));
     cpu.move_stack(W::BYTES);

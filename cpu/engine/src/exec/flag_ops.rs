@@ -1,7 +1,7 @@
 //! Instructions on RFLAGS itself (Intel SDM vol. 2; IF and IOPL rules: vol. 3, 6.8.1).
 
 use super::width::{Width, arith};
-use crate::cpu::{Cpu, Done, Flow};
+use crate::cpu::{Cpu, Done, Flow, alert};
 use crate::decode::Op;
 use motu_x86::flags::rflags;
 
@@ -45,7 +45,7 @@ pub fn sti(cpu: &mut Cpu, _: &Op) -> Done {
     }
     if !cpu.interrupts_enabled() {
         cpu.system_flags |= rflags::IF;
-        cpu.shadow = true;
+        cpu.set_alert(alert::SHADOW, true);
     }
     Ok(Flow::Stop)
 }

@@ -3,10 +3,10 @@
 //! [`crate::native`] runs the instruction; here is what surrounds it in a guest: whether the unit may be
 //! used, the memory operand, and the exceptions.
 
-use crate::cpu::{CodeSize, Cpu, Done, Faulting, Flow};
+use crate::cpu::{Cpu, Done, Faulting, Flow};
 use crate::decode::{Handler, Op};
-use crate::native::{NativeCache, Outcome, Staging, Thunk, Unit, pending_x87_exception};
 use crate::exec::system;
+use crate::native::{NativeCache, Outcome, Staging, Thunk, Unit, pending_x87_exception};
 use iced_x86::Instruction;
 use motu_x86::Exception;
 use motu_x86::flags::{cr0, cr4, rflags, xcr0};
@@ -29,10 +29,7 @@ impl Cpu {
             Unit::Sse => emulated || self.cr4 & cr4::OSFXSR == 0,
             Unit::Avx => {
                 let both = xcr0::SSE | xcr0::AVX;
-                self.cr4 & cr4::OSXSAVE == 0
-                    || self.xcr0 & both != both
-                    || !self.protected_mode()
-                    || self.system_flags & rflags::VM != 0
+                self.cr4 & cr4::OSXSAVE == 0 || self.xcr0 & both != both
             }
             Unit::Integer | Unit::X87 | Unit::Wait => false,
         };
@@ -64,6 +61,9 @@ impl Cpu {
 fn run(cpu: &mut Cpu, op: &Op) -> Done {
     let Some(extra) = &op.extra else { return cpu.undefined() };
     let Some(mut thunk) = extra.thunk else { return cpu.undefined() };
+    if thunk.is_vex() && (!cpu.protected_mode() || cpu.system_flags & rflags::VM != 0) {
+        return cpu.undefined();
+    }
     cpu.check_unit(thunk.unit())?;
     if thunk.is_waiting_x87() {
         cpu.check_x87()?;
@@ -85,7 +85,7 @@ fn run(cpu: &mut Cpu, op: &Op) -> Done {
             cpu.read_operand(address, bytes)?;
         }
     }
-    let mut flags = cpu.rflags();
+    let mut flags = if thunk.touches_flags() { cpu.rflags() } else { 0 };
     let mut outcome = cpu.run_native(&thunk, &mut flags, &mut staging);
     if outcome == Outcome::Stale {
         match cpu.native.compile(&extra.instruction) {
@@ -103,7 +103,9 @@ fn run(cpu: &mut Cpu, op: &Op) -> Done {
         Outcome::GeneralProtection => return cpu.general_protection(0),
         Outcome::SimdException | Outcome::Stale => return cpu.undefined(),
     }
-    cpu.arith = super::width::arith::from_rflags(flags);
+    if thunk.touches_flags() {
+        cpu.arith = super::width::arith::from_rflags(flags);
+    }
     if let Some(memory) = thunk.memory()
         && memory.writes
         && let Some(bytes) = staging.0.get(..usize::from(memory.size))
@@ -143,10 +145,5 @@ impl Cpu {
             [a, b, c, d, e, f, g, h] => self.store(address, u64::from_le_bytes([a, b, c, d, e, f, g, h])),
             _ => self.write_bytes(address, data),
         }
-    }
-
-    /// 64-bit operand forms exist only there.
-    pub fn in_64_bit_mode(&self) -> bool {
-        self.code_size == CodeSize::Bits64
     }
 }

@@ -1,7 +1,7 @@
 //! Where operands come from and go to, as types, so that each combination is compiled on its own.
 
 use super::width::Width;
-use crate::cpu::{Cpu, Faulting};
+use crate::cpu::{Cpu, Fault, Faulting, seg};
 use crate::decode::Op;
 
 /// Something that is read.
@@ -65,7 +65,7 @@ impl Source for Mem {
     #[inline(always)]
     fn get<W: Width>(cpu: &mut Cpu, op: &Op) -> Faulting<W> {
         let address = op.linear(cpu);
-        cpu.load(address)
+        cpu.load(address).map_err(|fault| in_segment(cpu, op, fault))
     }
 }
 
@@ -73,12 +73,18 @@ impl Place for Mem {
     #[inline(always)]
     fn set<W: Width>(cpu: &mut Cpu, op: &Op, value: W) -> Faulting<()> {
         let address = op.linear(cpu);
-        cpu.store(address, value)
+        cpu.store(address, value).map_err(|fault| in_segment(cpu, op, fault))
     }
 
     #[inline(always)]
     fn update<W: Width>(cpu: &mut Cpu, op: &Op, change: impl FnOnce(&mut Cpu, W) -> W) -> Faulting<()> {
         let address = op.linear(cpu);
-        cpu.modify(address, change)
+        cpu.modify(address, change).map_err(|fault| in_segment(cpu, op, fault))
     }
+}
+
+/// Turns the fault of a memory operand into what its segment makes of it.
+#[cold]
+fn in_segment(cpu: &mut Cpu, op: &Op, fault: Fault) -> Fault {
+    if usize::from(op.segment) == seg::SS { cpu.stack_fault() } else { fault }
 }

@@ -2,7 +2,7 @@
 
 use super::operand::Source;
 use super::width::{Width, arith};
-use crate::cpu::{Cpu, Done, Faulting, Flow, seg};
+use crate::cpu::{Cpu, Done, Faulting, Flow, alert, seg};
 use crate::decode::Op;
 use motu_x86::flags::{cr4, rflags};
 use motu_x86::{DescriptorTable, Exception, Segment};
@@ -163,7 +163,9 @@ pub fn mov_to<S: Source>(cpu: &mut Cpu, op: &Op) -> Done {
     let selector = S::get::<u16>(cpu, op)?;
     let index = usize::from(op.dst);
     cpu.load_data_segment(index, selector)?;
-    cpu.shadow |= index == seg::SS;
+    if index == seg::SS {
+        cpu.set_alert(alert::SHADOW, true);
+    }
     Ok(Flow::Stop)
 }
 
@@ -176,7 +178,9 @@ pub fn pop<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
     let rsp = cpu.gpr(crate::cpu::slot::RSP);
     let moved = rsp.wrapping_add(W::BYTES);
     cpu.set_gpr(crate::cpu::slot::RSP, (rsp & !old_mask) | (moved & old_mask));
-    cpu.shadow |= index == seg::SS;
+    if index == seg::SS {
+        cpu.set_alert(alert::SHADOW, true);
+    }
     Ok(Flow::Stop)
 }
 

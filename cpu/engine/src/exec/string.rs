@@ -43,8 +43,7 @@ impl Cpu {
     fn advance(&mut self, register: u8, op: &Op, elements: u64, bytes: u64) {
         let step = elements.wrapping_mul(bytes);
         let pointer = self.pointer(register, op);
-        let moved =
-            if self.direction_down() { pointer.wrapping_sub(step) } else { pointer.wrapping_add(step) };
+        let moved = if self.direction_down() { pointer.wrapping_sub(step) } else { pointer.wrapping_add(step) };
         self.set_pointer(register, op, moved);
     }
 }

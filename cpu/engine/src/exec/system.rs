@@ -2,23 +2,15 @@
 
 use super::operand::Source;
 use super::width::Width;
-use crate::cpu::{CodeSize, Cpu, Done, Faulting, Flow, slot};
+use crate::cpu::{CodeSize, Cpu, Done, Faulting, Flow, alert, slot};
 use crate::decode::Op;
 use motu_x86::Exception;
 use motu_x86::contract::CpuidInputs;
 use motu_x86::flags::{cr0, cr4, efer, xcr0};
 
 /// CR0 bits that software can change; ET reads as one, the rest as zero.
-const CR0_WRITABLE: u64 = cr0::PE
-    | cr0::MP
-    | cr0::EM
-    | cr0::TS
-    | cr0::NE
-    | cr0::WP
-    | cr0::AM
-    | cr0::NW
-    | cr0::CD
-    | cr0::PG;
+const CR0_WRITABLE: u64 =
+    cr0::PE | cr0::MP | cr0::EM | cr0::TS | cr0::NE | cr0::WP | cr0::AM | cr0::NW | cr0::CD | cr0::PG;
 
 /// MOV r, CRn: `op.imm` is n.
 pub fn read_control(cpu: &mut Cpu, op: &Op) -> Done {
@@ -49,7 +41,7 @@ pub fn write_control(cpu: &mut Cpu, op: &Op) -> Done {
                 return cpu.general_protection(0);
             }
             cpu.lapic.set_cr8(value);
-            cpu.recheck = true;
+            cpu.note_events();
         }
         _ => return cpu.undefined(),
     }
@@ -59,9 +51,8 @@ pub fn write_control(cpu: &mut Cpu, op: &Op) -> Done {
 impl Cpu {
     fn set_cr0(&mut self, value: u64) -> Faulting<()> {
         let paging = value & cr0::PG != 0;
-        let invalid = value >> 32 != 0
-            || (paging && value & cr0::PE == 0)
-            || (value & cr0::NW != 0 && value & cr0::CD == 0);
+        let invalid =
+            value >> 32 != 0 || (paging && value & cr0::PE == 0) || (value & cr0::NW != 0 && value & cr0::CD == 0);
         if invalid {
             return self.general_protection(0);
         }
@@ -172,9 +163,16 @@ pub fn invalidate_caches(cpu: &mut Cpu, _: &Op) -> Done {
     Ok(Flow::Next)
 }
 
+/// CLFLUSH, CLFLUSHOPT, CLWB: nothing to flush, but the address must be readable (SDM vol. 2, CLFLUSH).
+pub fn touch(cpu: &mut Cpu, op: &Op) -> Done {
+    let address = op.linear(cpu);
+    cpu.load::<u8>(address)?;
+    Ok(Flow::Next)
+}
+
 pub fn hlt(cpu: &mut Cpu, _: &Op) -> Done {
     cpu.require_cpl0()?;
-    cpu.halted = true;
+    cpu.set_alert(alert::HALTED, true);
     Ok(Flow::Stop)
 }
 
@@ -286,9 +284,4 @@ pub fn rdpid(cpu: &mut Cpu, op: &Op) -> Done {
 /// #UD: what no contract has, and what decodes to nothing.
 pub fn undefined(cpu: &mut Cpu, _: &Op) -> Done {
     cpu.raise(Exception::plain(Exception::UD))
-}
-
-/// #GP(0) for code that cannot be run: longer than 15 bytes.
-pub fn too_long(cpu: &mut Cpu, _: &Op) -> Done {
-    cpu.general_protection(0)
 }

@@ -1,12 +1,11 @@
 //! Far control transfers and system calls (Intel SDM vol. 2; vol. 3, 5.8).
 
-use super::operand::Source;
 use super::segment::Descriptor;
 use super::width::{Width, arith};
 use crate::cpu::{CodeSize, Cpu, Done, Faulting, Flow, seg, slot};
 use crate::decode::Op;
 use crate::mmu::is_canonical;
-use motu_x86::flags::{cr0, efer, rflags};
+use motu_x86::flags::{efer, rflags};
 use motu_x86::{Exception, Segment};
 
 impl Cpu {
@@ -44,8 +43,7 @@ impl Cpu {
         } else {
             rpl <= self.cpl && descriptor.dpl() == self.cpl
         };
-        let modes_clash =
-            self.long_mode() && descriptor.is_long_code() && descriptor.attributes() & Segment::DB != 0;
+        let modes_clash = self.long_mode() && descriptor.is_long_code() && descriptor.attributes() & Segment::DB != 0;
         if !descriptor.is_code() || !allowed || modes_clash {
             return self.selector_fault(Exception::GP, selector);
         }
@@ -284,7 +282,10 @@ pub fn iret<W: Width>(cpu: &mut Cpu, _: &Op) -> Done {
     };
     let result = cpu.far_return((selector, offset), Some(flags), stack);
     match result {
-        Ok(_) => cpu.nmi_blocked = false,
+        Ok(_) => {
+            cpu.nmi_blocked = false;
+            cpu.note_events();
+        }
         Err(_) => cpu.set_gpr(slot::RSP, before),
     }
     result
@@ -427,12 +428,6 @@ impl Cpu {
     pub fn set_segment_base(&mut self, index: usize, base: u64) {
         self.segments[index].base = base;
         self.bases[index] = base;
-    }
-
-    /// Whether FPU, SSE or AVX state may be used now: CR0.EM and TS, CR4.OSFXSR, XCR0
-    /// (SDM vol. 3, 2.5 and table 13-1).
-    pub fn task_switched(&self) -> bool {
-        self.cr0 & cr0::TS != 0
     }
 }
 

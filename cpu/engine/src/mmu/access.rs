@@ -1,9 +1,12 @@
 //! Loads and stores of guest-linear memory: the fast path, and what happens when it does not match.
 
-use super::{Access, Entry, PAGE, PAGE_MASK, Page};
+use super::{Access, Entry, PAGE, PAGE_MASK, Page, PageInfo};
 use crate::cpu::{Cpu, Fault, Faulting};
 use crate::exec::width::Width;
 use motu_x86::{Exception, Gpa};
+
+/// What an access to a non-canonical address raises.
+const NON_CANONICAL: Exception = Exception::with_code(Exception::GP, 0);
 
 /// Where an access ends up.
 #[derive(Clone, Copy, Debug)]
@@ -188,10 +191,20 @@ impl Cpu {
         Ok(())
     }
 
-    /// #GP(0) for a non-canonical address; the run loop makes it #SS(0) where the operand is the stack's.
+    /// #GP(0) for a non-canonical address; see [`Cpu::stack_fault`].
     #[cold]
     fn non_canonical<T>(&mut self) -> Faulting<T> {
-        self.general_protection(0)
+        self.raise(NON_CANONICAL)
+    }
+
+    /// What a failed access through SS raises: #SS(0) where another segment's would be #GP(0)
+    /// (SDM vol. 3, 6.15, interrupt 12).
+    #[cold]
+    pub fn stack_fault(&mut self) -> Fault {
+        if self.fault == NON_CANONICAL {
+            self.fault = Exception::with_code(Exception::SS, 0);
+        }
+        Fault
     }
 
     /// Finds the page, by the TLB or by a walk that fills it.
@@ -204,7 +217,7 @@ impl Cpu {
                 Access::Execute => entry.exec,
             };
             if let Some(host) = entry.lookup(tag, address, 1) {
-                return Ok(Target::Ram { host, physical: entry.physical | (address & PAGE_MASK) });
+                return Ok(Target::Ram { host, physical: self.mmu.tlb.info(address).physical | (address & PAGE_MASK) });
             }
         }
         self.mmu.misses += 1;
@@ -231,10 +244,9 @@ impl Cpu {
                 write: if writable { linear } else { none },
                 exec: if page.executable { linear } else { none },
                 host,
-                physical: page.physical,
-                global: page.global,
             };
-            self.mmu.tlb.fill(address, entry);
+            let info = PageInfo { physical: page.physical, global: page.global };
+            self.mmu.tlb.fill(address, entry, info);
         }
         // SAFETY: a page of RAM is 4096 bytes.
         let host = unsafe { host.add((address & PAGE_MASK) as usize) };
@@ -251,8 +263,8 @@ impl Cpu {
         let user = self.cpl == 3;
         match self.translate(address, Access::Execute, user)? {
             Target::Ram { physical, .. } => {
-                let entry = self.mmu.tlb.entry(address);
-                Ok((physical, entry.host, entry.global))
+                let tlb = &self.mmu.tlb;
+                Ok((physical, tlb.entry(address).host, tlb.info(address).global))
             }
             Target::Device { .. } => self.general_protection(0),
         }

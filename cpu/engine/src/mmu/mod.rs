@@ -11,7 +11,7 @@ mod walk;
 
 pub use access::is_canonical;
 pub use ram::RamMap;
-pub use tlb::{Entry, Tlb};
+pub use tlb::{Entry, PageInfo, Tlb};
 pub use walk::{Access, Control, Page};
 
 /// Bytes of a page.
@@ -54,13 +54,6 @@ impl Mmu {
         if !old.same_translations(control) {
             self.flush_all();
         }
-    }
-
-    /// Only the privilege changed.
-    #[inline(always)]
-    pub fn set_user(&mut self, user: bool) {
-        self.control.user = user;
-        self.tlb.select(user);
     }
 
     /// CR3 was written: everything but global pages goes (SDM vol. 3, 4.10.4.1).

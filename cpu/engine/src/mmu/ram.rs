@@ -25,10 +25,8 @@ unsafe impl Send for RamMap {}
 
 impl RamMap {
     pub fn new(ram: GuestRam) -> Self {
-        let regions = ram
-            .regions()
-            .map(|r| Region { start: r.start.0, len: r.len, host: r.host, tracker: r.tracker })
-            .collect();
+        let regions =
+            ram.regions().map(|r| Region { start: r.start.0, len: r.len, host: r.host, tracker: r.tracker }).collect();
         Self { regions, ram }
     }
 

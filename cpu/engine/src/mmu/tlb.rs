@@ -14,6 +14,11 @@ pub struct Entry {
     pub exec: u64,
     /// Where the host has the page; dereferenced only under a matching tag.
     pub host: *mut u8,
+}
+
+/// What is asked of a page only now and then: kept apart so that entries stay 32 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageInfo {
     /// Guest-physical address of the page.
     pub physical: u64,
     pub global: bool,
@@ -22,6 +27,7 @@ pub struct Entry {
 /// Both arrays, and which of them is in use.
 pub struct Tlb {
     entries: Box<[Entry; 2 * ENTRIES]>,
+    info: Box<[PageInfo; 2 * ENTRIES]>,
     /// 0, or `ENTRIES` in user mode.
     selected: usize,
     /// Entries filled since the last flush that a CR3 write must take away.
@@ -49,14 +55,16 @@ const fn no_tag(index: usize) -> u64 {
 
 const fn empty(index: usize) -> Entry {
     let tag = no_tag(index);
-    Entry { read: tag, write: tag, exec: tag, host: std::ptr::null_mut(), physical: 0, global: false }
+    Entry { read: tag, write: tag, exec: tag, host: std::ptr::null_mut() }
 }
 
 impl Tlb {
     pub fn new() -> Self {
         let entries: Vec<Entry> = (0..2 * ENTRIES).map(empty).collect();
         let entries = entries.into_boxed_slice().try_into().expect("collected exactly that many");
-        Self { entries, selected: 0, local: Vec::new(), global: Vec::new() }
+        let info = vec![PageInfo::default(); 2 * ENTRIES];
+        let info = info.into_boxed_slice().try_into().expect("made exactly that many");
+        Self { entries, info, selected: 0, local: Vec::new(), global: Vec::new() }
     }
 
     /// Chooses the array of user or supervisor mode.
@@ -71,9 +79,14 @@ impl Tlb {
         &self.entries[(index_of(address) | self.selected) & (2 * ENTRIES - 1)]
     }
 
+    /// What is known of the page in the entry that would hold `address`.
+    pub fn info(&self, address: u64) -> PageInfo {
+        self.info[(index_of(address) | self.selected) & (2 * ENTRIES - 1)]
+    }
+
     /// Puts the translation of the page at `address` in. Tags that are not that page are made to
     /// match nothing.
-    pub fn fill(&mut self, address: u64, new: Entry) {
+    pub fn fill(&mut self, address: u64, new: Entry, info: PageInfo) {
         let index = index_of(address) | self.selected;
         let page = address & !PAGE_MASK;
         let mut entry = new;
@@ -85,10 +98,11 @@ impl Tlb {
         if self.local.len() + self.global.len() >= 8 * ENTRIES {
             self.flush_all();
         }
-        let old = self.entries[index];
+        let relisted = self.entries[index].host.is_null() || self.info[index].global != info.global;
         self.entries[index] = entry;
-        if old.host.is_null() || old.global != new.global {
-            let list = if new.global { &mut self.global } else { &mut self.local };
+        self.info[index] = info;
+        if relisted {
+            let list = if info.global { &mut self.global } else { &mut self.local };
             list.push(index as u16);
         }
     }
@@ -96,10 +110,9 @@ impl Tlb {
     /// Forgets everything but global pages.
     pub fn flush_local(&mut self) {
         for index in self.local.drain(..) {
-            if let Some(entry) = self.entries.get_mut(index as usize)
-                && !entry.global
-            {
-                *entry = empty(index as usize);
+            let index = index as usize;
+            if !self.info[index].global {
+                self.entries[index] = empty(index);
             }
         }
     }
@@ -174,9 +187,8 @@ mod tests {
         let mut page = vec![0u8; PAGE as usize];
         let address = 0xffff_8000_1234_5000;
         let host = page.as_mut_ptr();
-        let filled =
-            Entry { read: address, write: 0, exec: 0, host, physical: 0x5000, global: true };
-        tlb.fill(address, filled);
+        let filled = Entry { read: address, write: 0, exec: 0, host };
+        tlb.fill(address, filled, PageInfo { physical: 0x5000, global: true });
         let entry = *tlb.entry(address + 8);
         assert_eq!(entry.lookup(entry.read, address + 4088, 8), Some(host.wrapping_add(4088)));
         assert_eq!(entry.lookup(entry.read, address + 4089, 8), None);

@@ -78,9 +78,7 @@ impl Mmu {
             return Ok(Page { physical, writable: true, executable: true, dirty: true, global: false });
         }
         let fetch_bit = if access == Access::Execute && (c.no_execute || c.smep) { pf::FETCH } else { 0 };
-        let code = fetch_bit
-            | if access == Access::Write { pf::WRITE } else { 0 }
-            | if user { pf::USER } else { 0 };
+        let code = fetch_bit | if access == Access::Write { pf::WRITE } else { 0 } | if user { pf::USER } else { 0 };
         let found = if c.pae { self.walk_wide(address, code)? } else { self.walk_legacy(address, code)? };
 
         let rights = found.rights;

@@ -234,7 +234,8 @@ impl NativeCache {
     }
 
     /// Changes whenever thunks of this cache have become stale; never the same for two caches.
-    pub fn generation(&self) -> u64 {
+    #[cfg(test)]
+    fn generation(&self) -> u64 {
         self.generation
     }
 
