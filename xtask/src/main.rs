@@ -1,1 +1,52 @@
-fn main() {}
+//! The project's own chores. `cargo xtask --help` lists them.
+#![forbid(unsafe_code)]
+
+mod arch;
+mod bench;
+mod check;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// motu's own chores
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Everything that CI runs, or the steps that are named
+    Check(check::Args),
+    /// Whether the crates keep the layers' directions (ARCHITECTURE.md)
+    Arch,
+    /// Measurements
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Kernel to init and an idle guest, motu and QEMU's TCG in turn
+    Boot(bench::BootArgs),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().chore {
+        Chore::Check(args) => check::run(&args),
+        Chore::Arch => arch::run(),
+        Chore::Bench { what: Bench::Boot(args) } => bench::boot(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
