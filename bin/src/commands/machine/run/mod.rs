@@ -126,7 +126,7 @@ fn report(ended: &Ended, output: &Output, request: &Request) -> Result<Status> {
 
 /// The last lines of the guest's console, for a person to see why it failed.
 fn show_tail(output: &Output) {
-    const LINES: usize = 40;
+    const LINES: usize = 80;
     let tail = output.tail();
     let lines: Vec<&str> = tail.lines().collect();
     if lines.is_empty() {
