@@ -21,7 +21,25 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Boot a machine, run a command or a shell in it, and exit with its status
-    Run(RunArgs),
+    Run(Box<RunArgs>),
+    /// Show and remove images
+    #[command(subcommand)]
+    Image(ImageCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// List images
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove images; the next use of one makes it anew
+    Rm {
+        #[arg(required = true, value_name = "IMAGE")]
+        names: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -101,8 +119,10 @@ mod tests {
     use clap::CommandFactory;
 
     fn run_args(line: &[&str]) -> Result<RunArgs, clap::Error> {
-        let Command::Run(args) = Cli::try_parse_from([&["motu", "run"], line].concat())?.command;
-        Ok(args)
+        match Cli::try_parse_from([&["motu", "run"], line].concat())?.command {
+            Command::Run(args) => Ok(*args),
+            other => panic!("{other:?} is not a run"),
+        }
     }
 
     #[test]

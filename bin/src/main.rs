@@ -14,7 +14,7 @@ mod vmm;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use cli::{Cli, Command};
+use cli::{Cli, Command, ImageCommand};
 use error::Shown;
 use status::Status;
 use std::process::ExitCode;
@@ -27,7 +27,9 @@ fn main() -> ExitCode {
     };
     log::init(cli.verbose);
     let result = match cli.command {
-        Command::Run(args) => commands::machine::run::run(args, cli.verbose),
+        Command::Run(args) => commands::machine::run::run(*args, cli.verbose),
+        Command::Image(ImageCommand::Ls { json }) => commands::image::ls::run(json),
+        Command::Image(ImageCommand::Rm { names }) => commands::image::rm::run(&names),
     };
     match result {
         Ok(status) => status.into(),

@@ -98,3 +98,18 @@ fn a_shell_has_a_terminal_of_this_ones_size() {
     assert_eq!(terminal.end().code(), Some(5));
     assert!(terminal.echoes());
 }
+
+#[test]
+fn images_are_listed_and_what_is_not_there_cannot_be_removed() {
+    let home = tempfile::tempdir().unwrap();
+    let image = |args: &[&str]| {
+        let output = command([&["image"], args].concat()).env("MOTU_HOME", home.path()).output().unwrap();
+        motu_e2e::Ended::from(output)
+    };
+    let listed = image(&["ls"]);
+    assert_eq!((listed.status, listed.stdout.lines().count()), (0, 1), "a heading and no image");
+    assert_eq!(image(&["ls", "--json"]).stdout, "[]\n");
+    let removed = image(&["rm", "tiny"]);
+    assert_eq!(removed.status, 125);
+    assert!(removed.stderr.contains("tiny"), "{}", removed.stderr);
+}

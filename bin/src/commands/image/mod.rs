@@ -1,0 +1,4 @@
+//! Commands on images.
+
+pub mod ls;
+pub mod rm;
