@@ -222,11 +222,10 @@ impl Board {
     pub fn new(
         ram: GuestRam,
         vm: Arc<dyn Vm>,
-        cpus: u32,
+        tables: BoardTables,
         control: Arc<Control>,
         host: HostSide,
     ) -> Result<Self, MachineError> {
-        let tables = BoardTables { cpus, ..BoardTables::default() };
         let clock = Arc::new(MachineClock::new());
         let msi: Arc<dyn MsiSink> = Arc::new(ApicMessages(Arc::clone(&vm)));
         let pic = Arc::new(Pic::new(Box::new(move |level| vm.set_ext_int(level))));

@@ -6,10 +6,11 @@ use crate::driver::{Driver, OnReset, Startup};
 use crate::timers::Timers;
 use crate::vcpu::VcpuThread;
 use crate::{BusCounters, MachineConfig, MachineError, PortStream, SerialInput};
-use motu_boot::{BootSource, Image};
+use motu_boot::{BoardTables, BootSource, Image};
 use motu_hv::{CrashReport, GuestBus, Hypervisor, Stats, Vcpu, VmConfig};
 use motu_memory::GuestRam;
 use motu_x86::CpuState;
+use motu_x86::contract::Contract;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
@@ -100,7 +101,7 @@ impl Machine {
             control.add_vcpu(vcpu.kicker());
         }
         let host = HostSide { serial: config.serial, ports: config.ports, entropy: config.entropy };
-        let mut board = Board::new(ram, vm, cpus, Arc::clone(&control), host)?;
+        let mut board = Board::new(ram, vm, tables(cpus, contract), Arc::clone(&control), host)?;
         let sources = Sources { kernel: config.kernel, initrd: config.initrd, cmdline: config.cmdline };
         let first = Loader { board: &mut board, sources: &sources }.start_states()?;
         Ok(Self { board, sources, first, vcpus, control, events, on_reset })
@@ -141,6 +142,13 @@ impl Machine {
         let cpus = driver.vcpus.into_iter().filter_map(VcpuThread::finish).collect();
         Ok(Finished { outcome, cpus, bus: bus.counters(), ram: self.board.ram().clone() })
     }
+}
+
+/// What the board's firmware tables say.
+fn tables(cpus: u32, contract: &str) -> BoardTables {
+    let tables = BoardTables { cpus, ..BoardTables::default() };
+    let bits = Contract::by_name(contract).and_then(|contract| u8::try_from(contract.physical_address_bits()).ok());
+    BoardTables { physical_bits: bits.unwrap_or(tables.physical_bits), ..tables }
 }
 
 /// Loads the kernel into a board that is as after power-up.

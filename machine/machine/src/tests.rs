@@ -339,6 +339,22 @@ fn virtio_functions_have_their_slots_and_addresses() {
 }
 
 #[test]
+fn the_tables_describe_the_devices_that_are_there() {
+    use motu_devices::{acpi_pm::ports, ioapic::IoApic, pci};
+    let tables = motu_boot::BoardTables::default();
+    let power = tables.power;
+    assert_eq!([power.event, power.control, power.timer], [ports::PM1A_EVT, ports::PM1A_CNT, ports::PM_TMR]);
+    assert_eq!((power.reset, power.reset_value), (ports::RESET, ports::RESET_VALUE));
+    assert_eq!((power.sci, power.sleep_type_off), (ports::SCI_IRQ, ports::SLP_TYP_S5));
+    assert_eq!(u64::from(tables.io_apic), IoApic::ADDRESS);
+    let window = u64::from(tables.pci_memory.start)..=u64::from(tables.pci_memory.end) - 1;
+    assert_eq!(window, pci::layout::MEMORY_START..=pci::layout::MEMORY_LAST);
+    for (slot, pin) in (0..32).flat_map(|slot| (0..4).map(move |pin| (slot, pin))) {
+        assert_eq!((tables.intx_gsi)(slot, pin), pci::intx_gsi(slot, pin));
+    }
+}
+
+#[test]
 fn a_port_is_taken_once() {
     let mut machine = machine(config(Sheet::default()), |guest, _| guest.power_off());
     assert!(machine.take_port("org.other.0").is_none());

@@ -1,4 +1,5 @@
 //! motu as its users run it: the built program, its exit status and its output.
+#![forbid(unsafe_code)]
 
 mod guest;
 mod terminal;
