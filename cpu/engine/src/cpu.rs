@@ -91,6 +91,8 @@ pub struct Cpu {
     /// Start of the running block while one runs; the next instruction otherwise.
     pub rip: u64,
     pub arith: Arith,
+    /// The flags before a repeated comparison of which a piece has run and no interrupt came since.
+    pub repeat_flags: Option<Arith>,
     /// RFLAGS without the arithmetic flags.
     pub system_flags: u64,
     pub fault: Exception,
@@ -148,6 +150,7 @@ impl Cpu {
             registers: [0; SLOTS],
             rip: 0,
             arith: 0,
+            repeat_flags: None,
             system_flags: rflags::FIXED_1,
             fault: Exception::plain(Exception::UD),
             mmu,

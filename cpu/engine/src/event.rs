@@ -75,6 +75,7 @@ impl Cpu {
     /// Delivers an external interrupt or an NMI at an instruction boundary.
     pub fn deliver_interrupt(&mut self, vector: u8) {
         self.stats.interrupts += 1;
+        self.repeat_flags = None;
         let rip = self.rip;
         if self.deliver(vector, None, rip, Source::Hardware).is_err() {
             self.deliver_exception(rip);

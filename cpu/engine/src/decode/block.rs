@@ -4,6 +4,7 @@ use super::Op;
 use super::gate;
 use super::lower::{ends_block, lower};
 use crate::cpu::{CodeSize, Cpu, Faulting};
+use crate::exec::system;
 use crate::mmu::{PAGE, PAGE_MASK};
 use crate::native::NativeCache;
 use iced_x86::{Decoder, DecoderError, Instruction};
@@ -87,7 +88,11 @@ fn decode_run(code: &[u8], rip: u64, context: &mut Context<'_>, ops: &mut Vec<Op
         if decoder.last_error() == DecoderError::NoMoreBytes && code.len() - used < MAX_LEN {
             break;
         }
-        ops.push(lower(&instruction, used as u16, context.contract, context.native));
+        let mut op = lower(&instruction, used as u16, context.contract, context.native);
+        if instruction.is_invalid() && is_too_long(code.get(used..).unwrap_or(&[]), context) {
+            op.run = system::too_long;
+        }
+        ops.push(op);
         used += instruction.len().max(1);
         if instruction.is_invalid() || ends_block(&instruction) {
             break;
@@ -100,6 +105,46 @@ fn decode_run(code: &[u8], rip: u64, context: &mut Context<'_>, ops: &mut Vec<Op
 fn decode_one(code: &[u8], rip: u64, context: &mut Context<'_>, ops: &mut Vec<Op>) -> usize {
     let mut decoder = decoder(code, rip, context);
     let instruction = decoder.decode();
-    ops.push(lower(&instruction, 0, context.contract, context.native));
+    let mut op = lower(&instruction, 0, context.contract, context.native);
+    if instruction.is_invalid() && is_too_long(code, context) {
+        op.run = system::too_long;
+    }
+    ops.push(op);
     instruction.len().max(1)
+}
+
+/// Whether bytes that decode to nothing are an instruction of more than 15 bytes, which is #GP and not #UD.
+///
+/// Only prefixes without effect make one so long: decoded without those, and as an opcode of the same shape
+/// that exists, it shows its length, which depends on no LOCK, REP or mandatory prefix.
+fn is_too_long(code: &[u8], context: &Context<'_>) -> bool {
+    let Some(bytes) = code.first_chunk::<MAX_LEN>() else { return false };
+    let is_rex = |byte: u8| context.code_size == CodeSize::Bits64 && byte & 0xf0 == 0x40;
+    let is_legacy = |byte: u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
+    let count = bytes.iter().take_while(|&&byte| is_rex(byte) || is_legacy(byte)).count();
+    let (prefixes, opcode) = bytes.split_at(count);
+    let short_address = prefixes.contains(&0x67).then_some(0x67);
+    let rex = prefixes.last().copied().filter(|&byte| is_rex(byte));
+    // In the opcode maps behind 0F any prefix may be what makes the opcode exist; elsewhere 66 counts.
+    let mandatory: &[Option<u8>] = match (opcode, prefixes.contains(&0x66)) {
+        ([0x0f, ..], _) => &[None, Some(0x66), Some(0xf2), Some(0xf3)],
+        (_, true) => &[Some(0x66)],
+        (_, false) => &[None],
+    };
+    mandatory.iter().any(|&mandatory| {
+        let mut shorter: Vec<u8> = [mandatory, short_address, rex].into_iter().flatten().collect();
+        let kept = shorter.len();
+        match *opcode {
+            // PSHUFB and PALIGNR have what all of their maps have: ModR/M, and an immediate byte in the second.
+            [0x0f, 0x38, _, ref rest @ ..] => shorter.extend([0x0f, 0x38, 0x00].iter().chain(rest)),
+            [0x0f, 0x3a, _, ref rest @ ..] => shorter.extend([0x0f, 0x3a, 0x0f].iter().chain(rest)),
+            ref all => shorter.extend(all),
+        }
+        let mut decoder = decoder(&shorter, 0, context);
+        let instruction = decoder.decode();
+        if instruction.is_invalid() {
+            return shorter.len() < MAX_LEN && decoder.last_error() == DecoderError::NoMoreBytes;
+        }
+        count - kept.min(count) + instruction.len() > MAX_LEN
+    })
 }

@@ -209,7 +209,7 @@ fn control(i: &Instruction, op: &mut Op) -> Option<Handler> {
         M::Rdpid => s::rdpid,
         M::Ud0 | M::Ud1 | M::Ud2 => s::undefined,
         M::Clflush | M::Clflushopt | M::Clwb => s::touch,
-        M::Cldemote | M::Prefetchw | M::Prefetchwt1 => data::nop,
+        M::Cldemote | M::Prefetch | M::Prefetchw | M::Prefetchwt1 | M::Rdsspd | M::Rdsspq => data::nop,
         _ => return None,
     })
 }

@@ -137,10 +137,21 @@ fn memory(instruction: &Instruction, op: &mut Op) {
     }
 }
 
+/// The segment of an explicit operand. In 64-bit mode prefixes other than FS and GS mean nothing, and the base
+/// alone says whether it is the stack's (SDM vol. 1, 3.3.7.1 and 3.7.4).
+fn operand_segment(instruction: &Instruction) -> Register {
+    let segment = instruction.memory_segment();
+    if instruction.code_size() != iced_x86::CodeSize::Code64 || matches!(segment, Register::FS | Register::GS) {
+        return segment;
+    }
+    let on_stack = matches!(instruction.memory_base().full_register(), Register::RSP | Register::RBP);
+    if on_stack { Register::SS } else { Register::DS }
+}
+
 fn explicit(instruction: &Instruction, op: &mut Op) {
     let base = instruction.memory_base();
     let index = instruction.memory_index();
-    op.segment = segment_index(instruction.memory_segment());
+    op.segment = segment_index(operand_segment(instruction));
     op.disp = instruction.memory_displacement64();
     if instruction.is_ip_rel_memory_operand() {
         // The decoder gives the target; the run adds the block's start.

@@ -1,6 +1,6 @@
 //! Bit tests, scans, and the compare-and-exchange family (Intel SDM vol. 2).
 
-use super::operand::{Mem, Place, Source};
+use super::operand::{Mem, Place, Source, in_segment};
 use super::width::{Width, arith};
 use crate::cpu::{Cpu, Done, Flow, slot};
 use crate::decode::Op;
@@ -49,15 +49,16 @@ pub fn bit_string<const O: u8, W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
     let address = effective.wrapping_add(base) & cpu.linear_mask;
     let mask = 1u64 << (number as u64 & u64::from(W::BITS - 1));
     if O == TEST {
-        let value = cpu.load::<W>(address)?.to_u64();
+        let value = cpu.load::<W>(address).map_err(|fault| in_segment(cpu, op, fault))?.to_u64();
         set_carry(cpu, value & mask != 0);
         return Ok(Flow::Next);
     }
-    cpu.modify::<W>(address, |cpu, value| {
+    let changed = cpu.modify::<W>(address, |cpu, value| {
         let value = value.to_u64();
         set_carry(cpu, value & mask != 0);
         W::from_u64(apply::<O>(value, mask))
-    })?;
+    });
+    changed.map_err(|fault| in_segment(cpu, op, fault))?;
     Ok(Flow::Next)
 }
 
@@ -75,17 +76,31 @@ pub fn scan<const REVERSE: bool, W: Width, S: Source>(cpu: &mut Cpu, op: &Op) ->
     Ok(Flow::Next)
 }
 
-pub fn cmpxchg<W: Width, D: Place>(cpu: &mut Cpu, op: &Op) -> Done {
+/// CMPXCHG m, r: the destination is written either way (SDM vol. 2, CMPXCHG).
+pub fn cmpxchg_memory<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
     let expected = cpu.register::<W>(0);
     let new = cpu.register::<W>(op.src);
     let mut found = expected;
-    D::update::<W>(cpu, op, |cpu, value| {
+    Mem::update::<W>(cpu, op, |cpu, value| {
         found = value;
-        let (_, flags) = Width::sub(expected, value);
-        cpu.arith = flags;
+        cpu.arith = Width::sub(expected, value).1;
         if value == expected { new } else { value }
     })?;
     if found != expected {
+        cpu.set_register(0, found);
+    }
+    Ok(Flow::Next)
+}
+
+/// CMPXCHG r, r: a register that is not exchanged keeps its upper half.
+pub fn cmpxchg_register<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
+    let expected = cpu.register::<W>(0);
+    let found = cpu.register::<W>(op.dst);
+    cpu.arith = Width::sub(expected, found).1;
+    if found == expected {
+        let new = cpu.register::<W>(op.src);
+        cpu.set_register(op.dst, new);
+    } else {
         cpu.set_register(0, found);
     }
     Ok(Flow::Next)
@@ -138,7 +153,7 @@ pub fn cmpxchg16b(cpu: &mut Cpu, op: &Op) -> Done {
     if address & 15 != 0 {
         return cpu.general_protection(0);
     }
-    cpu.check_write(address, 16)?;
+    cpu.check_write(address, 16).map_err(|fault| in_segment(cpu, op, fault))?;
     let low = cpu.load::<u64>(address)?;
     let high = cpu.load::<u64>(address.wrapping_add(8))?;
     let equal = low == cpu.gpr(slot::RAX) && high == cpu.gpr(slot::RDX);

@@ -1,6 +1,6 @@
 //! Moves, the stack, and conditional data transfer (Intel SDM vol. 2).
 
-use super::operand::{Place, Source};
+use super::operand::{Place, Source, in_segment};
 use super::width::{Wide, Width, arith};
 use crate::cpu::{Cpu, Done, Faulting, Flow, seg, slot};
 use crate::decode::Op;
@@ -136,7 +136,7 @@ pub fn pop_memory<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
     let address = op.linear(cpu);
     if let Err(fault) = cpu.store(address, value) {
         cpu.set_gpr(slot::RSP, before);
-        return Err(fault);
+        return Err(in_segment(cpu, op, fault));
     }
     Ok(Flow::Next)
 }
@@ -199,13 +199,13 @@ fn enter_frames<W: Width>(cpu: &mut Cpu, size: u64, level: u64) -> Done {
     if level > 0 {
         for i in 1..level {
             let at = cpu.stack_linear(rbp.wrapping_sub(i * W::BYTES));
-            let pointer = cpu.load::<W>(at)?;
+            let pointer = cpu.load::<W>(at).map_err(|_| cpu.stack_fault())?;
             cpu.push(pointer)?;
         }
         cpu.push(W::from_u64(frame))?;
     }
     let bottom = cpu.stack_linear(cpu.gpr(slot::RSP).wrapping_sub(size));
-    cpu.check_write(bottom, 1)?;
+    cpu.check_write(bottom, 1).map_err(|_| cpu.stack_fault())?;
     cpu.move_stack(size.wrapping_neg());
     cpu.set_register(8 * slot::RBP, W::from_u64(frame));
     Ok(Flow::Next)

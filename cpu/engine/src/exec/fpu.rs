@@ -216,6 +216,11 @@ impl ElementMemory for Segment<'_> {
         self.cpu.read_bytes(at, bytes)
     }
 
+    fn check_write(&mut self, offset: u64, bytes: usize) -> Result<(), Fault> {
+        let at = self.linear(offset);
+        self.cpu.check_write(at, bytes as u64)
+    }
+
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
         let at = self.linear(offset);
         self.cpu.write_bytes(at, bytes)

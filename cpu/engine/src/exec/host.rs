@@ -3,13 +3,14 @@
 //! [`crate::native`] runs the instruction; here is what surrounds it in a guest: whether the unit may be
 //! used, the memory operand, and the exceptions.
 
-use crate::cpu::{Cpu, Done, Faulting, Flow};
+use super::operand::in_segment;
+use crate::cpu::{Cpu, Done, Fault, Faulting, Flow};
 use crate::decode::{Handler, Op};
 use crate::exec::system;
-use crate::native::{NativeCache, Outcome, Staging, Thunk, Unit, pending_x87_exception};
+use crate::native::{NativeCache, Outcome, Staging, Thunk, Unit, pending_x87_exception, x87_control, x87_status};
 use iced_x86::Instruction;
-use motu_x86::Exception;
 use motu_x86::flags::{cr0, cr4, rflags, xcr0};
+use motu_x86::{Exception, XsaveArea};
 
 /// Chooses the handler, and compiles the stub.
 pub fn lower(instruction: &Instruction, native: &mut NativeCache) -> (Handler, Option<Thunk>) {
@@ -68,31 +69,60 @@ fn run(cpu: &mut Cpu, op: &Op) -> Done {
     if thunk.is_waiting_x87() {
         cpu.check_x87()?;
     }
-    let mut staging = Staging::default();
-    let mut address = 0;
-    if let Some(memory) = thunk.memory() {
-        address = op.linear(cpu);
-        if address & u64::from(memory.alignment - 1) != 0 {
-            return cpu.general_protection(0);
-        }
-        let size = usize::from(memory.size);
-        if memory.writes {
-            cpu.check_write(address, size as u64)?;
-        }
-        if memory.reads
-            && let Some(bytes) = staging.0.get_mut(..size)
-        {
-            cpu.read_operand(address, bytes)?;
-        }
+    let Some(memory) = thunk.memory() else {
+        return execute(cpu, op, &mut thunk, &mut Staging::default());
+    };
+    let address = op.linear(cpu);
+    if address & u64::from(memory.alignment - 1) != 0 {
+        return cpu.general_protection(0);
     }
+    let size = usize::from(memory.size);
+    let mut staging = Staging::default();
+    let Some(bytes) = staging.0.get_mut(..size) else { return cpu.undefined() };
+    if memory.reads {
+        let readable = if memory.writes { cpu.check_write(address, size as u64) } else { Ok(()) };
+        readable.and_then(|()| cpu.read_operand(address, bytes)).map_err(|fault| in_segment(cpu, op, fault))?;
+    }
+    if !memory.writes {
+        return execute(cpu, op, &mut thunk, &mut staging);
+    }
+    // A store comes last, and its fault takes back what the instruction did to the FPU.
+    let changes_fpu = !matches!(thunk.unit(), Unit::Integer) && thunk.changes_state();
+    let before = changes_fpu.then(|| cpu.fpu.clone());
+    execute(cpu, op, &mut thunk, &mut staging)?;
+    if thunk.unit() == Unit::X87 && thunk.is_waiting_x87() && withholds_store(&cpu.fpu) {
+        return Ok(Flow::Next);
+    }
+    let Some(bytes) = staging.0.get(..size) else { return cpu.undefined() };
+    if cpu.write_operand(address, bytes).is_err() {
+        if let Some(before) = before {
+            cpu.fpu = before;
+        }
+        return Err(in_segment(cpu, op, Fault));
+    }
+    Ok(Flow::Next)
+}
+
+/// Whether an x87 store that has run does not reach memory: an unmasked exception other than
+/// inexactness became pending (SDM vol. 1, 8.5).
+fn withholds_store(fpu: &XsaveArea) -> bool {
+    const INEXACT: u16 = 1 << 5;
+    let pending = x87_status(fpu) & !x87_control(fpu) & 0x3f;
+    pending & !INEXACT != 0
+}
+
+/// Runs the stub and raises what it found.
+#[inline(always)]
+fn execute(cpu: &mut Cpu, op: &Op, thunk: &mut Thunk, staging: &mut Staging) -> Done {
     let mut flags = if thunk.touches_flags() { cpu.rflags() } else { 0 };
-    let mut outcome = cpu.run_native(&thunk, &mut flags, &mut staging);
+    let mut outcome = cpu.run_native(thunk, &mut flags, staging);
     if outcome == Outcome::Stale {
+        let Some(extra) = &op.extra else { return cpu.undefined() };
         match cpu.native.compile(&extra.instruction) {
-            Ok(fresh) => thunk = fresh,
+            Ok(fresh) => *thunk = fresh,
             Err(_) => return cpu.undefined(),
         }
-        outcome = cpu.run_native(&thunk, &mut flags, &mut staging);
+        outcome = cpu.run_native(thunk, &mut flags, staging);
     }
     match outcome {
         Outcome::Done => {}
@@ -106,13 +136,7 @@ fn run(cpu: &mut Cpu, op: &Op) -> Done {
     if thunk.touches_flags() {
         cpu.arith = super::width::arith::from_rflags(flags);
     }
-    if let Some(memory) = thunk.memory()
-        && memory.writes
-        && let Some(bytes) = staging.0.get(..usize::from(memory.size))
-    {
-        cpu.write_operand(address, bytes)?;
-    }
-    if matches!(thunk.unit(), Unit::X87) {
+    if thunk.unit() == Unit::X87 {
         let data = thunk.memory().map(|_| op.effective(cpu));
         let rip = op.rip(cpu);
         thunk.record_x87_pointers(&mut cpu.fpu, rip, data);

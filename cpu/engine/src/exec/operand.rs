@@ -85,6 +85,6 @@ impl Place for Mem {
 
 /// Turns the fault of a memory operand into what its segment makes of it.
 #[cold]
-fn in_segment(cpu: &mut Cpu, op: &Op, fault: Fault) -> Fault {
+pub fn in_segment(cpu: &mut Cpu, op: &Op, fault: Fault) -> Fault {
     if usize::from(op.segment) == seg::SS { cpu.stack_fault() } else { fault }
 }

@@ -157,6 +157,19 @@ pub fn lods<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
     })
 }
 
+/// SCAS and CMPS: a fault takes the flags back to what they were before the instruction, in whichever of
+/// its pieces it comes.
+fn comparing<const PREFIX: u8>(cpu: &mut Cpu, op: &Op, element: impl Fn(&mut Cpu, &Op) -> Faulting<bool>) -> Done {
+    let before = cpu.repeat_flags.take().unwrap_or(cpu.arith);
+    let result = repeat::<PREFIX>(cpu, op, one_by_one, element);
+    match result {
+        Ok(Flow::Again) => cpu.repeat_flags = Some(before),
+        Ok(_) => {}
+        Err(_) => cpu.arith = before,
+    }
+    result
+}
+
 fn compare<W: Width, const PREFIX: u8>(cpu: &mut Cpu, a: W, b: W) -> bool {
     cpu.arith = Cmp::apply(a, b, cpu.arith).1;
     let equal = cpu.arith & arith::ZF != 0;
@@ -164,7 +177,7 @@ fn compare<W: Width, const PREFIX: u8>(cpu: &mut Cpu, a: W, b: W) -> bool {
 }
 
 pub fn scas<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
-    repeat::<PREFIX>(cpu, op, one_by_one, |cpu, op| {
+    comparing::<PREFIX>(cpu, op, |cpu, op| {
         let at = cpu.destination_at(op);
         let value = cpu.load::<W>(at)?;
         let go_on = compare::<W, PREFIX>(cpu, cpu.register(0), value);
@@ -174,7 +187,7 @@ pub fn scas<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 pub fn cmps<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
-    repeat::<PREFIX>(cpu, op, one_by_one, |cpu, op| {
+    comparing::<PREFIX>(cpu, op, |cpu, op| {
         let (first, second) = (cpu.source_at(op), cpu.destination_at(op));
         let a = cpu.load::<W>(first)?;
         let b = cpu.load::<W>(second)?;

@@ -1,6 +1,6 @@
 //! Control and debug registers, CPUID, MSR access, time, and the rest of ring 0 (Intel SDM vol. 2 and 3).
 
-use super::operand::Source;
+use super::operand::{Source, in_segment};
 use super::width::Width;
 use crate::cpu::{CodeSize, Cpu, Done, Faulting, Flow, alert, slot};
 use crate::decode::Op;
@@ -166,7 +166,7 @@ pub fn invalidate_caches(cpu: &mut Cpu, _: &Op) -> Done {
 /// CLFLUSH, CLFLUSHOPT, CLWB: nothing to flush, but the address must be readable (SDM vol. 2, CLFLUSH).
 pub fn touch(cpu: &mut Cpu, op: &Op) -> Done {
     let address = op.linear(cpu);
-    cpu.load::<u8>(address)?;
+    cpu.load::<u8>(address).map_err(|fault| in_segment(cpu, op, fault))?;
     Ok(Flow::Next)
 }
 
@@ -284,4 +284,9 @@ pub fn rdpid(cpu: &mut Cpu, op: &Op) -> Done {
 /// #UD: what no contract has, and what decodes to nothing.
 pub fn undefined(cpu: &mut Cpu, _: &Op) -> Done {
     cpu.raise(Exception::plain(Exception::UD))
+}
+
+/// #GP(0): an instruction longer than 15 bytes (SDM vol. 2, 2.3.11).
+pub fn too_long(cpu: &mut Cpu, _: &Op) -> Done {
+    cpu.general_protection(0)
 }

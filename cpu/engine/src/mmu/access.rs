@@ -129,11 +129,8 @@ impl Cpu {
 
     fn write_bytes_as(&mut self, address: u64, data: &[u8], user: bool) -> Faulting<()> {
         self.check_canonical(address, data.len() as u64)?;
-        let crosses = (address & PAGE_MASK) + data.len() as u64 > PAGE;
-        if crosses {
-            let last = self.linear(address, data.len() - 1);
-            self.translate(address, Access::Write, user)?;
-            self.translate(last, Access::Write, user)?;
+        if (address & PAGE_MASK) + data.len() as u64 > PAGE {
+            self.translate_both(address, Access::Write, user)?;
         }
         let mut done = 0;
         while done < data.len() {
@@ -157,12 +154,19 @@ impl Cpu {
     pub fn check_write(&mut self, address: u64, bytes: u64) -> Faulting<()> {
         self.check_canonical(address, bytes)?;
         let user = self.cpl == 3;
-        self.translate(address, Access::Write, user)?;
         if (address & PAGE_MASK) + bytes > PAGE {
-            let last = self.linear(address, bytes as usize - 1);
-            self.translate(last, Access::Write, user)?;
+            self.translate_both(address, Access::Write, user)
+        } else {
+            self.translate(address, Access::Write, user).map(drop)
         }
-        Ok(())
+    }
+
+    /// For an operand that crosses into the next page: the fault of either, with the address where that
+    /// page's part begins.
+    fn translate_both(&mut self, address: u64, access: Access, user: bool) -> Faulting<()> {
+        self.translate(address, access, user)?;
+        let second = (address | PAGE_MASK).wrapping_add(1) & self.linear_mask;
+        self.translate(second, access, user).map(drop)
     }
 
     /// The host pointer and number of bytes (at most `bytes`, never across the page) for a run of

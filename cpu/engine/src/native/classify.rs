@@ -184,7 +184,13 @@ fn is_state_image(mnemonic: Mnemonic) -> bool {
 }
 
 /// x87 instructions that do not check for a pending exception (SDM vol. 1, 8.3.12).
-pub(super) fn is_non_waiting(mnemonic: Mnemonic) -> bool {
+pub(super) fn is_non_waiting(instruction: &Instruction) -> bool {
+    // With a memory operand these touch no MMX register (SDM vol. 2, CVTPI2PS).
+    let converts = matches!(instruction.mnemonic(), Mnemonic::Cvtpi2ps | Mnemonic::Cvtpi2pd);
+    is_non_waiting_control(instruction.mnemonic()) || (converts && instruction.op1_kind() == OpKind::Memory)
+}
+
+fn is_non_waiting_control(mnemonic: Mnemonic) -> bool {
     matches!(
         mnemonic,
         Mnemonic::Fninit
@@ -201,7 +207,7 @@ pub(super) fn is_non_waiting(mnemonic: Mnemonic) -> bool {
 
 /// x87 control instructions leave the instruction and data pointers alone (SDM vol. 1, 8.1.8).
 pub(super) fn is_x87_control(mnemonic: Mnemonic) -> bool {
-    is_non_waiting(mnemonic)
+    is_non_waiting_control(mnemonic)
         || matches!(mnemonic, Mnemonic::Fldcw | Mnemonic::Fldenv | Mnemonic::Frstor | Mnemonic::Wait)
 }
 

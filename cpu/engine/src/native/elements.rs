@@ -13,6 +13,8 @@ pub trait ElementMemory {
     type Fault;
     /// Reads 1 to 8 bytes.
     fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), Self::Fault>;
+    /// Raises what writing `bytes` bytes would, without writing.
+    fn check_write(&mut self, offset: u64, bytes: usize) -> Result<(), Self::Fault>;
     /// Writes 1 to 16 bytes, all or nothing.
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Self::Fault>;
 }
@@ -139,8 +141,14 @@ fn masked_store<M: ElementMemory>(
     let (size, length) = (element_size(instruction), instruction.op2_register().size());
     let mask = vector(fpu, instruction.op1_register());
     let source = vector(fpu, instruction.op2_register());
-    for (offset, wanted) in selected(&mask, size).take_while(|&(offset, _)| offset < length) {
-        if let (true, Some(element)) = (wanted, source.get(offset..offset + size)) {
+    let written =
+        || selected(&mask, size).filter(|&(offset, wanted)| wanted && offset < length).map(|(offset, _)| offset);
+    // Nothing is written if any element may not be.
+    for offset in written() {
+        memory.check_write(address.at(offset as u64), size)?;
+    }
+    for offset in written() {
+        if let Some(element) = source.get(offset..offset + size) {
             memory.write(address.at(offset as u64), element)?;
         }
     }

@@ -35,7 +35,7 @@ pub use environment::{
     EnvironmentFormat, StateImage, fldenv, fninit, fnsave_image, fnstenv_image, frstor, mask_x87_exceptions,
 };
 pub use image::{FXSAVE_SIZE, ImageForm, fxrstor_image, fxsave_image, make_live, xrstor_image, xsave_image};
-pub use x87::pending_x87_exception;
+pub use x87::{control as x87_control, pending_x87_exception, status as x87_status};
 
 use std::collections::HashMap;
 use std::io;
@@ -170,6 +170,11 @@ impl Thunk {
         self.touches_flags
     }
 
+    /// Changes FPU state beside its destination: x87 and MMX (stack, tags, flags), and what writes MXCSR.
+    pub fn changes_state(&self) -> bool {
+        !matches!(self.action, Action::Plain(_))
+    }
+
     /// Raises a pending x87 exception before it does anything: all of x87 and MMX but the `fn` forms.
     pub fn is_waiting_x87(&self) -> bool {
         self.waiting
@@ -250,7 +255,7 @@ impl NativeCache {
         };
         let unit = classify::unit(instruction);
         let mnemonic = instruction.mnemonic();
-        let waiting = matches!(unit, Unit::X87 | Unit::Mmx | Unit::Wait) && !classify::is_non_waiting(mnemonic);
+        let waiting = matches!(unit, Unit::X87 | Unit::Mmx | Unit::Wait) && !classify::is_non_waiting(instruction);
         let records = unit == Unit::X87 && !classify::is_x87_control(mnemonic);
         Ok(Thunk {
             generation: self.generation,

@@ -70,6 +70,8 @@ pub(super) fn find(case: &Case, host: &Outcome<'_>, other: &Outcome<'_>) -> Vec<
     }
     let open = if faults && undefined.mxcsr_on_fault {
         u32::MAX
+    } else if undefined.flags_after_exception && is_simd_exception(host.end) && is_simd_exception(other.end) {
+        MXCSR_FLAGS
     } else if both_raise_xm(host.end, other.end, a.mxcsr()) {
         MXCSR_PE
     } else {
@@ -127,13 +129,18 @@ fn window(undefined: &Undefined, a: &[u8], b: &[u8], found: &mut Vec<Difference>
 }
 
 const MXCSR_PE: u32 = 1 << 5;
+/// All exception flags of MXCSR.
+const MXCSR_FLAGS: u32 = 0x3f;
 
 /// Whether overflow or underflow raised #XM. The precision exception that mostly comes with them is
 /// then not reported by every processor.
 fn both_raise_xm(a: End, b: End, mxcsr: u32) -> bool {
     const OVERFLOW_UNDERFLOW: u32 = 0x18;
-    let raised = |end| matches!(end, End::Exception { vector: Exception::XM, .. });
-    raised(a) && raised(b) && mxcsr & !(mxcsr >> 7) & OVERFLOW_UNDERFLOW != 0
+    is_simd_exception(a) && is_simd_exception(b) && mxcsr & !(mxcsr >> 7) & OVERFLOW_UNDERFLOW != 0
+}
+
+fn is_simd_exception(end: End) -> bool {
+    matches!(end, End::Exception { vector: Exception::XM, .. })
 }
 
 fn is_memory_fault(end: End) -> bool {

@@ -32,6 +32,10 @@ impl ElementMemory for Buffer {
         Ok(())
     }
 
+    fn check_write(&mut self, offset: u64, bytes: usize) -> Result<(), u64> {
+        self.check(offset, bytes).map(drop)
+    }
+
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), u64> {
         let range = self.check(offset, bytes.len())?;
         self.bytes[range].copy_from_slice(bytes);
