@@ -102,16 +102,16 @@ fn reading_and_writing_operands_are_told_apart() {
 fn units_follow_the_operands() {
     let mut cache = cache();
     for (code, unit, vex, waiting) in [
-        (&[0xd8, 0xc1][..], Unit::X87, false, true),         // fadd st0, st1
-        (&[0xdb, 0xe3], Unit::X87, false, false),            // fninit
-        (&[0xdf, 0xe0], Unit::X87, false, false),            // fnstsw ax
-        (&[0x9b], Unit::Wait, false, true),                  // wait
-        (&[0x0f, 0x77], Unit::Mmx, false, true),             // emms
-        (&[0x66, 0x0f, 0x2a, 0x00], Unit::Mmx, false, true), // cvtpi2pd xmm0, [rax]
-        (&[0x0f, 0x58, 0xc1], Unit::Sse, false, false),      // addps xmm0, xmm1
-        (&[0x0f, 0xae, 0x10], Unit::Sse, false, false),      // ldmxcsr [rax]
-        (&[0xc5, 0xf8, 0x77], Unit::Avx, true, false),       // vzeroupper
-        (&[0x0f, 0xc3, 0x00], Unit::Integer, false, false),  // movnti [rax], eax
+        (&[0xd8, 0xc1][..], Unit::X87, false, true),          // fadd st0, st1
+        (&[0xdb, 0xe3], Unit::X87, false, false),             // fninit
+        (&[0xdf, 0xe0], Unit::X87, false, false),             // fnstsw ax
+        (&[0x9b], Unit::Wait, false, true),                   // wait
+        (&[0x0f, 0x77], Unit::Mmx, false, true),              // emms
+        (&[0x66, 0x0f, 0x2a, 0x00], Unit::Mmx, false, false), // cvtpi2pd xmm0, [rax]
+        (&[0x0f, 0x58, 0xc1], Unit::Sse, false, false),       // addps xmm0, xmm1
+        (&[0x0f, 0xae, 0x10], Unit::Sse, false, false),       // ldmxcsr [rax]
+        (&[0xc5, 0xf8, 0x77], Unit::Avx, true, false),        // vzeroupper
+        (&[0x0f, 0xc3, 0x00], Unit::Integer, false, false),   // movnti [rax], eax
         (&[0xc4, 0xe2, 0x78, 0xf2, 0xc1], Unit::Integer, true, false), // andn eax, eax, ecx
     ] {
         let instruction = decode(code);
