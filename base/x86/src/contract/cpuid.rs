@@ -95,7 +95,7 @@ fn basic(contract: &Contract, leaf: u32, subleaf: u32, at: &CpuidInputs) -> Cpui
         2 => CpuidResult::new(0x0000_ff01, 0x0000_00f0, 0, 0),
         4 => cache(subleaf, at),
         6 => CpuidResult::new(APIC_TIMER_ALWAYS_RUNS, 0, 0, 0),
-        7 if subleaf == 0 => contract.features.flags(7),
+        7 => structured_features(contract, subleaf),
         0xb => topology(subleaf, at),
         0xd => xsave(contract, subleaf, at),
         0x15 => CpuidResult::new(1, (TSC_HZ / CRYSTAL_HZ) as u32, CRYSTAL_HZ as u32, 0),
@@ -105,8 +105,16 @@ fn basic(contract: &Contract, leaf: u32, subleaf: u32, at: &CpuidInputs) -> Cpui
     }
 }
 
+fn structured_features(contract: &Contract, subleaf: u32) -> CpuidResult {
+    let mut result = contract.features.flags(7, subleaf);
+    if subleaf == 0 {
+        result.eax = contract.features.last_subleaf(7);
+    }
+    result
+}
+
 fn version(contract: &Contract, at: &CpuidInputs) -> CpuidResult {
-    let mut result = contract.features.flags(1);
+    let mut result = contract.features.flags(1, 0);
     let ids = (1u32 << core_bits(at.cpus).min(7)).min(255);
     result.eax = SIGNATURE;
     result.ebx = (at.apic_id & 0xff) << 24 | ids << 16 | (LINE / 8) << 8;
@@ -164,11 +172,11 @@ fn hypervisor(leaf: u32) -> CpuidResult {
 fn extended(contract: &Contract, leaf: u32) -> CpuidResult {
     match leaf {
         0x8000_0000 => CpuidResult::new(MAX_EXTENDED, 0, 0, 0),
-        0x8000_0001 => contract.features.flags(leaf),
+        0x8000_0001 => contract.features.flags(leaf, 0),
         0x8000_0002..=0x8000_0004 => brand(contract, leaf - 0x8000_0002),
         // Second-level cache: KiB, 16-way (encoded 8), bytes a line.
         0x8000_0006 => CpuidResult::new(0, 0, 2048 << 16 | 8 << 12 | LINE, 0),
-        0x8000_0007 => contract.features.flags(leaf),
+        0x8000_0007 => contract.features.flags(leaf, 0),
         0x8000_0008 => {
             CpuidResult::new(contract.physical_address_bits() | contract.linear_address_bits() << 8, 0, 0, 0)
         }

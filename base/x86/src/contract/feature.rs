@@ -24,14 +24,15 @@ pub enum Provider {
 #[derive(Clone, Copy, Debug)]
 struct Place {
     leaf: u32,
+    subleaf: u32,
     register: Register,
     bit: u32,
     provider: Provider,
 }
 
 macro_rules! features {
-    ($($(#[$doc:meta])* $name:ident: $leaf:literal $register:ident $bit:literal $provider:ident,)*) => {
-        /// A flag of CPUID (SDM vol. 2, CPUID). Sub-leaf 0 holds all of them.
+    ($($(#[$doc:meta])* $name:ident: $leaf:literal $(/ $subleaf:literal)? $register:ident $bit:literal $provider:ident,)*) => {
+        /// A flag of CPUID (SDM vol. 2, CPUID).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum Feature { $($(#[$doc])* $name,)* }
@@ -44,6 +45,7 @@ macro_rules! features {
                 match self {
                     $(Feature::$name => Place {
                         leaf: $leaf,
+                        subleaf: 0 $(+ $subleaf)?,
                         register: Register::$register,
                         bit: $bit,
                         provider: Provider::$provider,
@@ -150,6 +152,8 @@ features! {
     ArchCapabilities: 0x7 Edx 29 Engine,
     /// SSBD in IA32_SPEC_CTRL.
     Ssbd: 0x7 Edx 31 Engine,
+    /// BHI_DIS_S in IA32_SPEC_CTRL: branch history does not reach the supervisor.
+    BhiCtrl: 0x7 / 2 Edx 4 Engine,
     /// LAHF and SAHF in 64-bit mode.
     Lahf64: 0x8000_0001 Ecx 0 Host,
     Lzcnt: 0x8000_0001 Ecx 5 Host,
@@ -175,7 +179,11 @@ impl Feature {
         if place.leaf > cpuid(place.leaf & 0x8000_0000, 0).eax {
             return false;
         }
-        let result = cpuid(place.leaf, 0);
+        // Of the leaves here only leaf 7 has flags past sub-leaf 0; EAX there is the highest.
+        if place.subleaf > 0 && place.subleaf > cpuid(place.leaf, 0).eax {
+            return false;
+        }
+        let result = cpuid(place.leaf, place.subleaf);
         let word = match place.register {
             Register::Ebx => result.ebx,
             Register::Ecx => result.ecx,
@@ -208,10 +216,17 @@ impl FeatureSet {
         self.0 >> feature as u8 & 1 == 1
     }
 
-    /// Sub-leaf 0 of `leaf` with the flags of this set and nothing else.
-    pub(super) fn flags(self, leaf: u32) -> CpuidResult {
+    /// The highest sub-leaf of `leaf` that holds a flag of this set.
+    pub(super) fn last_subleaf(self, leaf: u32) -> u32 {
+        let places = self.iter().map(Feature::place).filter(|place| place.leaf == leaf);
+        places.map(|place| place.subleaf).max().unwrap_or(0)
+    }
+
+    /// A sub-leaf of `leaf` with the flags of this set and nothing else.
+    pub(super) fn flags(self, leaf: u32, subleaf: u32) -> CpuidResult {
         let mut result = CpuidResult::default();
-        for place in self.iter().map(Feature::place).filter(|place| place.leaf == leaf) {
+        let told_here = |place: &Place| place.leaf == leaf && place.subleaf == subleaf;
+        for place in self.iter().map(Feature::place).filter(told_here) {
             let word = match place.register {
                 Register::Ebx => &mut result.ebx,
                 Register::Ecx => &mut result.ecx,

@@ -83,6 +83,7 @@ const V2: FeatureSet = FeatureSet::of(&[
     Feature::Fsrm,
     Feature::SpecCtrl,
     Feature::ArchCapabilities,
+    Feature::BhiCtrl,
     Feature::Lahf64,
     Feature::Prefetchw,
     Feature::Syscall,

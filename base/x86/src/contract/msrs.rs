@@ -4,7 +4,7 @@
 //! Windows read on this model without expecting a fault is listed, so that they find no
 //! "unchecked MSR access".
 
-use super::{Contract, TSC_HZ};
+use super::{Contract, Feature, TSC_HZ};
 use crate::msr;
 
 /// Bits of IA32_ARCH_CAPABILITIES (SDM vol. 4, table 2-2; Intel, "CPUID Enumeration and
@@ -140,9 +140,13 @@ impl Contract {
         }
     }
 
-    /// Bits of IA32_SPEC_CTRL that may be one: IBRS, and STIBP, which is accepted and without
-    /// effect where CPUID has IBRS but not STIBP.
+    /// Bits of IA32_SPEC_CTRL that may be one: IBRS; STIBP, which is accepted and without effect
+    /// where CPUID has IBRS but not STIBP; and BHI_DIS_S.
     pub fn spec_ctrl_allowed(&self) -> u64 {
-        1 | 2
+        const IBRS: u64 = 1 << 0;
+        const STIBP: u64 = 1 << 1;
+        const BHI_DIS_S: u64 = 1 << 10;
+        let optional = [(Feature::SpecCtrl, IBRS | STIBP), (Feature::BhiCtrl, BHI_DIS_S)];
+        optional.iter().filter(|(feature, _)| self.has(*feature)).map(|(_, bits)| bits).sum()
     }
 }

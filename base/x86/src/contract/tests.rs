@@ -38,7 +38,10 @@ fn flags_stand_where_the_manual_puts_them() {
     let one = v3.cpuid(1, 0, &AT);
     assert_eq!((one.ecx, one.edx), (0xf7f8_3203, 0x1f8b_fbfd));
     let seven = v3.cpuid(7, 0, &AT);
-    assert_eq!((seven.eax, seven.ebx, seven.ecx, seven.edx), (0, 0x23eb, 0, 0x2400_0010));
+    assert_eq!((seven.eax, seven.ebx, seven.ecx, seven.edx), (2, 0x23eb, 0, 0x2400_0010));
+    assert_eq!(v3.cpuid(7, 1, &AT), CpuidResult::default());
+    assert_eq!(v3.cpuid(7, 2, &AT), CpuidResult { edx: 0x10, ..CpuidResult::default() });
+    assert_eq!(v3.cpuid(7, 3, &AT), CpuidResult::default());
     let extended = v3.cpuid(0x8000_0001, 0, &AT);
     assert_eq!((extended.ecx, extended.edx), (0x121, 0x2c10_0800));
     assert_eq!(v3.cpuid(0x8000_0007, 0, &AT).edx, 0x100);
@@ -151,6 +154,9 @@ fn no_reason_for_a_mitigation_is_left() {
     for bit in [0, 1, 3, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27, 62] {
         assert_eq!(told >> bit & 1, 1, "bit {bit}");
     }
+    // Linux from 2025 on does not take BHI_NO for an answer: without BHI_DIS_S it clears the branch
+    // history with a loop at each system call.
+    assert!(Contract::ALL.iter().all(|one| one.spec_ctrl_allowed() == 0x403));
     // RSBA, TSX_CTRL, RRSBA and RFDS_CLEAR each ask for a mitigation.
     for bit in [2, 7, 19, 28] {
         assert_eq!(told >> bit & 1, 0, "bit {bit}");
@@ -195,6 +201,7 @@ fn a_host_is_told_what_it_lacks() {
     assert!(v3.missing_on(lower, 7).contains(&Feature::Bmi2));
     // A processor of 1995 has no leaf 7, nor the extended leaves.
     let old = |leaf, _| if leaf == 0 { CpuidResult { eax: 1, ..Default::default() } } else { CpuidResult::default() };
+    assert!(!Feature::BhiCtrl.is_in(old));
     assert!(v2.missing_on(old, 0).contains(&Feature::Lahf64));
 }
 

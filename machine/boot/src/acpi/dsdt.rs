@@ -16,6 +16,9 @@ const REVISION: u8 = 2;
 const PCI_CONFIG: u16 = 0xcf8;
 const PCI_CONFIG_PORTS: u8 = 8;
 
+/// The interrupt of the keyboard controller's auxiliary port, as in every PC since the PS/2.
+const AUX_IRQ: u8 = 12;
+
 /// The whole table.
 pub(super) struct Dsdt<'a>(pub &'a BoardTables);
 
@@ -53,6 +56,9 @@ impl Aml for SystemBus<'_> {
             Fixed::new("PIC_", "PNP0000").ports(0x20, 2).ports(0xa0, 2).irq(2),
             Fixed::new("TIMR", "PNP0100").ports(0x40, 4).irq(0),
             Fixed::new("KBD_", "PNP0303").ports(0x60, 1).ports(0x64, 1).irq(board.keyboard_irq),
+            // The controller's second port, which it always has. Nothing is plugged into it; but Linux
+            // warns of a keyboard controller that firmware says has no such port.
+            Fixed::new("MOU_", "PNP0F13").irq(AUX_IRQ),
             Fixed::isa("RTC_", "PNP0B00", rtc),
             Fixed::isa("COM1", "PNP0501", serial),
         ];
