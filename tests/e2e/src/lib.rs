@@ -62,10 +62,13 @@ pub fn motu_with<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, input: &[u8
     output.into()
 }
 
-/// The program, built with the profile that the tests were built with.
+/// The program: `MOTU_BIN` (`cargo xtask check` has built it), else built with the tests' own profile.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
+        if let Some(built) = std::env::var_os("MOTU_BIN") {
+            return built.into();
+        }
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--package", "motu", "--target-dir"]).arg(target());
         if profile_folder().ends_with("release") {

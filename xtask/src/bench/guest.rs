@@ -64,6 +64,14 @@ impl Guest {
         })
     }
 
+    /// The same with more parameters for the kernel.
+    pub fn with_parameters(mut self, parameters: &str) -> Guest {
+        if !parameters.is_empty() {
+            self.cmdline = format!("{} {parameters}", self.cmdline);
+        }
+        self
+    }
+
     /// The whole command line.
     pub fn cmdline(&self, init: Init) -> String {
         let path = match init {

@@ -33,6 +33,9 @@ pub struct BootArgs {
     /// Seconds over which an idle guest is watched; 0 leaves that part out
     #[arg(long, default_value_t = 20)]
     idle: u64,
+    /// Kernel parameters to add, for both
+    #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
+    append: String,
     /// Use this motu instead of building one
     #[arg(long, value_name = "FILE")]
     motu: Option<PathBuf>,
@@ -52,7 +55,7 @@ pub fn boot(args: &BootArgs) -> Result<()> {
         None => build()?,
     };
     let folder = tempfile::tempdir().context("making a folder for the initial RAM disk")?;
-    let guest = Guest::prepare(&motu, folder.path(), args.idle)?;
+    let guest = Guest::prepare(&motu, folder.path(), args.idle)?.with_parameters(&args.append);
     let vmms = [Vmm::Motu(motu), Vmm::Qemu];
 
     let mut pairs = Vec::new();

@@ -42,10 +42,10 @@ pub const STEPS: &[Step] = &[
     Step { name: "fmt", about: "the code is formatted", run: fmt },
     Step { name: "arch", about: "the crates keep the layers' directions", run: |_| passed(arch::run()) },
     Step { name: "house", about: "house rules that no compiler checks", run: house },
-    Step { name: "clippy", about: "no lint, benchmarks and tests included", run: clippy },
+    Step { name: "clippy", about: "no lint, in tests and benchmarks neither", run: clippy },
+    Step { name: "build", about: "all targets build, benchmarks included", run: build },
     Step { name: "test", about: "unit, property, differential and whole-machine tests", run: test },
     Step { name: "doc", about: "the API's documentation has no broken link", run: doc },
-    Step { name: "bench", about: "benchmarks build", run: bench },
 ];
 
 fn passed(result: Result<()>) -> Result<Outcome> {
@@ -75,16 +75,20 @@ fn clippy(_: &mut Tally) -> Result<Outcome> {
     succeed(workspace::cargo().args(arguments))
 }
 
-/// Tests of whole machines find motu by `MOTU_BIN`.
+/// Everything, with the features that the tests are built with: the same units serve both.
+fn build(_: &mut Tally) -> Result<Outcome> {
+    succeed(workspace::cargo().args(["build", "--workspace", "--all-targets", "--locked"]))
+}
+
+/// Tests of whole machines take the motu that was just built.
 fn test(tally: &mut Tally) -> Result<Outcome> {
-    let built = succeed(workspace::cargo().args(["build", "--locked", "--package", "motu"]))?;
+    let built = build(tally)?;
     if !matches!(built, Outcome::Passed) {
         return Ok(built);
     }
-    let motu = Metadata::read()?.target_directory.join("debug/motu");
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--workspace", "--locked", "--no-fail-fast", "--", "--show-output"]);
-    cargo.env("MOTU_BIN", &motu);
+    cargo.env("MOTU_BIN", Metadata::read()?.target_directory.join("debug/motu"));
     let ended = show(&mut cargo, tally)?;
     if let (Outcome::Passed, ignored @ 1..) = (&ended, tally.ignored()) {
         return Ok(Outcome::Failed(format!("{ignored} tests are ignored")));
@@ -98,16 +102,7 @@ fn test(tally: &mut Tally) -> Result<Outcome> {
 fn doc(_: &mut Tally) -> Result<Outcome> {
     let mut cargo = workspace::cargo();
     cargo.args(["doc", "--workspace", "--no-deps", "--locked", "--document-private-items", "--quiet"]);
-    succeed(cargo.env("RUSTDOCFLAGS", "-D warnings"))
-}
-
-fn bench(_: &mut Tally) -> Result<Outcome> {
-    let metadata = Metadata::read()?;
-    let mut targets = metadata.packages.iter().flat_map(|package| &package.targets);
-    if !targets.any(|target| target.kind.iter().any(|kind| kind == "bench")) {
-        return Ok(Outcome::Skipped("no crate has a benchmark of its own yet; bench boot is xtask's".to_owned()));
-    }
-    succeed(workspace::cargo().args(["bench", "--workspace", "--benches", "--no-run", "--locked"]))
+    succeed(cargo.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links"))
 }
 
 /// Skips a step whose part of the toolchain is not installed.
