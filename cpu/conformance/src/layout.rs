@@ -1,0 +1,59 @@
+//! Where things lie in a test guest. Below 4 MiB linear addresses are guest-physical addresses.
+
+/// Bytes of RAM.
+pub const RAM: u64 = 8 << 20;
+pub const GDT: u64 = 0x1000;
+pub const IDT: u64 = 0x2000;
+/// The TSS with room for a whole I/O permission map behind it: three pages.
+pub const TSS: u64 = 0x3000;
+/// Offset of the I/O permission map, as far as the TSS's limit reaches it.
+pub const IO_MAP: u64 = 0x68;
+/// A page for data of ring 0, and the one after it.
+pub const DATA: u64 = 0x8000;
+pub const CODE: u64 = 0x1_0000;
+pub const HANDLERS: u64 = 0x2_0000;
+/// Tops of the stacks; each is 16 KiB.
+pub const STACK: u64 = 0x3_8000;
+pub const RSP0: u64 = 0x4_0000;
+pub const IST1: u64 = 0x4_8000;
+pub const IST2: u64 = 0x5_0000;
+/// Paging structures are taken from here on.
+pub const TABLES: u64 = 0x10_0000;
+pub const TABLES_END: u64 = 0x18_0000;
+/// From here to 4 MiB user mode has every right.
+pub const USER_CODE: u64 = 0x20_0000;
+pub const USER_DATA: u64 = 0x22_0000;
+pub const USER_STACK: u64 = 0x24_0000;
+/// Where the common handler goes next, if not zero; it clears it.
+pub const RESUME: u64 = 0x25_0000;
+/// Physical memory that is mapped nowhere: for mappings of the tests' own. 2 MiB aligned, 4 MiB long.
+pub const FRAMES: u64 = 0x40_0000;
+/// Linear addresses without paging structures, 1 GiB aligned.
+pub const FREE: u64 = 0x4000_0000;
+/// The board's register page ([`crate::board::PAGE`]), open to user mode.
+pub const BOARD: u64 = 0x1000_0000;
+/// The local APIC's register page.
+pub const APIC: u64 = 0x1000_1000;
+
+/// Selectors of the GDT, in the order that SYSCALL and SYSRET want.
+pub mod selector {
+    pub const CODE: u16 = 0x08;
+    pub const DATA: u16 = 0x10;
+    /// 32-bit code of ring 0.
+    pub const CODE32: u16 = 0x18;
+    /// 32-bit code of ring 3.
+    pub const USER_CODE32: u16 = 0x23;
+    pub const USER_DATA: u16 = 0x2b;
+    pub const USER_CODE: u16 = 0x33;
+    pub const TASK: u16 = 0x38;
+    /// Data of ring 0 that is not present.
+    pub const ABSENT: u16 = 0x48;
+    /// Conforming 64-bit code of ring 0.
+    pub const CONFORMING: u16 = 0x50;
+    /// 64-bit code that is not present.
+    pub const ABSENT_CODE: u16 = 0x58;
+    /// Data without the right to write, ring 0.
+    pub const READ_ONLY: u16 = 0x60;
+    /// The first selector past the GDT's limit.
+    pub const BEYOND: u16 = 0x80;
+}

@@ -1,0 +1,86 @@
+//! Tiny guests that every engine must run identically.
+//!
+//! A guest is a few instructions in 64-bit mode with page tables, GDT, IDT and TSS of its own, and says of a
+//! rule of the Intel SDM whether it is kept. It meets the engine through `motu-hv` alone. [`all`] lists
+//! them; [`run`] runs one:
+//!
+//! ```text
+//!   guests/*  --builds-->  Bench: RAM, tables, CpuState
+//!                            | run
+//!              Hypervisor -> Vm -> Vcpu <-> Board: log, end, interrupts
+//!                            |
+//!                          Run: events, end, final state  --checked by the guest's function-->
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod bench;
+pub mod board;
+mod guests;
+pub mod handlers;
+pub mod layout;
+
+use bench::{Bench, Checked, Problem, Run};
+use motu_hv::Hypervisor;
+
+/// One rule, and how to see that it is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest {
+    pub name: &'static str,
+    /// Where the rule stands in the Intel SDM.
+    pub manual: &'static str,
+    check: fn(&mut Bench<'_>) -> Checked,
+}
+
+/// Every guest, by theme.
+pub fn all() -> impl Iterator<Item = &'static Guest> {
+    guests::THEMES.iter().copied().flatten()
+}
+
+/// A guest that did not run as the manual says.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} ({manual}): {problem}{}", last.as_ref().map_or(String::new(), describe))]
+pub struct Failure {
+    pub name: &'static str,
+    pub manual: &'static str,
+    pub problem: Problem,
+    /// The run that was looked at.
+    pub last: Option<Box<Run>>,
+}
+
+/// Builds and runs a guest.
+///
+/// # Errors
+/// It did not do what the manual says, or the engine could not run it.
+pub fn run(guest: &Guest, hypervisor: &dyn Hypervisor) -> Result<(), Failure> {
+    let failure = |problem, last: Option<Run>| Failure {
+        name: guest.name,
+        manual: guest.manual,
+        problem,
+        last: last.map(Box::new),
+    };
+    let mut bench = Bench::new(hypervisor).map_err(|problem| failure(problem, None))?;
+    (guest.check)(&mut bench).map_err(|problem| failure(problem, bench.last.take()))
+}
+
+/// The end of a run for a person to read.
+fn describe(run: &Box<Run>) -> String {
+    let state = &run.report.state;
+    let mut text = format!(
+        "\n  end {:x?}\n  events {:x?}\n  rip {:x} rflags {:x} cs {:x} ss {:x} cr0 {:x} cr2 {:x} cr3 {:x} cr4 {:x}\n  gpr {:x?}",
+        run.end,
+        run.events,
+        state.rip,
+        state.rflags,
+        state.segments.cs.selector,
+        state.segments.ss.selector,
+        state.cr0,
+        state.cr2,
+        state.cr3,
+        state.cr4,
+        state.gpr,
+    );
+    for instruction in run.report.recent.iter().rev().take(16).rev() {
+        text += &format!("\n  {:x}: {}", instruction.rip, instruction.text);
+    }
+    text
+}
