@@ -6,7 +6,7 @@
 
 mod tracker;
 
-pub use tracker::PageTracker;
+pub use tracker::{Listener, PageTracker};
 
 use motu_x86::Gpa;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Which pages hold decoded code, and which of those the board has written to.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 
 const PAGE_SHIFT: usize = 12;
@@ -17,11 +17,21 @@ pub struct PageTracker {
     offset: usize,
 }
 
-#[derive(Debug, Default)]
+/// Called on every write to a code page, on the thread that writes.
+pub type Listener = Box<dyn Fn() + Send + Sync>;
+
+#[derive(Default)]
 struct Inner {
     code: Box<[AtomicU8]>,
     writes: Mutex<Vec<u64>>,
     pending: AtomicBool,
+    listener: OnceLock<Listener>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("pages", &self.code.len()).finish_non_exhaustive()
+    }
 }
 
 impl PageTracker {
@@ -38,6 +48,11 @@ impl PageTracker {
     /// Whether code has been decoded from page number `page`.
     pub fn is_code(&self, page: u64) -> bool {
         usize::try_from(page).ok().and_then(|p| self.inner.code.get(p)).is_some_and(|c| c.load(Ordering::SeqCst) != 0)
+    }
+
+    /// Sets who is told of writes to code pages; only the first call counts.
+    pub fn listen(&self, listener: Listener) {
+        let _ = self.inner.listener.set(listener);
     }
 
     /// Whether a code page has been written to since [`PageTracker::take_writes`].
@@ -75,7 +90,11 @@ impl Bitmap for PageTracker {
                 if !writes.contains(&(page as u64)) {
                     writes.push(page as u64);
                 }
+                drop(writes);
                 self.inner.pending.store(true, Ordering::Release);
+                if let Some(listener) = self.inner.listener.get() {
+                    listener();
+                }
             }
         }
     }

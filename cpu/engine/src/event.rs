@@ -88,6 +88,12 @@ impl Cpu {
         Ok(Flow::Jump)
     }
 
+    /// #DB after the instruction before `back`.
+    pub fn debug_trap(&mut self, back: u64) -> Done {
+        self.deliver(Exception::DB, None, back, Source::Hardware)?;
+        Ok(Flow::Jump)
+    }
+
     fn deliver(&mut self, vector: u8, error_code: Option<u32>, rip: u64, source: Source) -> Faulting<()> {
         if !self.long_mode() {
             return self.deliver_legacy(vector, error_code, rip, source);

@@ -49,6 +49,8 @@ impl SoftVcpu {
     ) -> Result<Self, HvError> {
         let native = NativeCache::new()
             .map_err(|source| HvError::Host { doing: "mapping memory for generated code".into(), source })?;
+        let listener = Arc::clone(&mailbox);
+        ram.on_code_write(move || listener.ring());
         let cpu = Cpu::new(id, vcpus, contract, Mmu::new(ram), native);
         let mut vcpu = Self { cpu, cache: BlockCache::new(), mailbox, history: History::default(), countdown: 0 };
         vcpu.restore(&CpuState::default())?;

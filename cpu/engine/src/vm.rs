@@ -115,6 +115,11 @@ impl Mailbox {
         self.arrived.notify_all();
     }
 
+    /// Makes the vCPU look up, with nothing to say.
+    pub fn ring(&self) {
+        self.flag.store(true, Ordering::Release);
+    }
+
     /// Whether [`Mailbox::take`] has anything to give.
     #[inline(always)]
     pub fn has_post(&self) -> bool {

@@ -26,9 +26,6 @@ fn far(i: &Instruction, op: &mut Op) -> Option<Handler> {
         }
         _ => {}
     }
-    if i.mnemonic() == M::Int1 {
-        return None;
-    }
     Some(match i.code() {
         C::Jmp_m1616 => t::jmp_far_memory::<u16>,
         C::Jmp_m1632 => t::jmp_far_memory::<u32>,
@@ -53,6 +50,7 @@ fn far(i: &Instruction, op: &mut Op) -> Option<Handler> {
             op.imm = 3;
             t::int
         }
+        C::Int1 => t::int1,
         C::Into => t::into,
         C::Bound_r16_m1616 => t::bound::<u16>,
         C::Bound_r32_m3232 => t::bound::<u32>,

@@ -389,6 +389,12 @@ pub fn int(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.software_interrupt(op.imm as u8, back)
 }
 
+/// INT1: a debug trap that asks for no privilege (SDM vol. 2, INT n).
+pub fn int1(cpu: &mut Cpu, op: &Op) -> Done {
+    let back = op.next_rip(cpu);
+    cpu.debug_trap(back)
+}
+
 /// INTO.
 pub fn into(cpu: &mut Cpu, op: &Op) -> Done {
     let back = op.next_rip(cpu);

@@ -165,7 +165,7 @@ impl Cpu {
     /// page's part begins.
     fn translate_both(&mut self, address: u64, access: Access, user: bool) -> Faulting<()> {
         self.translate(address, access, user)?;
-        let second = (address | PAGE_MASK).wrapping_add(1) & self.linear_mask;
+        let second = self.linear(address | PAGE_MASK, 1);
         self.translate(second, access, user).map(drop)
     }
 
@@ -183,8 +183,11 @@ impl Cpu {
         })
     }
 
+    /// The linear address `offset` bytes on. In long mode it has 64 bits whatever the code's size: the
+    /// processor itself reads tables and pushes frames anywhere while compatibility mode runs.
     fn linear(&self, address: u64, offset: usize) -> u64 {
-        address.wrapping_add(offset as u64) & self.linear_mask
+        let next = address.wrapping_add(offset as u64);
+        if self.long_mode() { next } else { next & 0xffff_ffff }
     }
 
     fn check_canonical(&mut self, address: u64, bytes: u64) -> Faulting<()> {
@@ -250,6 +253,9 @@ impl Cpu {
                 host,
             };
             let info = PageInfo { physical: page.physical, global: page.global };
+            if page.large {
+                self.mmu.note_large(address);
+            }
             self.mmu.tlb.fill(address, entry, info);
         }
         // SAFETY: a page of RAM is 4096 bytes.

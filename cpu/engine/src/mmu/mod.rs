@@ -31,7 +31,19 @@ pub struct Mmu {
     pub global_epoch: u64,
     pub misses: u64,
     pub flushes: u64,
+    /// Where pieces of large pages are in the TLB: lower and upper half of the address space.
+    large: [Option<Span>; 2],
 }
+
+/// Addresses from `first` to `last`.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    first: u64,
+    last: u64,
+}
+
+/// Bytes around a piece of a large page that the page may cover: 1 GiB.
+const LARGEST_PAGE: u64 = 1 << 30;
 
 impl Mmu {
     pub fn new(ram: RamMap) -> Self {
@@ -43,6 +55,7 @@ impl Mmu {
             global_epoch: 1,
             misses: 0,
             flushes: 0,
+            large: [None; 2],
         }
     }
 
@@ -68,15 +81,55 @@ impl Mmu {
         self.flushes += 1;
         self.local_epoch += 1;
         self.global_epoch += 1;
+        self.large = [None; 2];
         self.tlb.flush_all();
     }
 
-    /// INVLPG (SDM vol. 3, 4.10.4.1): all entries for the page, global ones too.
+    /// A piece of a large page at `address` goes into the TLB.
+    fn note_large(&mut self, address: u64) {
+        let (first, last) = (address & !(LARGEST_PAGE - 1), address | (LARGEST_PAGE - 1));
+        let span = self.large[(address >> 63) as usize].get_or_insert(Span { first, last });
+        span.first = span.first.min(first);
+        span.last = span.last.max(last);
+    }
+
+    /// INVLPG (SDM vol. 3, 4.10.4.1): all entries for the page, global ones too. Where the page may be a
+    /// piece of a large one, everything goes, since the others are not found by address.
     pub fn flush_page(&mut self, address: u64) {
+        if self.large[(address >> 63) as usize].is_some_and(|s| s.first <= address && address <= s.last) {
+            self.flush_all();
+            return;
+        }
         self.local_epoch += 1;
         if address >> 63 != 0 {
             self.global_epoch += 1;
         }
         self.tlb.flush_page(address);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invalidating_one_address_of_a_large_page_invalidates_its_other_pieces() {
+        let ram = motu_memory::GuestRam::new(4 * PAGE).unwrap();
+        let mut mmu = Mmu::new(RamMap::new(ram));
+        let host = mmu.ram.page(0).unwrap();
+        let piece = 0x7f00_0020_3000;
+        let fill = |mmu: &mut Mmu| {
+            let entry = Entry { read: piece, write: piece, exec: piece, host };
+            mmu.tlb.fill(piece, entry, PageInfo::default());
+        };
+        fill(&mut mmu);
+        mmu.flush_page(piece - 2 * PAGE);
+        assert_eq!(mmu.tlb.entry(piece).read, piece, "a small page elsewhere is left");
+        mmu.note_large(piece);
+        mmu.flush_page(piece - 2 * PAGE);
+        assert_ne!(mmu.tlb.entry(piece).read, piece);
+        fill(&mut mmu);
+        mmu.flush_page(1 << 63);
+        assert_eq!(mmu.tlb.entry(piece).read, piece, "the other half has no large page");
     }
 }

@@ -80,6 +80,13 @@ impl RamMap {
         }
     }
 
+    /// Has `told` called whenever a device writes to a code page.
+    pub fn on_code_write(&self, told: impl Fn() + Clone + Send + Sync + 'static) {
+        for region in &self.regions {
+            region.tracker.listen(Box::new(told.clone()));
+        }
+    }
+
     /// Whether devices wrote to code pages.
     #[inline]
     pub fn has_code_writes(&self) -> bool {

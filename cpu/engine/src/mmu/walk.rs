@@ -46,6 +46,8 @@ pub struct Page {
     /// The entry's dirty bit is set (by this access, if it is a write).
     pub dirty: bool,
     pub global: bool,
+    /// Part of a page of 2 MiB or more, all of which one INVLPG invalidates.
+    pub large: bool,
 }
 
 /// Bits of a paging-structure entry (SDM vol. 3, table 4-15 ff.).
@@ -75,7 +77,7 @@ impl Mmu {
         let c = &self.control;
         if !c.paging {
             let physical = address & 0xffff_ffff & !PAGE_MASK;
-            return Ok(Page { physical, writable: true, executable: true, dirty: true, global: false });
+            return Ok(Page { physical, writable: true, executable: true, dirty: true, global: false, large: false });
         }
         let fetch_bit = if access == Access::Execute && (c.no_execute || c.smep) { pf::FETCH } else { 0 };
         let code = fetch_bit | if access == Access::Write { pf::WRITE } else { 0 } | if user { pf::USER } else { 0 };
@@ -103,6 +105,7 @@ impl Mmu {
             executable: executable && !(c.smep && user_page && !user),
             dirty: access == Access::Write || found.leaf & entry::D != 0,
             global: c.global && found.leaf & entry::G != 0,
+            large: found.large,
         })
     }
 
@@ -144,7 +147,7 @@ impl Mmu {
             if large || shift == 12 {
                 let offset = (1u64 << shift) - 1;
                 let physical = (value & entry::ADDRESS & !offset) | (address & offset & !PAGE_MASK);
-                return Ok(Leaf { physical, rights, leaf: value, leaf_at: at });
+                return Ok(Leaf { physical, rights, leaf: value, leaf_at: at, large });
             }
             table = value & entry::ADDRESS;
             shift -= 9;
@@ -167,7 +170,7 @@ impl Mmu {
             }
             self.ram.set_bits(directory_at, entry::A as u8);
             let physical = (directory & 0xffc0_0000) | (address & 0x003f_f000);
-            return Ok(Leaf { physical, rights, leaf: directory, leaf_at: directory_at });
+            return Ok(Leaf { physical, rights, leaf: directory, leaf_at: directory_at, large: true });
         }
         self.ram.set_bits(directory_at, entry::A as u8);
         let at = (directory & 0xffff_f000) + ((address >> 12) & 0x3ff) * 4;
@@ -177,7 +180,7 @@ impl Mmu {
         }
         rights &= value;
         self.ram.set_bits(at, entry::A as u8);
-        Ok(Leaf { physical: value & 0xffff_f000, rights, leaf: value, leaf_at: at })
+        Ok(Leaf { physical: value & 0xffff_f000, rights, leaf: value, leaf_at: at, large: false })
     }
 
     /// An 8-byte entry; where there is no RAM, zero: not present.
@@ -193,4 +196,5 @@ struct Leaf {
     rights: u64,
     leaf: u64,
     leaf_at: u64,
+    large: bool,
 }
