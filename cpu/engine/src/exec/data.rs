@@ -205,7 +205,7 @@ fn enter_frames<W: Width>(cpu: &mut Cpu, size: u64, level: u64) -> Done {
         cpu.push(W::from_u64(frame))?;
     }
     let bottom = cpu.stack_linear(cpu.gpr(slot::RSP).wrapping_sub(size));
-    cpu.check_write(bottom, 1).map_err(|_| cpu.stack_fault())?;
+    cpu.check_write(bottom, W::BYTES).map_err(|_| cpu.stack_fault())?;
     cpu.move_stack(size.wrapping_neg());
     cpu.set_register(8 * slot::RBP, W::from_u64(frame));
     Ok(Flow::Next)
