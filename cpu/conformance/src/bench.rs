@@ -59,7 +59,7 @@ pub fn same<T: PartialEq + std::fmt::Debug>(what: impl Into<String>, found: T, e
     if found == expected {
         return Ok(());
     }
-    let text = |value: T| format!("{value:#x?}");
+    let text = |value: T| format!("{value:x?}");
     Err(Problem::Differs { what: what.into(), found: text(found), expected: text(expected) })
 }
 
@@ -342,7 +342,7 @@ const GLOBAL_DESCRIPTORS: [u64; 16] = {
     table[4] = 0x00cf_fb00_0000_ffff;
     table[5] = 0x00cf_f300_0000_ffff;
     table[6] = 0x00af_fb00_0000_ffff;
-    table[7] = 0x0000_8900_0000_0000 | (layout::TSS & 0xff_ffff) << 16 | TSS_LIMIT as u64;
+    table[7] = 0x0000_8b00_0000_0000 | (layout::TSS & 0xff_ffff) << 16 | TSS_LIMIT as u64;
     table[9] = 0x00cf_1300_0000_ffff;
     table[10] = 0x00af_9f00_0000_ffff;
     table[11] = 0x00af_1b00_0000_ffff;

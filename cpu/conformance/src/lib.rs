@@ -38,7 +38,7 @@ pub fn all() -> impl Iterator<Item = &'static Guest> {
 
 /// A guest that did not run as the manual says.
 #[derive(Debug, thiserror::Error)]
-#[error("{name} ({manual}): {problem}{}", last.as_ref().map_or(String::new(), describe))]
+#[error("{name} ({manual}): {problem}{}", last.as_deref().map_or(String::new(), describe))]
 pub struct Failure {
     pub name: &'static str,
     pub manual: &'static str,
@@ -63,7 +63,7 @@ pub fn run(guest: &Guest, hypervisor: &dyn Hypervisor) -> Result<(), Failure> {
 }
 
 /// The end of a run for a person to read.
-fn describe(run: &Box<Run>) -> String {
+fn describe(run: &Run) -> String {
     let state = &run.report.state;
     let mut text = format!(
         "\n  end {:x?}\n  events {:x?}\n  rip {:x} rflags {:x} cs {:x} ss {:x} cr0 {:x} cr2 {:x} cr3 {:x} cr4 {:x}\n  gpr {:x?}",

@@ -1,8 +1,44 @@
 //! The guests, by theme.
 
 mod exceptions;
+mod frames;
 mod paging;
+mod rights;
+mod tlb;
 
 use crate::Guest;
+use crate::bench::{Bench, Checked, Code};
+use crate::handlers::Idioms;
+use crate::layout::{CODE, USER_CODE, USER_STACK};
+use iced_x86::IcedError;
+use iced_x86::code_asm::CodeAssembler;
 
-pub(crate) const THEMES: &[&[Guest]] = &[paging::GUESTS, exceptions::GUESTS];
+pub(crate) const THEMES: &[&[Guest]] =
+    &[paging::GUESTS, rights::GUESTS, tlb::GUESTS, exceptions::GUESTS, frames::GUESTS];
+
+/// One instruction, or a few.
+type Emit = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
+/// Puts ring 0 code in place that begins the guest and ends it, content, behind what `emit` gives.
+fn kernel<T>(b: &mut Bench<'_>, emit: impl FnOnce(&mut CodeAssembler) -> Checked<T>) -> Checked<(Code, T)> {
+    let mut a = b.assembler(64)?;
+    let made = emit(&mut a)?;
+    a.finish()?;
+    Ok((b.load(CODE, &mut a)?, made))
+}
+
+/// The same for ring 3, which ring 0 enters with `flags` in RFLAGS.
+fn user<T>(b: &mut Bench<'_>, flags: i32, emit: impl FnOnce(&mut CodeAssembler) -> Checked<T>) -> Checked<(Code, T)> {
+    kernel(b, |a| Ok(a.to_user(USER_CODE, USER_STACK, flags)?))?;
+    let mut a = b.assembler(64)?;
+    let made = emit(&mut a)?;
+    a.finish()?;
+    Ok((b.load(USER_CODE, &mut a)?, made))
+}
+
+/// A handler of ring 0 of the test's own at `at`.
+fn handler<T>(b: &mut Bench<'_>, at: u64, emit: impl FnOnce(&mut CodeAssembler) -> Checked<T>) -> Checked<(Code, T)> {
+    let mut a = b.assembler(64)?;
+    let made = emit(&mut a)?;
+    Ok((b.load(at, &mut a)?, made))
+}
