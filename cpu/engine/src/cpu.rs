@@ -352,6 +352,7 @@ impl Cpu {
             smep: self.cr4 & cr4::SMEP != 0,
             no_execute: self.msrs.efer & efer::NXE != 0,
             long,
+            reserved: (1 << 52) - (1 << self.contract.physical_address_bits()),
             user: self.cpl == 3,
             root: self.cr3,
         });

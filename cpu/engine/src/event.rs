@@ -49,9 +49,7 @@ impl Cpu {
         let mut pending = self.fault;
         loop {
             self.stats.exceptions += 1;
-            if pending.vector == Exception::PF {
-                self.cr2 = pending.cr2;
-            }
+            self.note_page_fault();
             // Faults restart the instruction with RF set, so that a breakpoint does not hit again.
             if pending.vector != Exception::DB {
                 self.system_flags |= rflags::RF;
@@ -60,6 +58,7 @@ impl Cpu {
                 return;
             }
             if pending.vector == Exception::DF {
+                self.note_page_fault();
                 self.set_alert(alert::SHUTDOWN, true);
                 self.rip = rip;
                 return;
@@ -69,6 +68,14 @@ impl Cpu {
             } else {
                 self.fault
             };
+        }
+    }
+
+    /// Every page fault writes CR2, those that end in a double or triple fault too (SDM vol. 3, 6.15,
+    /// interrupt 14).
+    fn note_page_fault(&mut self) {
+        if self.fault.vector == Exception::PF {
+            self.cr2 = self.fault.cr2;
         }
     }
 

@@ -165,6 +165,7 @@ impl SoftVcpu {
         self.history.note(start);
 
         let mut done = 0;
+        let mut again = false;
         let next = loop {
             let Some(op) = block.ops.get(done) else { break start.wrapping_add(block.len.into()) };
             let end = || start.wrapping_add(u64::from(op.offset) + u64::from(op.len));
@@ -183,7 +184,13 @@ impl SoftVcpu {
                     done += 1;
                     break end();
                 }
-                Ok(Flow::Again) => break op.rip(cpu),
+                Ok(Flow::Again) => {
+                    // The images that interrupts and traps between two iterations push have RF (SDM vol. 3,
+                    // 17.3.1.1); it is cleared when the instruction goes on.
+                    cpu.system_flags |= rflags::RF;
+                    again = true;
+                    break op.rip(cpu);
+                }
                 Err(_) => {
                     let rip = op.rip(cpu);
                     cpu.stats.instructions += done as u64;
@@ -200,7 +207,8 @@ impl SoftVcpu {
         if !cpu.code_writes.is_empty() {
             invalidate_written(cpu, &mut self.cache);
         }
-        if step && done > 0 {
+        if step && (done > 0 || again) {
+            cpu.repeat_flags = None;
             cpu.dr[6] |= dr6::BS;
             cpu.fault = Exception::plain(Exception::DB);
             let rip = cpu.rip;

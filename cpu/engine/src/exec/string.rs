@@ -8,6 +8,7 @@ use super::width::{Width, arith};
 use crate::cpu::{Cpu, Done, Faulting, Flow, seg, slot};
 use crate::decode::Op;
 use crate::mmu::Access;
+use motu_x86::flags::rflags;
 
 /// No prefix; also what a prefix without meaning is.
 pub const ONCE: u8 = 0;
@@ -60,7 +61,8 @@ fn repeat<const PREFIX: u8>(
         element(cpu, op)?;
         return Ok(Flow::Next);
     }
-    let mut budget = PIECE;
+    // Single-stepping traps after each iteration.
+    let mut budget = if cpu.system_flags & rflags::TF != 0 { 1 } else { PIECE };
     loop {
         let count = cpu.pointer(slot::RCX, op);
         if count == 0 {
@@ -73,7 +75,7 @@ fn repeat<const PREFIX: u8>(
         let (done, go_on) = if done == 0 { (1, element(cpu, op)?) } else { (done, true) };
         cpu.set_pointer(slot::RCX, op, count - done);
         budget = budget.saturating_sub(done);
-        if !go_on {
+        if !go_on || count == done {
             return Ok(Flow::Next);
         }
         if !cpu.code_writes.is_empty() {

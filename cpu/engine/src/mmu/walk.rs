@@ -22,6 +22,8 @@ pub struct Control {
     pub smep: bool,
     pub no_execute: bool,
     pub long: bool,
+    /// Bits 51 to MAXPHYADDR: reserved in every entry.
+    pub reserved: u64,
     /// CPL is 3.
     pub user: bool,
     /// CR3.
@@ -63,10 +65,6 @@ mod entry {
     /// Bits 51 to 12.
     pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 }
-
-/// Physical address bits of every contract: entries with higher ones set are reserved.
-const PHYSICAL_BITS: u32 = 46;
-const RESERVED_PHYSICAL: u64 = (entry::ADDRESS >> PHYSICAL_BITS) << PHYSICAL_BITS;
 
 impl Mmu {
     /// Translates `address` for `access` at privilege `user`, setting accessed and dirty bits.
@@ -132,7 +130,7 @@ impl Mmu {
             }
             let large = value & entry::PS != 0 && (shift == 21 || shift == 30);
             let reserved = reserved_xd
-                | RESERVED_PHYSICAL
+                | c.reserved
                 | if shift == 39 { entry::PS } else { 0 }
                 | if large { ((1u64 << shift) - 1) & entry::ADDRESS & !(1 << 12) } else { 0 }
                 | if c.long { 0 } else { 0x7ff0_0000_0000_0000 };
