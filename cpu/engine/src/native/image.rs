@@ -47,7 +47,7 @@ impl ImageForm {
         XsaveArea::YMM_HIGH..XsaveArea::YMM_HIGH + self.registers() * 16
     }
 
-    /// The pointers as the image has them. Selectors are deprecated and read as zero (CPUID.7.EBX[13]).
+    /// The pointers as the image has them. Selectors are deprecated and read as zero (`CPUID.7.EBX[13]`).
     fn narrow(self, bytes: &mut [u8]) {
         if !self.wide
             && let Some(pointers) = bytes.get_mut(FIP_AND_FDP)
