@@ -88,7 +88,8 @@ fn run(cpu: &mut Cpu, op: &Op) -> Done {
     }
     // A store comes last, and its fault takes back what the instruction did to the FPU.
     let changes_fpu = !matches!(thunk.unit(), Unit::Integer) && thunk.changes_state();
-    let before = changes_fpu.then(|| cpu.fpu.clone());
+    let revocable = changes_fpu && !cpu.store_cannot_fault(address, size as u64);
+    let before = revocable.then(|| cpu.fpu.clone());
     execute(cpu, op, &mut thunk, &mut staging)?;
     if thunk.unit() == Unit::X87 && thunk.is_waiting_x87() && withholds_store(&cpu.fpu) {
         return Ok(Flow::Next);

@@ -135,10 +135,15 @@ impl Cpu {
         Ok(Some(descriptor))
     }
 
-    /// Segments that the outer privilege may not see become null (SDM vol. 3, 5.8.6).
+    /// Segments that the outer privilege may not see become null (SDM vol. 3, 5.8.6). A null selector
+    /// loses its RPL; FS and GS keep their base, as processors do though no manual says so.
     fn drop_inner_segments(&mut self) {
         for index in [seg::ES, seg::DS, seg::FS, seg::GS] {
             let segment = &mut self.segments[index];
+            if segment.selector & !3 == 0 {
+                segment.selector = 0;
+                continue;
+            }
             let conforming = segment.kind() & 0b1100 == 0b1100;
             if !conforming && segment.dpl() < self.cpl && segment.attributes & Segment::UNUSABLE == 0 {
                 *segment = Segment::null();

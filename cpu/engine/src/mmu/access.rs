@@ -47,6 +47,14 @@ impl Cpu {
         self.store_slow(address, value)
     }
 
+    /// Whether the TLB knows that `bytes` bytes (at most a page) at `address` may be written: then a
+    /// store of them does not fault.
+    #[inline(always)]
+    pub fn store_cannot_fault(&self, address: u64, bytes: u64) -> bool {
+        let entry = self.mmu.tlb.entry(address);
+        entry.lookup(entry.write, address, bytes).is_some()
+    }
+
     /// Reads, computes, writes: the write right is checked before anything is read.
     #[inline(always)]
     pub fn modify<W: Width>(&mut self, address: u64, change: impl FnOnce(&mut Cpu, W) -> W) -> Faulting<()> {
