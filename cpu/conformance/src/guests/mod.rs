@@ -1,20 +1,32 @@
 //! The guests, by theme.
 
+mod apic;
+mod debug;
 mod exceptions;
 mod frames;
+mod interrupts;
 mod paging;
 mod rights;
 mod tlb;
 
 use crate::Guest;
 use crate::bench::{Bench, Checked, Code};
+use crate::board::port;
 use crate::handlers::Idioms;
-use crate::layout::{CODE, USER_CODE, USER_STACK};
+use crate::layout::{APIC, CODE, USER_CODE, USER_STACK};
 use iced_x86::IcedError;
-use iced_x86::code_asm::CodeAssembler;
+use iced_x86::code_asm::*;
 
-pub(crate) const THEMES: &[&[Guest]] =
-    &[paging::GUESTS, rights::GUESTS, tlb::GUESTS, exceptions::GUESTS, frames::GUESTS];
+pub(crate) const THEMES: &[&[Guest]] = &[
+    paging::GUESTS,
+    rights::GUESTS,
+    tlb::GUESTS,
+    exceptions::GUESTS,
+    frames::GUESTS,
+    interrupts::GUESTS,
+    apic::GUESTS,
+    debug::GUESTS,
+];
 
 /// One instruction, or a few.
 type Emit = fn(&mut CodeAssembler) -> Result<(), IcedError>;
@@ -41,4 +53,17 @@ fn handler<T>(b: &mut Bench<'_>, at: u64, emit: impl FnOnce(&mut CodeAssembler) 
     let mut a = b.assembler(64)?;
     let made = emit(&mut a)?;
     Ok((b.load(at, &mut a)?, made))
+}
+
+/// Has the board send an MSI and waits until it is in the IRR; interrupts are off. Bits 8 to 15 of `data` are
+/// those of the message. Changes RAX and RDX.
+fn raise(a: &mut CodeAssembler, data: i32) -> Checked {
+    let mut wait = a.create_label();
+    a.mov(edx, u32::from(port::MSI))?;
+    a.mov(eax, data)?;
+    a.out(dx, eax)?;
+    a.set_label(&mut wait)?;
+    a.bt(dword_ptr(APIC + 0x200 + 0x10 * (data as u64 >> 5 & 7)), data & 31)?;
+    a.jnc(wait)?;
+    Ok(())
 }
