@@ -125,26 +125,45 @@ fn is_too_long(code: &[u8], context: &Context<'_>) -> bool {
     let (prefixes, opcode) = bytes.split_at(count);
     let short_address = prefixes.contains(&0x67).then_some(0x67);
     let rex = prefixes.last().copied().filter(|&byte| is_rex(byte));
+    let Shape { stand_in, replaced } = shape(opcode);
+    let rest = opcode.get(replaced..).unwrap_or(&[]);
     // In the opcode maps behind 0F any prefix may be what makes the opcode exist; elsewhere 66 counts.
     let mandatory: &[Option<u8>] = match (opcode, prefixes.contains(&0x66)) {
+        _ if replaced > 0 => &[None],
         ([0x0f, ..], _) => &[None, Some(0x66), Some(0xf2), Some(0xf3)],
         (_, true) => &[Some(0x66)],
         (_, false) => &[None],
     };
     mandatory.iter().any(|&mandatory| {
-        let mut shorter: Vec<u8> = [mandatory, short_address, rex].into_iter().flatten().collect();
-        let kept = shorter.len();
-        match *opcode {
-            // PSHUFB and PALIGNR have what all of their maps have: ModR/M, and an immediate byte in the second.
-            [0x0f, 0x38, _, ref rest @ ..] => shorter.extend([0x0f, 0x38, 0x00].iter().chain(rest)),
-            [0x0f, 0x3a, _, ref rest @ ..] => shorter.extend([0x0f, 0x3a, 0x0f].iter().chain(rest)),
-            ref all => shorter.extend(all),
-        }
-        let mut decoder = decoder(&shorter, 0, context);
+        let kept: Vec<u8> = [mandatory, short_address, rex].into_iter().flatten().collect();
+        let all: Vec<u8> = kept.iter().chain(stand_in).chain(rest).copied().collect();
+        let mut decoder = decoder(&all, 0, context);
         let instruction = decoder.decode();
         if instruction.is_invalid() {
-            return shorter.len() < MAX_LEN && decoder.last_error() == DecoderError::NoMoreBytes;
+            return all.len() < MAX_LEN && decoder.last_error() == DecoderError::NoMoreBytes;
         }
-        count - kept.min(count) + instruction.len() > MAX_LEN
+        let behind_prefixes = instruction.len() - kept.len() - stand_in.len() + replaced;
+        count + behind_prefixes > MAX_LEN
     })
+}
+
+/// An opcode that exists and is followed by the same bytes: `replaced` bytes give way to `stand_in`.
+struct Shape {
+    stand_in: &'static [u8],
+    replaced: usize,
+}
+
+/// In the maps 0F 38 and 0F 3A, and behind EVEX, all opcodes have ModR/M and some an immediate byte, as PSHUFB
+/// and PALIGNR have.
+fn shape(opcode: &[u8]) -> Shape {
+    let (immediate, replaced) = match *opcode {
+        [0x0f, 0x38, _, ..] => (false, 3),
+        [0x0f, 0x3a, _, ..] => (true, 3),
+        [0x62, payload, _, _, number, ..] => {
+            let in_first_map = matches!(number, 0x70..=0x73 | 0xc2 | 0xc4..=0xc6);
+            (matches!(payload & 7, 3 | 7) || (payload & 7 == 1 && in_first_map), 5)
+        }
+        _ => return Shape { stand_in: &[], replaced: 0 },
+    };
+    Shape { stand_in: if immediate { &[0x0f, 0x3a, 0x0f] } else { &[0x0f, 0x38, 0x00] }, replaced }
 }

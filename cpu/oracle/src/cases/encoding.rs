@@ -73,6 +73,12 @@ pub(super) fn is_harmless(instruction: &Instruction) -> bool {
         && !instruction.has_xrelease_prefix()
 }
 
+/// VMCALL and VMMCALL with prefixes that the decoder refuses: where the host is itself a guest, its hypervisor
+/// answers them as it likes.
+pub(super) fn may_call_hypervisor(encoded: &Encoded) -> bool {
+    encoded.bytes.windows(3).any(|bytes| matches!(bytes, [0x0f, 0x01, 0xc1 | 0xd9]))
+}
+
 /// Bytes being written; what does not fit is left out.
 struct Bytes {
     bytes: [u8; MAX_INSTRUCTION],

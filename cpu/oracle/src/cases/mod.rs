@@ -159,6 +159,9 @@ impl Generator {
             let encoded = mutation::mutate(&encoding::encode(code, rip, &mut rng)?, &mut rng);
             let instruction = &encoded.instruction;
             let draft = if instruction.is_invalid() {
+                if encoding::may_call_hypervisor(&encoded) {
+                    return None;
+                }
                 Draft::invalid(encoded, area, &mut rng)
             } else if self.forms.contains(&instruction.code()) && encoding::is_harmless(instruction) {
                 Draft::with(encoded, area, &mut rng)?
