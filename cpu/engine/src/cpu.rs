@@ -55,6 +55,8 @@ pub mod alert {
     pub const SHUTDOWN: u8 = 1 << 3;
     /// The APIC timer may have been set to another time.
     pub const TIMER: u8 = 1 << 4;
+    /// A single-step trap is due though TF was clear before the last instruction (SYSRET).
+    pub const STEP: u8 = 1 << 5;
 }
 
 /// Slots of the register file beyond the sixteen general registers.
@@ -128,6 +130,8 @@ pub struct Cpu {
     pub tsc_offset: u64,
     /// What keeps the run loop from going straight on: bits of [`alert`].
     pub alerts: u8,
+    /// The running instruction is not followed by a single-step trap whatever TF was before it.
+    pub no_step: bool,
     pub nmi_pending: bool,
     pub nmi_blocked: bool,
     /// Operations of the running block that may still run; a store to decoded code lowers it.
@@ -179,6 +183,7 @@ impl Cpu {
             vcpus,
             tsc_offset: 0,
             alerts: 0,
+            no_step: false,
             nmi_pending: false,
             nmi_blocked: false,
             limit: 0,

@@ -92,6 +92,7 @@ impl Cpu {
     /// INT n with the return address `back`.
     pub fn software_interrupt(&mut self, vector: u8, back: u64) -> Done {
         self.deliver(vector, None, back, Source::Software)?;
+        self.no_step = true;
         Ok(Flow::Jump)
     }
 

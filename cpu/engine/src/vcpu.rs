@@ -132,6 +132,9 @@ impl SoftVcpu {
         if self.countdown == 0 || self.mailbox.has_post() || self.cpu.is_alerted(alert::TIMER) {
             self.attend().map_or(Ok(()), Err)?;
         }
+        if self.cpu.is_alerted(alert::STEP) {
+            single_step(&mut self.cpu);
+        }
         if self.cpu.is_alerted(alert::SHADOW) {
             // STI and MOV SS: one more instruction before anything is delivered. HLT may be that one.
             self.cpu.set_alert(alert::SHADOW, false);
@@ -160,6 +163,7 @@ impl SoftVcpu {
         let block = self.cache.get(index);
         let step = cpu.system_flags & rflags::TF != 0;
         cpu.system_flags &= !rflags::RF;
+        cpu.no_step = false;
         cpu.limit = block.ops.len().min(if step { 1 } else { limit });
         cpu.set_gpr(crate::cpu::slot::BLOCK, start);
         self.history.note(start);
@@ -207,14 +211,25 @@ impl SoftVcpu {
         if !cpu.code_writes.is_empty() {
             invalidate_written(cpu, &mut self.cache);
         }
-        if step && (done > 0 || again) {
-            cpu.repeat_flags = None;
-            cpu.dr[6] |= dr6::BS;
-            cpu.fault = Exception::plain(Exception::DB);
-            let rip = cpu.rip;
-            cpu.deliver_exception(rip);
+        if again {
+            // A piece of a repeated instruction takes as long as many blocks.
+            self.countdown = 0;
+        }
+        if step && (done > 0 || again) && !cpu.no_step {
+            single_step(cpu);
         }
     }
+}
+
+/// The trap behind an instruction that began with TF set (SDM vol. 3, 17.3.1.4).
+#[cold]
+fn single_step(cpu: &mut Cpu) {
+    cpu.set_alert(alert::STEP, false);
+    cpu.repeat_flags = None;
+    cpu.dr[6] |= dr6::BS;
+    cpu.fault = Exception::plain(Exception::DB);
+    let rip = cpu.rip;
+    cpu.deliver_exception(rip);
 }
 
 /// Drops the blocks that the guest's own stores hit.

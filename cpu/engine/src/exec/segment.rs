@@ -164,9 +164,15 @@ pub fn mov_to<S: Source>(cpu: &mut Cpu, op: &Op) -> Done {
     let index = usize::from(op.dst);
     cpu.load_data_segment(index, selector)?;
     if index == seg::SS {
-        cpu.set_alert(alert::SHADOW, true);
+        hold_off(cpu);
     }
     Ok(Flow::Stop)
+}
+
+/// Behind a load of SS neither interrupts nor single-step traps come for one instruction (SDM vol. 3, 6.8.3).
+fn hold_off(cpu: &mut Cpu) {
+    cpu.set_alert(alert::SHADOW, true);
+    cpu.no_step = true;
 }
 
 /// POP Sreg.
@@ -179,7 +185,7 @@ pub fn pop<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
     let moved = rsp.wrapping_add(W::BYTES);
     cpu.set_gpr(crate::cpu::slot::RSP, (rsp & !old_mask) | (moved & old_mask));
     if index == seg::SS {
-        cpu.set_alert(alert::SHADOW, true);
+        hold_off(cpu);
     }
     Ok(Flow::Stop)
 }

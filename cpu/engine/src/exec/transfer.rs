@@ -2,7 +2,7 @@
 
 use super::segment::Descriptor;
 use super::width::{Width, arith};
-use crate::cpu::{CodeSize, Cpu, Done, Faulting, Flow, seg, slot};
+use crate::cpu::{CodeSize, Cpu, Done, Faulting, Flow, alert, seg, slot};
 use crate::decode::Op;
 use crate::mmu::is_canonical;
 use motu_x86::flags::{efer, rflags};
@@ -329,6 +329,8 @@ pub fn syscall(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.set_gpr(slot::RCX, back);
     cpu.set_gpr(slot::R11, flags);
     cpu.set_rflags(flags & !cpu.msrs.fmask);
+    // Whether a single-step trap follows depends on TF behind the instruction, for SYSRET as well.
+    cpu.no_step = !cpu.msrs.fmask & rflags::TF == 0;
     let selector = (cpu.msrs.star >> 32) as u16 & !3;
     cpu.enter(fixed_code(selector, true, 0), fixed_data(selector.wrapping_add(8), 0), 0);
     cpu.rip = cpu.msrs.lstar;
@@ -350,6 +352,8 @@ pub fn sysret<W: Width>(cpu: &mut Cpu, _: &Op) -> Done {
     let code = if long { base.wrapping_add(16) } else { base } | 3;
     let flags = cpu.gpr(slot::R11) & 0x003c_7fd7;
     cpu.set_rflags(flags);
+    cpu.no_step = true;
+    cpu.set_alert(alert::STEP, flags & rflags::TF != 0);
     cpu.enter(fixed_code(code, long, 3), fixed_data(base.wrapping_add(8) | 3, 3), 3);
     cpu.rip = target;
     Ok(Flow::Jump)
