@@ -45,7 +45,7 @@ fn from_ring0(b: &mut Bench<'_>) -> Checked {
     })?;
     let values = b.run()?.values();
     let flags = values.get(3).copied().unwrap_or(0);
-    let expected = vec![(STACK - 5 & !15) - 40, code.at(&label)?, selector::CODE.into(), flags, STACK - 5, 0x10, 0x10];
+    let expected = vec![STACK - 16 - 40, code.at(&label)?, selector::CODE.into(), flags, STACK - 5, 0x10, 0x10];
     same("RSP, RIP, CS, RFLAGS, RSP, SS; SS", values, expected)?;
     same("reserved bits of RFLAGS", flags & !rflags::ARITHMETIC, rflags::FIXED_1)
 }

@@ -7,6 +7,10 @@ mod frames;
 mod interrupts;
 mod paging;
 mod rights;
+mod segments;
+mod smc;
+mod syscalls;
+mod system;
 mod tlb;
 
 use crate::Guest;
@@ -26,6 +30,10 @@ pub(crate) const THEMES: &[&[Guest]] = &[
     interrupts::GUESTS,
     apic::GUESTS,
     debug::GUESTS,
+    smc::GUESTS,
+    syscalls::GUESTS,
+    segments::GUESTS,
+    system::GUESTS,
 ];
 
 /// One instruction, or a few.
