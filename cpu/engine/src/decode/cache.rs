@@ -138,7 +138,8 @@ impl BlockCache {
             }
         };
         // A block that runs over into a second page depends on two translations.
-        let global = global && self.get(index).second_page.is_none();
+        // INVLPG of a page in the lower half leaves the epoch of global pages alone: they are few there.
+        let global = global && linear >> 63 != 0 && self.get(index).second_page.is_none();
         let epoch = if global { cpu.mmu.global_epoch } else { cpu.mmu.local_epoch };
         let id = self.get(index).id;
         self.jumps[jump_index(cpu.rip)] = Jump { rip: cpu.rip, epoch, id, key, global };
