@@ -205,10 +205,9 @@ fn one_shot(b: &mut Bench<'_>) -> Checked {
         log_register(a, 0x390)?;
         log_register(a, 0x380)?;
         // Writing zero stops it.
-        start_timer(a, 0x41, 1_000)?;
+        start_timer(a, 0x41, i32::MAX)?;
         a.mov(dword_ptr(APIC + 0x380), 0)?;
         log_register(a, 0x390)?;
-        wait_ticks(a, 100_000)?;
         log_register(a, 0x220)?;
         Ok(())
     })?;
@@ -233,18 +232,28 @@ fn wait_ticks(a: &mut CodeAssembler, ticks: i32) -> Checked {
 }
 
 fn periodic(b: &mut Bench<'_>) -> Checked {
+    handler(b, OWN, |a| {
+        a.inc(ebx)?;
+        a.end_of_interrupt()?;
+        Ok(a.iretq()?)
+    })?;
+    b.gate(0x91, Gate::to(OWN))?;
     kernel(b, |a| {
-        start_timer(a, 0x2_0041, 5_000)?;
-        for _ in 0..4 {
-            a.sti()?;
-            a.hlt()?;
-            a.cli()?;
-        }
+        let mut again = a.create_label();
+        a.xor(ebx, ebx)?;
+        start_timer(a, 0x2_0091, 5_000)?;
+        a.set_label(&mut again)?;
+        a.sti()?;
+        a.hlt()?;
+        a.cli()?;
+        a.cmp(ebx, 4)?;
+        a.jb(again)?;
         a.mov(dword_ptr(APIC + 0x380), 0)?;
+        log_register(a, 0x390)?;
         Ok(())
     })?;
-    let run = b.run()?;
-    same("the traps", run.faults(), vec![(0x41, 0); 4])
+    // On a busy host a period may be over before the processor sleeps again: more than four may come.
+    same("the count after four periods", b.run()?.values(), vec![0])
 }
 
 fn deadline(b: &mut Bench<'_>) -> Checked {
@@ -255,18 +264,25 @@ fn deadline(b: &mut Bench<'_>) -> Checked {
         a.or(rax, rdx)?;
         Ok(a.log(rax)?)
     };
-    kernel(b, |a| {
-        a.mov(dword_ptr(APIC + 0x320), 0x4_0041)?;
+    // Sets a deadline so many ticks ahead, and leaves it in RBX.
+    let set_deadline = |a: &mut CodeAssembler, ahead: u64| -> Checked {
         a.mov(ecx, msr::TSC_DEADLINE)?;
         a.rdtsc()?;
         a.shl(rdx, 32)?;
-        a.lea(rbx, ptr(rax + rdx + 300_000))?;
+        a.or(rax, rdx)?;
+        a.mov(rbx, ahead)?;
+        a.add(rbx, rax)?;
         a.mov(rax, rbx)?;
         a.mov(rdx, rbx)?;
         a.shr(rdx, 32)?;
-        a.wrmsr()?;
+        Ok(a.wrmsr()?)
+    };
+    kernel(b, |a| {
+        a.mov(dword_ptr(APIC + 0x320), 0x4_0041)?;
+        set_deadline(a, 1 << 50)?;
         read_deadline(a)?;
         a.log(rbx)?;
+        set_deadline(a, 300_000)?;
         a.sti()?;
         a.hlt()?;
         a.cli()?;
