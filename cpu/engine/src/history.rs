@@ -1,6 +1,6 @@
 //! The last blocks that ran, for crash reports.
 
-use crate::cpu::Cpu;
+use crate::cpu::{CodeSize, Cpu};
 use crate::mmu::{Access, PAGE_MASK};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use motu_hv::RecentInstruction;
@@ -10,17 +10,17 @@ const BLOCKS: usize = 32;
 /// Instructions of a block that a report shows.
 const SHOWN: usize = 8;
 
-/// A ring of block addresses, cheap enough to be kept always.
+/// A ring of block addresses with the code size they ran in, cheap enough to be kept always.
 #[derive(Debug, Default)]
 pub struct History {
-    ring: [u64; BLOCKS],
+    ring: [(u64, u32); BLOCKS],
     next: usize,
 }
 
 impl History {
     #[inline(always)]
-    pub fn note(&mut self, rip: u64) {
-        self.ring[self.next % BLOCKS] = rip;
+    pub fn note(&mut self, rip: u64, code_size: CodeSize) {
+        self.ring[self.next % BLOCKS] = (rip, code_size as u32);
         self.next = self.next.wrapping_add(1);
     }
 
@@ -31,8 +31,8 @@ impl History {
     }
 }
 
-/// The first instructions at `rip`, up to a branch.
-fn disassemble(cpu: &Cpu, rip: u64) -> Vec<RecentInstruction> {
+/// The first instructions at `rip`, up to a branch. Segment bases and page tables are those of now.
+fn disassemble(cpu: &Cpu, (rip, bits): (u64, u32)) -> Vec<RecentInstruction> {
     let linear = rip.wrapping_add(cpu.bases[crate::cpu::seg::CS]) & cpu.linear_mask;
     let Ok(page) = cpu.mmu.walk(linear, Access::Read, false) else { return Vec::new() };
     let mut bytes = Vec::new();
@@ -42,7 +42,7 @@ fn disassemble(cpu: &Cpu, rip: u64) -> Vec<RecentInstruction> {
     }
     let mut formatter = IntelFormatter::new();
     let mut found = Vec::new();
-    let decoder = Decoder::with_ip(cpu.code_size as u32, &bytes, rip, DecoderOptions::NONE);
+    let decoder = Decoder::with_ip(bits, &bytes, rip, DecoderOptions::NONE);
     for instruction in decoder.into_iter().take(SHOWN) {
         if instruction.is_invalid() {
             break;

@@ -166,7 +166,7 @@ impl SoftVcpu {
         cpu.no_step = false;
         cpu.limit = block.ops.len().min(if step { 1 } else { limit });
         cpu.set_gpr(crate::cpu::slot::BLOCK, start);
-        self.history.note(start);
+        self.history.note(start, cpu.code_size);
 
         let mut done = 0;
         let mut again = false;
