@@ -1,6 +1,7 @@
 //! The guests, by theme.
 
 mod apic;
+mod compatibility;
 mod debug;
 mod exceptions;
 mod frames;
@@ -33,6 +34,7 @@ pub(crate) const THEMES: &[&[Guest]] = &[
     smc::GUESTS,
     syscalls::GUESTS,
     segments::GUESTS,
+    compatibility::GUESTS,
     system::GUESTS,
 ];
 

@@ -3,7 +3,7 @@
 use super::operands::{Kind, kind, size};
 use super::{Handler, Op};
 use crate::exec::operand::{Dst, Imm, Mem, Src};
-use crate::exec::{arithmetic as a, bits, branch, data, flag_ops, string};
+use crate::exec::{arithmetic as a, bits, branch, data, decimal, flag_ops, string};
 use iced_x86::{Code, CodeSize, Instruction, Mnemonic as M, OpKind};
 
 /// `$e` with the type `$W` as wide as `$size` bytes.
@@ -202,6 +202,14 @@ fn arithmetic(i: &Instruction) -> Option<Handler> {
         M::Mul => place!(kinds.0, S => widths!(bytes, W => a::multiply::<false, W, S>)),
         M::Div => place!(kinds.0, S => widths!(bytes, W => a::divide::<false, W, S>)),
         M::Idiv => place!(kinds.0, S => widths!(bytes, W => a::divide::<true, W, S>)),
+        M::Daa => Some(decimal::after_packed::<false>),
+        M::Das => Some(decimal::after_packed::<true>),
+        M::Aaa => Some(decimal::after_unpacked::<false>),
+        M::Aas => Some(decimal::after_unpacked::<true>),
+        M::Aam => Some(decimal::before_division),
+        M::Aad => Some(decimal::into_binary),
+        M::Salc => Some(decimal::carry_to_al),
+        M::Arpl => place!(kinds.0, D => Some(decimal::adjust_rpl::<D> as Handler)),
         M::Cbw => Some(a::extend_accumulator::<u16>),
         M::Cwde => Some(a::extend_accumulator::<u32>),
         M::Cdqe => Some(a::extend_accumulator::<u64>),

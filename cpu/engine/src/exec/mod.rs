@@ -4,6 +4,7 @@ pub mod arithmetic;
 pub mod bits;
 pub mod branch;
 pub mod data;
+pub mod decimal;
 pub mod flag_ops;
 pub mod fpu;
 pub mod host;

@@ -14,6 +14,7 @@ pub type Arith = u16;
 pub mod arith {
     pub const CF: u16 = 1 << 8;
     pub const PF: u16 = 1 << 10;
+    pub const AF: u16 = 1 << 12;
     pub const ZF: u16 = 1 << 14;
     pub const SF: u16 = 1 << 15;
     pub const OF: u16 = 1;
@@ -257,9 +258,6 @@ wide!(u64, ":r");
 mod tests {
     use super::*;
     use arith::*;
-
-    /// Bit 12: only tests look at it alone.
-    const AF: u16 = 1 << 12;
 
     #[test]
     fn flags_of_addition_and_subtraction() {
