@@ -51,7 +51,8 @@ pub struct RunArgs {
     /// Command to run in the image instead of a shell
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,
-    /// Boot this kernel (bzImage or PVH ELF), its serial console on this terminal
+    /// Boot this kernel (bzImage or PVH ELF), its serial console on this terminal; a machine that resets
+    /// is booted again
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
     /// Initial RAM disk for --kernel

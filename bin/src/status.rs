@@ -6,7 +6,8 @@ use std::process::ExitCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Success,
-    /// The guest crashed: a triple fault, or its kernel panicked before the command ended.
+    /// The guest crashed (a triple fault), or it restarted before its command ended, as it does after a
+    /// kernel panic.
     GuestCrashed,
     /// `--timeout` ran out, as with timeout(1).
     TimedOut,
@@ -20,7 +21,7 @@ pub enum Status {
 pub const HELP: &str = "\
 Exit status:
   the command's own; 0 for a machine that was switched off or left with Ctrl-]
-  123        the guest crashed (triple fault or kernel panic)
+  123        the guest crashed (triple fault, kernel panic), or restarted before its command ended
   124        --timeout ran out
   125        motu failed: bad input, or trouble on the host
   126, 127   the command cannot be run, or was not found

@@ -110,7 +110,7 @@ fn help_and_version_are_no_errors() {
     assert_eq!((version.status, version.stdout.starts_with("motu ")), (0, true));
     let help = motu(["run", "--help"]);
     assert_eq!(help.status, 0);
-    for word in ["--kernel", "--timeout", "Exit status", "123", "124", "125"] {
+    for word in ["--kernel", "booted again", "--timeout", "Exit status", "123", "restarted", "124", "125"] {
         assert!(help.stdout.contains(word), "no {word} in\n{}", help.stdout);
     }
 }

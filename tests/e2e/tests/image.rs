@@ -80,6 +80,14 @@ fn a_guest_that_is_switched_off_under_a_command_is_an_error() {
 }
 
 #[test]
+fn a_guest_that_restarts_under_a_command_is_said_to_have_done_so() {
+    let ended = motu(["run", "--", "sh", "-c", "reboot -f; sleep 1000"]);
+    assert_eq!(ended.status, 123, "{}", ended.stderr);
+    assert!(ended.stderr.contains("the guest restarted before its command ended"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("crashed"), "{}", ended.stderr);
+}
+
+#[test]
 fn a_kernel_panic_is_a_crash_and_its_message_is_shown() {
     let ended = motu(["run", "--", "sh", "-c", "echo c > /proc/sysrq-trigger; sleep 1000"]);
     assert_eq!(ended.status, 123, "{}", ended.stderr);

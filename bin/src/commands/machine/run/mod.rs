@@ -115,7 +115,7 @@ fn report(ended: &Ended, output: &Output, request: &Request) -> Result<Status> {
         Outcome::Reset if is_kernel => Ok(Status::Success),
         Outcome::Reset => {
             show_tail(output);
-            eprintln!("motu: the guest reset itself before its command ended (a kernel panic does that)");
+            eprintln!("motu: the guest restarted before its command ended (as reboot and a kernel panic do)");
             Ok(Status::GuestCrashed)
         }
         Outcome::PoweredOff if is_kernel || request.command.is_empty() => Ok(Status::Success),
