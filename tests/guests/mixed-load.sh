@@ -8,7 +8,7 @@
 # ROUNDS (1 if not given) is how often; SCALE (1 if not given) multiplies the size of the data: at 1 a
 # round takes some tenths of a second on a desktop computer. BUSYBOX names the program to use; without
 # it, the one in $PATH. It works in a directory of its own under ${TMPDIR:-/tmp} and needs some
-# 10 MiB there for each SCALE.
+# 2 MiB there for each SCALE.
 set -eu
 
 rounds=${1:-1}
@@ -46,7 +46,7 @@ step() {
 
 # Lines of numbers and words from a linear congruential generator: 31 bits, exact in awk's doubles.
 make_data() {
-    awk -v seed="$round" -v lines=$((20000 * scale)) 'BEGIN {
+    awk -v seed="$round" -v lines=$((4000 * scale)) 'BEGIN {
         split("reef islet lagoon atoll palm coral tide current swell anchor", word, " ")
         for (x = seed * 7919 + 1; n < lines; n++) {
             x = (x * 1103515245 % 2147483648 + 12345) % 2147483648
@@ -58,7 +58,7 @@ make_data() {
 
 compress_gzip() { gzip -c <data >data.gz && gunzip -c <data.gz | cmp - data && md5sum <data.gz; }
 compress_bzip2() {
-    head -n $((4000 * scale)) data >part
+    head -n $((800 * scale)) data >part
     bzip2 -c <part >part.bz2
     bunzip2 -c <part.bz2 | cmp - part && md5sum <part.bz2
 }
@@ -70,7 +70,7 @@ edit() { sed -e 's/\([a-z]*\) \([a-z]*\)/\2-\1/' -e '/7$/d' -e 'y/abc/xyz/' data
 # Binary floating point: a chaotic map, which keeps every bit, Newton's square roots and a sine's series
 # (busybox's awk need not know any of these functions).
 floating_point() {
-    awk -v seed="$round" -v turns=$((30000 * scale)) 'BEGIN {
+    awk -v seed="$round" -v turns=$((6000 * scale)) 'BEGIN {
         x = 1 / (seed + 2)
         for (i = 1; i <= turns; i++) {
             x = 3.9999 * x * (1 - x)
@@ -83,7 +83,7 @@ floating_point() {
 }
 
 primes() {
-    awk -v top=$((20000 * scale + round)) 'BEGIN {
+    awk -v top=$((4000 * scale + round)) 'BEGIN {
         for (i = 2; i <= top; i++) if (!(i in composite)) {
             count++
             last = i
@@ -96,7 +96,7 @@ primes() {
 # The shell's own 64-bit arithmetic.
 shell_arithmetic() {
     i=0 x=$round
-    while [ $i -lt $((5000 * scale)) ]; do
+    while [ $i -lt $((1000 * scale)) ]; do
         x=$(((x * 6364136223846793005 + 1442695040888963407) ^ (x >> 13 & 0x7ffff)))
         i=$((i + 1))
     done
@@ -106,7 +106,7 @@ shell_arithmetic() {
 # Processes: fork, exec, pipes, exit statuses.
 fork_loop() {
     i=0
-    while [ $i -lt $((60 * scale)) ]; do
+    while [ $i -lt $((12 * scale)) ]; do
         (exit $((i % 7))) || status=$((${status:-0} + $?))
         expr "$i" \* 3 | tr 0-9 a-j | sed 's/a/0/'
         i=$((i + 1))
@@ -116,7 +116,7 @@ fork_loop() {
 
 background() {
     for i in 1 2 3 4 5 6 7 8; do
-        (seq $((i * 500 * scale)) | md5sum >job.$i) &
+        (seq $((i * 100 * scale)) | md5sum >job.$i) &
     done
     wait
     cat job.1 job.2 job.3 job.4 job.5 job.6 job.7 job.8
@@ -125,7 +125,7 @@ background() {
 # Files: many small ones, an archive of them, moves and removals.
 files() {
     mkdir tree
-    for i in $(seq $((40 * scale))); do
+    for i in $(seq $((8 * scale))); do
         mkdir -p "tree/$((i % 5))/$((i % 3))"
         seq "$i" $((i * 20)) >"tree/$((i % 5))/$((i % 3))/$i"
     done
@@ -140,14 +140,14 @@ files() {
 
 blocks() {
     dd if=data of=swapped bs=512 conv=swab 2>/dev/null
-    dd if=swapped bs=777 skip=3 count=$((100 * scale)) 2>/dev/null | md5sum
-    dd if=/dev/zero bs=4096 count=$((250 * scale)) 2>/dev/null | sha1sum
+    dd if=swapped bs=777 skip=3 count=$((20 * scale)) 2>/dev/null | md5sum
+    dd if=/dev/zero bs=4096 count=$((50 * scale)) 2>/dev/null | sha1sum
     od -An -tx1 -v swapped | fold -w 61 | tail -n 5
 }
 
 decimals() {
     i=0
-    while [ $i -lt $((20 * scale)) ]; do
+    while [ $i -lt $((4 * scale)) ]; do
         echo "$i $round + 3 * p $i 7 % p"
         i=$((i + 1))
     done | dc

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod guest;
+pub mod newc;
 mod terminal;
 
 pub use guest::{Code, Kernel};
@@ -39,10 +40,13 @@ pub fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(program());
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env_remove("MOTU_LOG");
-    if std::env::var_os("MOTU_HOME").is_none() {
-        command.env("MOTU_HOME", target().join("e2e-home"));
-    }
+    command.env("MOTU_HOME", home());
     command
+}
+
+/// Where the tests' images are: `MOTU_HOME` if it is set, else in the target folder.
+pub fn home() -> PathBuf {
+    std::env::var_os("MOTU_HOME").map_or_else(|| target().join("e2e-home"), PathBuf::from)
 }
 
 /// Runs `motu` with these arguments to its end, without input.
