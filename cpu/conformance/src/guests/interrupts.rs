@@ -2,7 +2,7 @@
 
 use super::{Emit, handler, kernel, raise, user};
 use crate::Guest;
-use crate::bench::{Bench, Checked, Gate, same};
+use crate::bench::{Bench, Checked, Code, Gate, same};
 use crate::board::{EXT_INT_VECTOR, Event, port};
 use crate::handlers::Idioms;
 use crate::layout::*;
@@ -58,6 +58,13 @@ fn sti_cli(b: &mut Bench<'_>) -> Checked {
     same("the values", run.values(), vec![1])
 }
 
+/// Runs the guest: one interrupt comes, at the label.
+fn interrupted_once(b: &mut Bench<'_>, code: &Code, at: &CodeLabel) -> Checked {
+    let run = b.run()?;
+    same("the interrupts", run.faults(), vec![(VECTOR as u64, 0)])?;
+    same("RIP", run.trap(0)?.rip, code.at(at)?)
+}
+
 fn sti_hlt(b: &mut Bench<'_>) -> Checked {
     let (code, at) = kernel(b, |a| {
         let mut at = a.create_label();
@@ -68,9 +75,7 @@ fn sti_hlt(b: &mut Bench<'_>) -> Checked {
         a.cli()?;
         Ok(at)
     })?;
-    let run = b.run()?;
-    same("the interrupts", run.faults(), vec![(VECTOR as u64, 0)])?;
-    same("RIP", run.trap(0)?.rip, code.at(&at)?)
+    interrupted_once(b, &code, &at)
 }
 
 fn second_sti(b: &mut Bench<'_>) -> Checked {
@@ -89,9 +94,7 @@ fn second_sti(b: &mut Bench<'_>) -> Checked {
         a.cli()?;
         Ok(at)
     })?;
-    let run = b.run()?;
-    same("the interrupts", run.faults(), vec![(VECTOR as u64, 0)])?;
-    same("RIP", run.trap(0)?.rip, code.at(&at)?)
+    interrupted_once(b, &code, &at)
 }
 
 fn popf(b: &mut Bench<'_>) -> Checked {
