@@ -259,6 +259,12 @@ impl Cpu {
         self.system_flags | arith::to_rflags(self.arith)
     }
 
+    /// Sets or clears arithmetic flags, bits of [`arith`]; the others stay.
+    #[inline(always)]
+    pub fn set_flags(&mut self, flags: Arith, on: bool) {
+        self.arith = (self.arith & !flags) | if on { flags } else { 0 };
+    }
+
     /// Replaces all of RFLAGS; reserved bits keep their fixed values.
     pub fn set_rflags(&mut self, value: u64) {
         self.arith = arith::from_rflags(value);

@@ -84,9 +84,7 @@ impl UserHarness {
     /// instruction.
     pub fn step(&mut self, state: &mut UserState) -> Result<(), Exception> {
         let SoftVcpu { cpu, cache, .. } = &mut self.vcpu;
-        for page in cpu.mmu.ram.take_code_writes() {
-            cache.invalidate(page, 0, 0xfff, cpu);
-        }
+        cache.forget_board_writes(cpu);
         *cpu.gprs_mut() = state.gpr;
         cpu.rip = state.rip;
         cpu.set_rflags(state.rflags);
@@ -105,9 +103,7 @@ impl UserHarness {
                 Err(_) => break Err(cpu.fault),
             }
         };
-        for (page, first, last) in std::mem::take(&mut cpu.code_writes) {
-            cache.invalidate(page, first, last, cpu);
-        }
+        cache.forget_own_writes(cpu);
         state.gpr = *cpu.gprs();
         state.rip = cpu.rip;
         state.rflags = cpu.rflags();

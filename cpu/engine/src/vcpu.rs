@@ -83,11 +83,7 @@ impl SoftVcpu {
             cpu.lapic.expire(at);
         }
         cpu.note_events();
-        if cpu.mmu.ram.has_code_writes() {
-            for page in cpu.mmu.ram.take_code_writes() {
-                self.cache.invalidate(page, 0, 0xfff, cpu);
-            }
-        }
+        self.cache.forget_board_writes(cpu);
         kicked.then_some(Exit::Kicked)
     }
 
@@ -200,7 +196,7 @@ impl SoftVcpu {
                     cpu.stats.instructions += done as u64;
                     cpu.deliver_exception(rip);
                     if !cpu.code_writes.is_empty() {
-                        invalidate_written(cpu, &mut self.cache);
+                        self.cache.forget_own_writes(cpu);
                     }
                     return;
                 }
@@ -209,7 +205,7 @@ impl SoftVcpu {
         cpu.rip = next & cpu.ip_mask();
         cpu.stats.instructions += done as u64;
         if !cpu.code_writes.is_empty() {
-            invalidate_written(cpu, &mut self.cache);
+            self.cache.forget_own_writes(cpu);
         }
         if again {
             // A piece of a repeated instruction takes as long as many blocks.
@@ -230,14 +226,6 @@ fn single_step(cpu: &mut Cpu) {
     cpu.fault = Exception::plain(Exception::DB);
     let rip = cpu.rip;
     cpu.deliver_exception(rip);
-}
-
-/// Drops the blocks that the guest's own stores hit.
-#[cold]
-fn invalidate_written(cpu: &mut Cpu, cache: &mut BlockCache) {
-    for (page, first, last) in std::mem::take(&mut cpu.code_writes) {
-        cache.invalidate(page, first, last, cpu);
-    }
 }
 
 impl Vcpu for SoftVcpu {

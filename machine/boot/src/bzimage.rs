@@ -5,7 +5,7 @@ use crate::error::BootError;
 use crate::image::Image;
 use crate::initrd;
 use crate::layout;
-use crate::memory_map::{low_ram_end, memory_map};
+use crate::memory_map::{memory_map, room_for};
 use crate::processor::{self, Mode};
 use crate::{BootSource, command_line, put};
 use linux_loader::bootparam::{XLF_KERNEL_64, boot_e820_entry, boot_params, setup_header};
@@ -100,10 +100,7 @@ pub(crate) fn load(
 ) -> Result<CpuState, BootError> {
     let kernel = source.kernel;
     let plan = Plan::new(kernel, head)?;
-    let low_end = low_ram_end(ram.len());
-    if plan.end > low_end {
-        return Err(BootError::KernelTooLarge { name: kernel.name().to_owned(), needs: plan.end, has: low_end });
-    }
+    let low_end = room_for(kernel, plan.end, ram)?;
     let command_line_max = usize::try_from(plan.header.cmdline_size).unwrap_or(usize::MAX);
     let command_line = command_line::terminated(source.cmdline, command_line_max)?;
     let initrd_end = low_end.min(u64::from(plan.header.initrd_addr_max) + 1);

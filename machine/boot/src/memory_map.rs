@@ -1,7 +1,9 @@
 //! The memory map that a PC's firmware answers to INT 15h AX=E820h (ACPI 6.5, section 15.1).
 
+use crate::error::BootError;
+use crate::image::Image;
 use crate::layout;
-use motu_memory::{HIGH_RAM_START, LOW_RAM_END};
+use motu_memory::{GuestRam, HIGH_RAM_START, LOW_RAM_END};
 
 /// What a piece of physical memory is (ACPI 6.5, table 15.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +47,20 @@ pub fn memory_map(ram_bytes: u64) -> Vec<MapEntry> {
 }
 
 /// Where RAM below 4 GiB ends.
-pub(crate) fn low_ram_end(ram_bytes: u64) -> u64 {
+fn low_ram_end(ram_bytes: u64) -> u64 {
     ram_bytes.min(LOW_RAM_END)
+}
+
+/// Where RAM below 4 GiB ends, once it is sure that `kernel` loaded up to `end` fits below.
+///
+/// # Errors
+/// It does not.
+pub(crate) fn room_for(kernel: &Image, end: u64, ram: &GuestRam) -> Result<u64, BootError> {
+    let low_end = low_ram_end(ram.len());
+    if end > low_end {
+        return Err(BootError::KernelTooLarge { name: kernel.name().to_owned(), needs: end, has: low_end });
+    }
+    Ok(low_end)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::board::BoardTables;
 use crate::error::BootError;
 use crate::image::Image;
 use crate::initrd::{self, Placed};
-use crate::memory_map::{low_ram_end, memory_map};
+use crate::memory_map::{memory_map, room_for};
 use crate::processor::{self, Mode};
 use crate::{BootSource, command_line, layout, put};
 use elf::Elf;
@@ -32,10 +32,7 @@ pub(crate) fn load(
 ) -> Result<CpuState, BootError> {
     let kernel = source.kernel;
     let elf = Elf::parse(kernel, head)?;
-    let low_end = low_ram_end(ram.len());
-    if elf.end() > low_end {
-        return Err(BootError::KernelTooLarge { name: kernel.name().to_owned(), needs: elf.end(), has: low_end });
-    }
+    let low_end = room_for(kernel, elf.end(), ram)?;
     let command_line = command_line::terminated(source.cmdline, COMMAND_LINE_MAX)?;
     let initrd = source.initrd.map(|image| initrd::place(image, elf.end(), low_end)).transpose()?;
 

@@ -29,16 +29,18 @@ fn returns(value: u32) -> Vec<u8> {
     [&[0xb8][..], &value.to_le_bytes(), &[0xc3]].concat()
 }
 
+/// Changes the immediate of the next instruction, runs it and logs what it loads.
+fn change_next(a: &mut CodeAssembler) -> Checked {
+    let mut at = a.create_label();
+    a.lea(rbx, ptr(at))?;
+    a.mov(byte_ptr(rbx + 1), 0x42)?;
+    a.set_label(&mut at)?;
+    a.mov(eax, 0x11)?;
+    Ok(a.log(rax)?)
+}
+
 fn next_instruction(b: &mut Bench<'_>) -> Checked {
-    kernel(b, |a| {
-        let mut at = a.create_label();
-        a.lea(rbx, ptr(at))?;
-        a.mov(byte_ptr(rbx + 1), 0x42)?;
-        a.set_label(&mut at)?;
-        a.mov(eax, 0x11)?;
-        a.log(rax)?;
-        Ok(())
-    })?;
+    kernel(b, change_next)?;
     same("the value", b.run()?.values(), vec![0x42])
 }
 
@@ -169,15 +171,7 @@ fn across_pages(b: &mut Bench<'_>) -> Checked {
 }
 
 fn in_user(b: &mut Bench<'_>) -> Checked {
-    user(b, 2, |a| {
-        let mut at = a.create_label();
-        a.lea(rbx, ptr(at))?;
-        a.mov(byte_ptr(rbx + 1), 0x42)?;
-        a.set_label(&mut at)?;
-        a.mov(eax, 0x11)?;
-        a.log(rax)?;
-        Ok(())
-    })?;
+    user(b, 2, change_next)?;
     same("the value", b.run()?.values(), vec![0x42])
 }
 

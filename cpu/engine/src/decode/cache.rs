@@ -187,8 +187,25 @@ impl BlockCache {
         index
     }
 
+    /// Takes away what was decoded from code that the CPU itself has written to since the last call.
+    #[cold]
+    pub fn forget_own_writes(&mut self, cpu: &mut Cpu) {
+        for (page, first, last) in std::mem::take(&mut cpu.code_writes) {
+            self.invalidate(page, first, last, cpu);
+        }
+    }
+
+    /// Takes away what was decoded from pages that the board has written to since the last call.
+    pub fn forget_board_writes(&mut self, cpu: &mut Cpu) {
+        if cpu.mmu.ram.has_code_writes() {
+            for page in cpu.mmu.ram.take_code_writes() {
+                self.invalidate(page, 0, PAGE_MASK as u16, cpu);
+            }
+        }
+    }
+
     /// Takes away what was decoded from bytes `first` to `last` of a page, because they were written.
-    pub fn invalidate(&mut self, page: u64, first: u16, last: u16, cpu: &mut Cpu) {
+    fn invalidate(&mut self, page: u64, first: u16, last: u16, cpu: &mut Cpu) {
         let Some(entry) = self.pages.get(&page) else { return };
         if entry.granules & granules(first.into(), last.into()) == 0 {
             return;

@@ -20,21 +20,17 @@ fn apply<const O: u8>(value: u64, bit: u64) -> u64 {
     }
 }
 
-fn set_carry(cpu: &mut Cpu, carry: bool) {
-    cpu.arith = (cpu.arith & !arith::CF) | if carry { arith::CF } else { 0 };
-}
-
 /// BT family with the bit number cut to the operand's width: registers, and memory with an immediate.
 pub fn bit<const O: u8, W: Width, D: Place, S: Source>(cpu: &mut Cpu, op: &Op) -> Done {
     let mask = 1u64 << (S::get::<u64>(cpu, op)? & u64::from(W::BITS - 1));
     if O == TEST {
         let value = D::get::<W>(cpu, op)?.to_u64();
-        set_carry(cpu, value & mask != 0);
+        cpu.set_flags(arith::CF, value & mask != 0);
         return Ok(Flow::Next);
     }
     D::update::<W>(cpu, op, |cpu, value| {
         let value = value.to_u64();
-        set_carry(cpu, value & mask != 0);
+        cpu.set_flags(arith::CF, value & mask != 0);
         W::from_u64(apply::<O>(value, mask))
     })?;
     Ok(Flow::Next)
@@ -50,12 +46,12 @@ pub fn bit_string<const O: u8, W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
     let mask = 1u64 << (number as u64 & u64::from(W::BITS - 1));
     if O == TEST {
         let value = cpu.load::<W>(address).map_err(|fault| in_segment(cpu, op, fault))?.to_u64();
-        set_carry(cpu, value & mask != 0);
+        cpu.set_flags(arith::CF, value & mask != 0);
         return Ok(Flow::Next);
     }
     let changed = cpu.modify::<W>(address, |cpu, value| {
         let value = value.to_u64();
-        set_carry(cpu, value & mask != 0);
+        cpu.set_flags(arith::CF, value & mask != 0);
         W::from_u64(apply::<O>(value, mask))
     });
     changed.map_err(|fault| in_segment(cpu, op, fault))?;
@@ -139,7 +135,7 @@ pub fn cmpxchg8b(cpu: &mut Cpu, op: &Op) -> Done {
         found = value;
         if value == expected { new } else { value }
     })?;
-    set_zero(cpu, found == expected);
+    cpu.set_flags(arith::ZF, found == expected);
     if found != expected {
         cpu.set_gpr(slot::RAX, found & 0xffff_ffff);
         cpu.set_gpr(slot::RDX, found >> 32);
@@ -164,10 +160,6 @@ pub fn cmpxchg16b(cpu: &mut Cpu, op: &Op) -> Done {
         cpu.set_gpr(slot::RAX, low);
         cpu.set_gpr(slot::RDX, high);
     }
-    set_zero(cpu, equal);
+    cpu.set_flags(arith::ZF, equal);
     Ok(Flow::Next)
-}
-
-fn set_zero(cpu: &mut Cpu, zero: bool) {
-    cpu.arith = (cpu.arith & !arith::ZF) | if zero { arith::ZF } else { 0 };
 }

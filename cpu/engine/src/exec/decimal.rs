@@ -48,8 +48,7 @@ pub fn after_unpacked<const SUBTRACT: bool>(cpu: &mut Cpu, _: &Op) -> Done {
         (true, true) => ax.wrapping_sub(6).wrapping_sub(0x100),
     };
     cpu.set_register::<u16>(AL, moved & 0xff0f);
-    let changed = arith::CF | arith::AF;
-    cpu.arith = (cpu.arith & !changed) | if adjust { changed } else { 0 };
+    cpu.set_flags(arith::CF | arith::AF, adjust);
     Ok(Flow::Next)
 }
 
@@ -90,6 +89,6 @@ pub fn adjust_rpl<D: Place>(cpu: &mut Cpu, op: &Op) -> Done {
     if lower {
         D::set(cpu, op, (selector & !3) | wanted)?;
     }
-    cpu.arith = (cpu.arith & !arith::ZF) | if lower { arith::ZF } else { 0 };
+    cpu.set_flags(arith::ZF, lower);
     Ok(Flow::Next)
 }

@@ -337,10 +337,6 @@ fn visible(cpu: &mut Cpu, selector: u16, system_kinds: u32) -> Faulting<Option<D
     Ok((privileged && kind).then_some(descriptor))
 }
 
-fn set_zero(cpu: &mut Cpu, zero: bool) {
-    cpu.arith = (cpu.arith & !arith::ZF) | if zero { arith::ZF } else { 0 };
-}
-
 /// LAR, and LSL where `LIMIT`.
 pub fn load_rights<const LIMIT: bool, W: Width, S: Source>(cpu: &mut Cpu, op: &Op) -> Done {
     if !cpu.protected_mode() {
@@ -359,7 +355,7 @@ pub fn load_rights<const LIMIT: bool, W: Width, S: Source>(cpu: &mut Cpu, op: &O
         let value = if LIMIT { u64::from(descriptor.limit()) } else { (descriptor.0 >> 32) & 0x00ff_ff00 };
         cpu.set_register(op.dst, W::from_u64(value));
     }
-    set_zero(cpu, found.is_some());
+    cpu.set_flags(arith::ZF, found.is_some());
     Ok(Flow::Next)
 }
 
@@ -370,6 +366,6 @@ pub fn verify<const WRITE: bool, S: Source>(cpu: &mut Cpu, op: &Op) -> Done {
     }
     let selector = S::get::<u16>(cpu, op)?;
     let found = visible(cpu, selector, 0)?;
-    set_zero(cpu, found.is_some_and(|d| if WRITE { d.is_writable_data() } else { d.is_readable() }));
+    cpu.set_flags(arith::ZF, found.is_some_and(|d| if WRITE { d.is_writable_data() } else { d.is_readable() }));
     Ok(Flow::Next)
 }
