@@ -139,6 +139,8 @@ pub struct Cpu {
     /// A write to a page with decoded code: (page, first byte, last byte) in guest-physical space.
     pub code_writes: Vec<(u64, u16, u16)>,
     pub stats: Stats,
+    /// Is told what the CPU does, if anybody wants to know.
+    pub tracer: Option<Box<dyn motu_hv::Tracer>>,
     /// Valid while [`motu_hv::Vcpu::run`] is on the stack.
     pub bus: Option<NonNull<dyn GuestBus>>,
 }
@@ -189,6 +191,7 @@ impl Cpu {
             limit: 0,
             code_writes: Vec::new(),
             stats: Stats::default(),
+            tracer: None,
             bus: None,
         }
     }

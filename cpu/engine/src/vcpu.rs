@@ -264,6 +264,10 @@ impl Vcpu for SoftVcpu {
     fn crash_report(&self) -> CrashReport {
         CrashReport { state: self.cpu.save(), recent: self.history.instructions(&self.cpu) }
     }
+
+    fn set_tracer(&mut self, tracer: Option<Box<dyn motu_hv::Tracer>>) {
+        self.cpu.tracer = tracer;
+    }
 }
 
 impl std::fmt::Debug for SoftVcpu {

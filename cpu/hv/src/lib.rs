@@ -9,8 +9,10 @@
 #![forbid(unsafe_code)]
 
 mod report;
+mod trace;
 
 pub use report::{CrashReport, RecentInstruction, Stats};
+pub use trace::{EventKind, TracedEvent, Tracer};
 
 use motu_memory::GuestRam;
 use motu_x86::{CpuState, Gpa, Nanos};
@@ -102,6 +104,8 @@ pub trait Vcpu: Send {
     fn stats(&self) -> Stats;
     /// Registers and the last instructions, for a person to read after a crash.
     fn crash_report(&self) -> CrashReport;
+    /// Tells `tracer` from now on what the CPU does; `None` tells nobody.
+    fn set_tracer(&mut self, tracer: Option<Box<dyn Tracer>>);
 }
 
 /// The board as a CPU sees it. Every method may be called from any vCPU thread.

@@ -131,6 +131,8 @@ impl Vcpu for PlayedCpu {
     fn crash_report(&self) -> CrashReport {
         CrashReport { state: self.state.clone(), recent: Vec::new() }
     }
+
+    fn set_tracer(&mut self, _: Option<Box<dyn motu_hv::Tracer>>) {}
 }
 
 /// A PVH kernel of a few bytes: one segment at 1 MiB, and the note with its entry point
