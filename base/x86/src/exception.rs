@@ -77,4 +77,6 @@ pub mod pf {
     pub const RESERVED: u32 = 1 << 3;
     /// An instruction fetch (only where NX or SMEP is on).
     pub const FETCH: u32 = 1 << 4;
+    /// A protection key forbade it.
+    pub const PROTECTION_KEY: u32 = 1 << 5;
 }

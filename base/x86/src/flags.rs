@@ -1,4 +1,5 @@
-//! Bits of RFLAGS, CR0, CR4, EFER and XCR0 (Intel SDM vol. 3, 2.3, 2.5, 2.2.1, 2.6).
+//! Bits of RFLAGS, CR0, CR4, EFER, XCR0 and IA32_MISC_ENABLE (Intel SDM vol. 3, 2.3, 2.5, 2.2.1, 2.6;
+//! vol. 4, 2.1).
 
 /// RFLAGS bits (SDM vol. 1, 3.4.3).
 pub mod rflags {
@@ -79,4 +80,25 @@ pub mod xcr0 {
     pub const X87: u64 = 1 << 0;
     pub const SSE: u64 = 1 << 1;
     pub const AVX: u64 = 1 << 2;
+    pub const PKRU: u64 = 1 << 9;
+}
+
+/// IA32_MISC_ENABLE bits (SDM vol. 4, table 2-2).
+pub mod misc_enable {
+    pub const FAST_STRINGS: u64 = 1 << 0;
+    pub const THERMAL_CONTROL: u64 = 1 << 3;
+    /// Performance monitoring is available: read-only.
+    pub const PERFMON_AVAILABLE: u64 = 1 << 7;
+    /// Branch trace storage is unavailable: read-only.
+    pub const BTS_UNAVAILABLE: u64 = 1 << 11;
+    /// Processor event based sampling is unavailable: read-only.
+    pub const PEBS_UNAVAILABLE: u64 = 1 << 12;
+    pub const SPEEDSTEP: u64 = 1 << 16;
+    pub const MONITOR: u64 = 1 << 18;
+    /// CPUID leaf 0 tells 2 as the highest leaf.
+    pub const LIMIT_CPUID: u64 = 1 << 22;
+    pub const XTPR_DISABLE: u64 = 1 << 23;
+    /// NX is neither told nor to be had.
+    pub const XD_DISABLE: u64 = 1 << 34;
+    pub const TURBO_DISABLE: u64 = 1 << 38;
 }

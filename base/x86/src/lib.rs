@@ -11,7 +11,9 @@ pub mod msr;
 mod state;
 
 pub use exception::{Exception, Vector};
-pub use state::{Activity, CpuState, DescriptorTable, Lapic, Msrs, Segment, Segments, XSAVE_SIZE, XsaveArea};
+pub use state::{
+    Activity, CpuState, DescriptorTable, Lapic, Msrs, PKRU_OFFSET, PKRU_SIZE, Segment, Segments, XSAVE_SIZE, XsaveArea,
+};
 
 use std::fmt;
 

@@ -4,6 +4,13 @@
 /// high halves of YMM 256 (SDM vol. 1, 13.4).
 pub const XSAVE_SIZE: usize = 832;
 
+/// Where PKRU is in an XSAVE area of the standard format, past the components that no contract has (SDM
+/// vol. 1, 13.5.7; CPUID leaf 0xd, sub-leaf 9).
+pub const PKRU_OFFSET: usize = 2688;
+
+/// Bytes of PKRU's component: the register and four that are zero.
+pub const PKRU_SIZE: usize = 8;
+
 /// An XSAVE image in the standard (not compacted) format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
@@ -166,6 +173,8 @@ pub struct CpuState {
     pub dr: [u64; 8],
     pub msrs: Msrs,
     pub xsave: XsaveArea,
+    /// The protection-key rights of user pages: XSAVE's component 9, kept apart from its image.
+    pub pkru: u32,
     pub lapic: Lapic,
     /// Guest TSC at the time of saving.
     pub tsc: u64,
@@ -194,6 +203,7 @@ impl Default for CpuState {
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             msrs: Msrs { pat: 0x0007_0406_0007_0406, ..Msrs::default() },
             xsave: XsaveArea::at_reset(),
+            pkru: 0,
             lapic: Lapic::default(),
             tsc: 0,
             activity: Activity::Active,

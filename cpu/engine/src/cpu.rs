@@ -121,6 +121,8 @@ pub struct Cpu {
     pub dr: [u64; 8],
     pub msrs: Msrs,
     pub fpu: Box<XsaveArea>,
+    /// Rights of user pages by protection key: read by RDPKRU, and by data accesses where CR4.PKE is set.
+    pub pkru: u32,
     pub native: NativeCache,
     pub lapic: Lapic,
     pub contract: &'static Contract,
@@ -178,6 +180,7 @@ impl Cpu {
             dr: reset.dr,
             msrs: reset.msrs,
             fpu: Box::new(XsaveArea::at_reset()),
+            pkru: 0,
             native,
             lapic: Lapic::new(id, contract),
             contract,

@@ -41,6 +41,7 @@ impl Cpu {
             dr: self.dr,
             msrs: self.msrs.clone(),
             xsave: self.saved_fpu(),
+            pkru: self.pkru,
             lapic: self.lapic.save(at),
             tsc: at.tsc,
             activity,
@@ -50,10 +51,10 @@ impl Cpu {
         }
     }
 
-    /// The FPU's registers as an image whose header says that all of them are there.
+    /// The FPU's registers as an image whose header says that all of them are there. PKRU is not among them.
     fn saved_fpu(&self) -> motu_x86::XsaveArea {
         let mut image = (*self.fpu).clone();
-        let components = self.contract.xcr0_mask().to_le_bytes();
+        let components = (self.contract.xcr0_mask() & !motu_x86::flags::xcr0::PKRU).to_le_bytes();
         if let Some(bytes) = image.0.get_mut(motu_x86::XsaveArea::XSTATE_BV..motu_x86::XsaveArea::XSTATE_BV + 8) {
             bytes.copy_from_slice(&components);
         }
@@ -93,6 +94,7 @@ impl Cpu {
         self.msrs = state.msrs.clone();
         *self.fpu = state.xsave.clone();
         crate::native::make_live(&mut self.fpu);
+        self.pkru = state.pkru;
         self.alerts = 0;
         self.set_alert(alert::HALTED, state.activity == Activity::Halted);
         self.set_alert(alert::SHUTDOWN, state.activity == Activity::Shutdown);

@@ -1,8 +1,8 @@
 //! What CPUID answers (SDM vol. 2, CPUID; leaf 0x40000010 as other hypervisors define it).
 
 use super::{CRYSTAL_HZ, Contract, Feature, TSC_HZ};
-use crate::XSAVE_SIZE;
-use crate::flags::xcr0;
+use crate::flags::{cr4, misc_enable, xcr0};
+use crate::{PKRU_OFFSET, PKRU_SIZE, XSAVE_SIZE};
 
 /// The four registers that CPUID writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,8 +26,10 @@ pub struct CpuidInputs {
     pub apic_id: u32,
     /// Logical processors of the machine, at least 1. Their APIC IDs are 0 to `cpus` - 1.
     pub cpus: u32,
-    /// CR4.OSXSAVE of the processor that asks.
-    pub cr4_osxsave: bool,
+    /// CR4 of the processor that asks: OSXSAVE and OSPKE show it.
+    pub cr4: u64,
+    /// IA32_MISC_ENABLE of the processor that asks: it can limit the leaves and hide NX.
+    pub misc_enable: u64,
     /// XCR0 of the processor that asks.
     pub xcr0: u64,
     /// IA32_APIC_BASE bit 11 of the processor that asks.
@@ -48,6 +50,10 @@ const HYPERVISOR: u32 = u32::from_le_bytes(*b"motu");
 
 const HTT: u32 = 1 << 28;
 const OSXSAVE: u32 = 1 << 27;
+/// Leaf 7 ECX: CR4.PKE is set.
+const OSPKE: u32 = 1 << 4;
+/// Leaf 0x80000001 EDX.
+const NX: u32 = 1 << 20;
 const APIC: u32 = 1 << 9;
 /// Leaf 6 EAX: the APIC timer never stops (ARAT).
 const APIC_TIMER_ALWAYS_RUNS: u32 = 1 << 2;
@@ -80,22 +86,22 @@ fn core_bits(cpus: u32) -> u32 {
 pub(super) fn cpuid(contract: &Contract, leaf: u32, subleaf: u32, at: &CpuidInputs) -> CpuidResult {
     match leaf {
         0x4000_0000..=0x4fff_ffff => hypervisor(leaf),
-        0x8000_0000..=MAX_EXTENDED => extended(contract, leaf),
-        0..=MAX_BASIC => basic(contract, leaf, subleaf, at),
+        0x8000_0000..=MAX_EXTENDED => extended(contract, leaf, at),
+        _ if leaf <= max_basic(at) => basic(contract, leaf, subleaf, at),
         // SDM vol. 2, CPUID: past either range, the highest basic leaf answers.
-        _ => basic(contract, MAX_BASIC, subleaf, at),
+        _ => basic(contract, max_basic(at), subleaf, at),
     }
 }
 
 fn basic(contract: &Contract, leaf: u32, subleaf: u32, at: &CpuidInputs) -> CpuidResult {
     match leaf {
-        0 => CpuidResult::new(MAX_BASIC, VENDOR[0], VENDOR[2], VENDOR[1]),
+        0 => CpuidResult::new(max_basic(at), VENDOR[0], VENDOR[2], VENDOR[1]),
         1 => version(contract, at),
         // Descriptor 0xff: see leaf 4. 0xf0: prefetches of 64 bytes.
         2 => CpuidResult::new(0x0000_ff01, 0x0000_00f0, 0, 0),
         4 => cache(subleaf, at),
         6 => CpuidResult::new(APIC_TIMER_ALWAYS_RUNS, 0, 0, 0),
-        7 => structured_features(contract, subleaf),
+        7 => structured_features(contract, subleaf, at),
         0xb => topology(subleaf, at),
         0xd => xsave(contract, subleaf, at),
         0x15 => CpuidResult::new(1, (TSC_HZ / CRYSTAL_HZ) as u32, CRYSTAL_HZ as u32, 0),
@@ -105,10 +111,18 @@ fn basic(contract: &Contract, leaf: u32, subleaf: u32, at: &CpuidInputs) -> Cpui
     }
 }
 
-fn structured_features(contract: &Contract, subleaf: u32) -> CpuidResult {
+/// The highest basic leaf (SDM vol. 4, table 2-2, IA32_MISC_ENABLE bit 22).
+fn max_basic(at: &CpuidInputs) -> u32 {
+    if at.misc_enable & misc_enable::LIMIT_CPUID != 0 { 2 } else { MAX_BASIC }
+}
+
+fn structured_features(contract: &Contract, subleaf: u32, at: &CpuidInputs) -> CpuidResult {
     let mut result = contract.features.flags(7, subleaf);
     if subleaf == 0 {
         result.eax = contract.features.last_subleaf(7);
+        if at.cr4 & cr4::PKE != 0 {
+            result.ecx |= OSPKE;
+        }
     }
     result
 }
@@ -121,7 +135,7 @@ fn version(contract: &Contract, at: &CpuidInputs) -> CpuidResult {
     if at.cpus > 1 {
         result.edx |= HTT;
     }
-    if at.cr4_osxsave {
+    if at.cr4 & cr4::OSXSAVE != 0 {
         result.ecx |= OSXSAVE;
     }
     if !at.apic_enabled {
@@ -150,15 +164,42 @@ fn topology(subleaf: u32, at: &CpuidInputs) -> CpuidResult {
 }
 
 fn xsave(contract: &Contract, subleaf: u32, at: &CpuidInputs) -> CpuidResult {
+    if !contract.has(Feature::Xsave) {
+        return CpuidResult::default();
+    }
     let supported = contract.xcr0_mask();
-    let size = |components: u64| if components & xcr0::AVX != 0 { XSAVE_SIZE as u32 } else { XSAVE_SSE_SIZE };
+    let has = |component: u64| supported & component != 0;
     match subleaf {
-        0 if contract.has(Feature::Xsave) => {
-            CpuidResult::new(supported as u32, size(at.xcr0), size(supported), (supported >> 32) as u32)
+        0 => CpuidResult::new(supported as u32, area(at.xcr0), area(supported), (supported >> 32) as u32),
+        1 => {
+            let mut result = contract.features.flags(0xd, 1);
+            if contract.has(Feature::Xsavec) {
+                result.ebx = compacted_area(at.xcr0);
+            }
+            result
         }
-        2 if supported & xcr0::AVX != 0 => CpuidResult::new(XSAVE_SIZE as u32 - XSAVE_SSE_SIZE, XSAVE_SSE_SIZE, 0, 0),
+        2 if has(xcr0::AVX) => CpuidResult::new(XSAVE_SIZE as u32 - XSAVE_SSE_SIZE, XSAVE_SSE_SIZE, 0, 0),
+        9 if has(xcr0::PKRU) => CpuidResult::new(PKRU_SIZE as u32, PKRU_OFFSET as u32, 0, 0),
         _ => CpuidResult::default(),
     }
+}
+
+/// Bytes of an XSAVE area of the standard format with these components.
+fn area(components: u64) -> u32 {
+    if components & xcr0::PKRU != 0 {
+        (PKRU_OFFSET + PKRU_SIZE) as u32
+    } else if components & xcr0::AVX != 0 {
+        XSAVE_SIZE as u32
+    } else {
+        XSAVE_SSE_SIZE
+    }
+}
+
+/// Bytes of one of the compacted format: no component asks for alignment (SDM vol. 1, 13.4.3).
+fn compacted_area(components: u64) -> u32 {
+    let avx = if components & xcr0::AVX != 0 { XSAVE_SIZE as u32 - XSAVE_SSE_SIZE } else { 0 };
+    let pkru = if components & xcr0::PKRU != 0 { PKRU_SIZE as u32 } else { 0 };
+    XSAVE_SSE_SIZE + avx + pkru
 }
 
 fn hypervisor(leaf: u32) -> CpuidResult {
@@ -169,10 +210,16 @@ fn hypervisor(leaf: u32) -> CpuidResult {
     }
 }
 
-fn extended(contract: &Contract, leaf: u32) -> CpuidResult {
+fn extended(contract: &Contract, leaf: u32, at: &CpuidInputs) -> CpuidResult {
     match leaf {
         0x8000_0000 => CpuidResult::new(MAX_EXTENDED, 0, 0, 0),
-        0x8000_0001 => contract.features.flags(leaf, 0),
+        0x8000_0001 => {
+            let mut result = contract.features.flags(leaf, 0);
+            if at.misc_enable & misc_enable::XD_DISABLE != 0 {
+                result.edx &= !NX;
+            }
+            result
+        }
         0x8000_0002..=0x8000_0004 => brand(contract, leaf - 0x8000_0002),
         // Second-level cache: KiB, 16-way (encoded 8), bytes a line.
         0x8000_0006 => CpuidResult::new(0, 0, 2048 << 16 | 8 << 12 | LINE, 0),

@@ -5,6 +5,7 @@ use super::cpuid::CpuidResult;
 /// The output register of CPUID that holds a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Register {
+    Eax,
     Ebx,
     Ecx,
     Edx,
@@ -58,6 +59,8 @@ macro_rules! features {
 
 features! {
     Fpu: 0x1 Edx 0 Host,
+    /// Virtual-8086 mode extensions: CR4.VME and CR4.PVI.
+    Vme: 0x1 Edx 1 Engine,
     /// Debugging extensions: CR4.DE.
     De: 0x1 Edx 2 Engine,
     /// 4 MiB pages in 32-bit paging.
@@ -97,6 +100,7 @@ features! {
     Fma: 0x1 Ecx 12 Host,
     /// CMPXCHG16B.
     Cx16: 0x1 Ecx 13 Host,
+    /// Process-context identifiers: CR4.PCIDE.
     Pcid: 0x1 Ecx 17 Engine,
     Sse4_1: 0x1 Ecx 19 Host,
     Sse4_2: 0x1 Ecx 20 Host,
@@ -132,11 +136,14 @@ features! {
     Avx512f: 0x7 Ebx 16 Host,
     Rdseed: 0x7 Ebx 18 Engine,
     Adx: 0x7 Ebx 19 Host,
+    /// Supervisor-mode access prevention: CR4.SMAP, CLAC and STAC.
     Smap: 0x7 Ebx 20 Engine,
     Clflushopt: 0x7 Ebx 23 Engine,
     Clwb: 0x7 Ebx 24 Engine,
     Sha: 0x7 Ebx 29 Host,
+    /// User-mode instruction prevention: CR4.UMIP.
     Umip: 0x7 Ecx 2 Engine,
+    /// Protection keys for user pages: CR4.PKE, RDPKRU and WRPKRU.
     Pku: 0x7 Ecx 3 Engine,
     Gfni: 0x7 Ecx 8 Host,
     Vaes: 0x7 Ecx 9 Host,
@@ -154,6 +161,13 @@ features! {
     Ssbd: 0x7 Edx 31 Engine,
     /// BHI_DIS_S in IA32_SPEC_CTRL: branch history does not reach the supervisor.
     BhiCtrl: 0x7 / 2 Edx 4 Engine,
+    Xsaveopt: 0xd / 1 Eax 0 Engine,
+    /// XSAVEC and the compacted form of XRSTOR.
+    Xsavec: 0xd / 1 Eax 1 Engine,
+    /// XGETBV with ECX = 1.
+    XgetbvInUse: 0xd / 1 Eax 2 Engine,
+    /// XSAVES, XRSTORS and IA32_XSS.
+    Xsaves: 0xd / 1 Eax 3 Engine,
     /// LAHF and SAHF in 64-bit mode.
     Lahf64: 0x8000_0001 Ecx 0 Host,
     Lzcnt: 0x8000_0001 Ecx 5 Host,
@@ -179,12 +193,13 @@ impl Feature {
         if place.leaf > cpuid(place.leaf & 0x8000_0000, 0).eax {
             return false;
         }
-        // Of the leaves here only leaf 7 has flags past sub-leaf 0; EAX there is the highest.
-        if place.subleaf > 0 && place.subleaf > cpuid(place.leaf, 0).eax {
+        // Of leaf 7 sub-leaf 0 tells the highest; leaf 0xd has sub-leaf 1 always.
+        if place.leaf == 7 && place.subleaf > cpuid(place.leaf, 0).eax {
             return false;
         }
         let result = cpuid(place.leaf, place.subleaf);
         let word = match place.register {
+            Register::Eax => result.eax,
             Register::Ebx => result.ebx,
             Register::Ecx => result.ecx,
             Register::Edx => result.edx,
@@ -228,6 +243,7 @@ impl FeatureSet {
         let told_here = |place: &Place| place.leaf == leaf && place.subleaf == subleaf;
         for place in self.iter().map(Feature::place).filter(told_here) {
             let word = match place.register {
+                Register::Eax => &mut result.eax,
                 Register::Ebx => &mut result.ebx,
                 Register::Ecx => &mut result.ecx,
                 Register::Edx => &mut result.edx,

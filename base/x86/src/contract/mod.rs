@@ -42,6 +42,7 @@ pub struct Contract {
 /// needs none of the mitigations for speculative execution.
 const V2: FeatureSet = FeatureSet::of(&[
     Feature::Fpu,
+    Feature::Vme,
     Feature::De,
     Feature::Pse,
     Feature::Tsc,
@@ -108,7 +109,22 @@ const V3: FeatureSet = V2.union(FeatureSet::of(&[
     Feature::Lzcnt,
 ]));
 
-static ALL: [Contract; 2] = [
+/// All that the software engine can do: for guests that are to meet it, among them tests of the engine.
+const MAX: FeatureSet = V3.union(FeatureSet::of(&[
+    Feature::Pcid,
+    Feature::Invpcid,
+    Feature::Rdseed,
+    Feature::Adx,
+    Feature::Smap,
+    Feature::Clflushopt,
+    Feature::Clwb,
+    Feature::Sha,
+    Feature::Umip,
+    Feature::Pku,
+    Feature::Rdpid,
+]));
+
+static ALL: [Contract; 3] = [
     Contract {
         name: "v3-2026",
         brand: "motu v3-2026 virtual CPU",
@@ -116,10 +132,17 @@ static ALL: [Contract; 2] = [
         xcr0: xcr0::X87 | xcr0::SSE | xcr0::AVX,
     },
     Contract { name: "v2-2026", brand: "motu v2-2026 virtual CPU", features: V2, xcr0: xcr0::X87 | xcr0::SSE },
+    Contract {
+        name: "max-2026",
+        brand: "motu max-2026 virtual CPU",
+        features: MAX,
+        xcr0: xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::PKRU,
+    },
 ];
 
 impl Contract {
-    /// Every contract, highest first.
+    /// Every contract, in the order of preference: the first that a host can keep is the default. What is
+    /// for those who ask for it comes last.
     pub const ALL: &'static [Contract] = &ALL;
 
     pub fn by_name(name: &str) -> Option<&'static Contract> {
@@ -163,6 +186,7 @@ impl Contract {
         let base =
             cr4::TSD | cr4::DE | cr4::PSE | cr4::PAE | cr4::MCE | cr4::PGE | cr4::PCE | cr4::OSFXSR | cr4::OSXMMEXCPT;
         let optional = [
+            (Feature::Vme, cr4::VME | cr4::PVI),
             (Feature::Umip, cr4::UMIP),
             (Feature::La57, cr4::LA57),
             (Feature::Fsgsbase, cr4::FSGSBASE),

@@ -2,7 +2,7 @@ use super::*;
 use crate::msr;
 use proptest::prelude::*;
 
-const AT: CpuidInputs = CpuidInputs { apic_id: 0, cpus: 4, cr4_osxsave: false, xcr0: 1, apic_enabled: true };
+const AT: CpuidInputs = CpuidInputs { apic_id: 0, cpus: 4, cr4: 0, misc_enable: 0, xcr0: 1, apic_enabled: true };
 
 fn contract(name: &str) -> &'static Contract {
     Contract::by_name(name).expect("a contract of this name")
@@ -13,13 +13,15 @@ fn text(words: &[u32]) -> String {
 }
 
 #[test]
-fn names_are_found_and_the_highest_comes_first() {
+fn names_are_found_and_the_default_comes_first() {
     let names: Vec<_> = Contract::ALL.iter().map(Contract::name).collect();
-    assert_eq!(names, ["v3-2026", "v2-2026"]);
+    assert_eq!(names, ["v3-2026", "v2-2026", "max-2026"]);
     assert!(Contract::ALL.iter().all(|one| contract(one.name()).name() == one.name()));
     assert!(Contract::by_name("v4-2026").is_none());
-    let (high, low) = (&Contract::ALL[0], &Contract::ALL[1]);
-    assert!(Feature::ALL.iter().all(|&feature| high.has(feature) || !low.has(feature)));
+    for (high, low) in [("max-2026", "v3-2026"), ("v3-2026", "v2-2026")] {
+        let (high, low) = (contract(high), contract(low));
+        assert!(Feature::ALL.iter().all(|&feature| high.has(feature) || !low.has(feature)));
+    }
 }
 
 #[test]
@@ -36,7 +38,7 @@ fn cpuid_tells_exactly_the_features_of_the_contract() {
 fn flags_stand_where_the_manual_puts_them() {
     let v3 = contract("v3-2026");
     let one = v3.cpuid(1, 0, &AT);
-    assert_eq!((one.ecx, one.edx), (0xf7f8_3203, 0x1f8b_fbfd));
+    assert_eq!((one.ecx, one.edx), (0xf7f8_3203, 0x1f8b_fbff));
     let seven = v3.cpuid(7, 0, &AT);
     assert_eq!((seven.eax, seven.ebx, seven.ecx, seven.edx), (2, 0x23eb, 0, 0x2400_0010));
     assert_eq!(v3.cpuid(7, 1, &AT), CpuidResult::default());
@@ -45,6 +47,22 @@ fn flags_stand_where_the_manual_puts_them() {
     let extended = v3.cpuid(0x8000_0001, 0, &AT);
     assert_eq!((extended.ecx, extended.edx), (0x121, 0x2c10_0800));
     assert_eq!(v3.cpuid(0x8000_0007, 0, &AT).edx, 0x100);
+}
+
+#[test]
+fn the_maximum_adds_what_the_engine_can_do() {
+    let (v3, max) = (contract("v3-2026"), contract("max-2026"));
+    let (one, seven) = (max.cpuid(1, 0, &AT), max.cpuid(7, 0, &AT));
+    // PCID.
+    assert_eq!((one.ecx, one.edx), (0xf7fa_3203, 0x1f8b_fbff));
+    // INVPCID, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB, SHA; UMIP, PKU, RDPID.
+    assert_eq!(
+        seven.ebx & !v3.cpuid(7, 0, &AT).ebx,
+        1 << 10 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 24 | 1 << 29
+    );
+    assert_eq!(seven.ecx, 1 << 2 | 1 << 3 | 1 << 22);
+    assert_eq!(max.cpuid(7, 0, &CpuidInputs { cr4: cr4::PKE, ..AT }).ecx, seven.ecx | 1 << 4, "OSPKE");
+    assert_eq!(max.cpuid(6, 0, &AT).eax, 1 << 2, "ARAT");
 }
 
 #[test]
@@ -94,10 +112,14 @@ fn the_tsc_counts_nanoseconds() {
 #[test]
 fn flags_of_state_follow_the_state() {
     let v3 = contract("v3-2026");
-    let on = CpuidInputs { cr4_osxsave: true, ..AT };
+    let on = CpuidInputs { cr4: cr4::OSXSAVE, ..AT };
     assert_eq!(v3.cpuid(1, 0, &on).ecx ^ v3.cpuid(1, 0, &AT).ecx, 1 << 27);
     let off = CpuidInputs { apic_enabled: false, ..AT };
     assert_eq!(v3.cpuid(1, 0, &off).edx ^ v3.cpuid(1, 0, &AT).edx, 1 << 9);
+    let limited = CpuidInputs { misc_enable: 1 << 22, ..AT };
+    assert_eq!((v3.cpuid(0, 0, &limited).eax, v3.cpuid(0, 0, &AT).eax), (2, 0x16));
+    let no_nx = CpuidInputs { misc_enable: 1 << 34, ..AT };
+    assert_eq!(v3.cpuid(0x8000_0001, 0, &no_nx).edx ^ v3.cpuid(0x8000_0001, 0, &AT).edx, 1 << 20);
     let alone = CpuidInputs { cpus: 1, ..AT };
     assert_eq!(v3.cpuid(1, 0, &alone).edx ^ v3.cpuid(1, 0, &AT).edx, 1 << 28);
 }
@@ -113,6 +135,12 @@ fn xsave_areas_have_the_standard_sizes() {
     assert_eq!(contract("v3-2026").cpuid(0xd, 1, &all), CpuidResult::default());
     assert_eq!(contract("v3-2026").cpuid(0xd, 2, &all), CpuidResult { eax: 256, ebx: 576, ecx: 0, edx: 0 });
     assert_eq!(contract("v2-2026").cpuid(0xd, 2, &all), CpuidResult::default());
+    let max = contract("max-2026");
+    let keys = CpuidInputs { xcr0: 0x207, ..AT };
+    assert_eq!(max.cpuid(0xd, 0, &keys), CpuidResult { eax: 0x207, ebx: 2696, ecx: 2696, edx: 0 });
+    assert_eq!((max.cpuid(0xd, 0, &all).ebx, max.cpuid(0xd, 0, &all).ecx), (832, 2696));
+    assert_eq!(max.cpuid(0xd, 9, &keys), CpuidResult { eax: 8, ebx: 2688, ecx: 0, edx: 0 });
+    assert_eq!(contract("v3-2026").cpuid(0xd, 9, &all), CpuidResult::default());
 }
 
 #[test]
@@ -180,10 +208,13 @@ fn fixed_msrs_refuse_writes_unless_harmless() {
 
 #[test]
 fn control_registers_follow_the_features() {
+    let newer = cr4::SMAP | cr4::PCIDE | cr4::UMIP | cr4::PKE;
     for contract in Contract::ALL {
         let allowed = contract.cr4_allowed();
-        assert_eq!(allowed & cr4::OSXSAVE, cr4::OSXSAVE);
-        assert_eq!(allowed & (cr4::VME | cr4::PVI | cr4::SMAP | cr4::PCIDE | cr4::UMIP | cr4::LA57 | cr4::PKE), 0);
+        let always = cr4::OSXSAVE | cr4::VME | cr4::PVI;
+        assert_eq!(allowed & always, always);
+        assert_eq!(allowed & newer, if contract.name() == "max-2026" { newer } else { 0 });
+        assert_eq!(allowed & cr4::LA57, 0);
         assert_eq!(contract.efer_allowed(), 0xd01);
     }
 }
@@ -195,6 +226,8 @@ fn a_host_is_told_what_it_lacks() {
     assert_eq!(v3.missing_on(same, 7), []);
     // The system does not save the upper halves of YMM.
     assert_eq!(v3.missing_on(same, 3), [Feature::Fma, Feature::Avx, Feature::F16c, Feature::Avx2]);
+    // What the engine does itself is not asked of the host: all but ADX and SHA.
+    assert_eq!(contract("max-2026").missing_on(same, 7), [Feature::Adx, Feature::Sha]);
     let v2 = contract("v2-2026");
     let lower = |leaf, subleaf| v2.cpuid(leaf, subleaf, &AT);
     assert_eq!(v2.missing_on(lower, 0), []);

@@ -180,7 +180,8 @@ pub fn cpuid(cpu: &mut Cpu, _: &Op) -> Done {
     let inputs = CpuidInputs {
         apic_id: cpu.id,
         cpus: cpu.vcpus,
-        cr4_osxsave: cpu.cr4 & cr4::OSXSAVE != 0,
+        cr4: cpu.cr4,
+        misc_enable: cpu.msrs.misc_enable,
         xcr0: cpu.xcr0,
         apic_enabled: cpu.lapic.is_enabled(),
     };
