@@ -34,6 +34,8 @@ pub struct UserPage {
 pub struct UserHarness {
     vcpu: SoftVcpu,
     ram: GuestRam,
+    /// Where the host sees the frames.
+    host: *mut u8,
     frames: u64,
 }
 
@@ -56,7 +58,8 @@ impl UserHarness {
         pages.iter().for_each(|page| tables.map(page));
         let mut vcpu = SoftVcpu::new(0, 1, contract, RamMap::new(ram.clone()), Arc::new(Mailbox::default()))?;
         vcpu.restore(&user_mode(contract, root))?;
-        Ok(Self { vcpu, ram, frames })
+        let host = ram.regions().next().expect("RAM has a region").host;
+        Ok(Self { vcpu, ram, host, frames })
     }
 
     /// Writes `data` from `offset` of the frames on, which lie one after another, whatever their
@@ -71,7 +74,7 @@ impl UserHarness {
 
     /// All frames, for data: a change of code is not seen by the CPU when it is made here.
     pub fn frames(&mut self) -> &mut [u8] {
-        let host = self.ram.regions().next().expect("RAM has a region").host;
+        let host = self.host;
         // SAFETY: the frames are the start of the first region, which lives as long as `self.ram`, and the
         // CPU, which runs in `step` only, needs `&mut self` as well.
         unsafe { std::slice::from_raw_parts_mut(host, (self.frames * PAGE_SIZE) as usize) }
@@ -88,7 +91,7 @@ impl UserHarness {
         *cpu.gprs_mut() = state.gpr;
         cpu.rip = state.rip;
         cpu.set_rflags(state.rflags);
-        *cpu.fpu = state.xsave.clone();
+        cpu.fpu.0.copy_from_slice(&state.xsave.0);
         let outcome = loop {
             let Ok(index) = cache.find(cpu) else { break Err(cpu.fault) };
             let Some(op) = cache.get(index).ops.first() else { break Err(cpu.fault) };
@@ -107,7 +110,7 @@ impl UserHarness {
         state.gpr = *cpu.gprs();
         state.rip = cpu.rip;
         state.rflags = cpu.rflags();
-        state.xsave = (*cpu.fpu).clone();
+        state.xsave.0.copy_from_slice(&cpu.fpu.0);
         outcome
     }
 }

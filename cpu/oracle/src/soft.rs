@@ -1,6 +1,7 @@
 //! The software CPU as a [`UserCpu`].
 
 use crate::layout::{self, AREAS, PAGE};
+use crate::native::MAX_INSTRUCTION;
 use crate::{End, UserCpu, UserState};
 use motu_engine::harness::{self, UserHarness, UserPage};
 use motu_hv::HvError;
@@ -12,6 +13,9 @@ const WINDOW_FRAME: u64 = layout::CODE_PAGES;
 #[derive(Debug)]
 pub struct Soft {
     harness: UserHarness,
+    /// Where the instruction of the last case lies in the code pages, and its bytes.
+    written: (u64, Vec<u8>),
+    state: harness::UserState,
 }
 
 impl Soft {
@@ -21,7 +25,8 @@ impl Soft {
     /// The host lacks a resource.
     pub fn new() -> Result<Self, HvError> {
         let pages: Vec<_> = (0..AREAS.len()).flat_map(pages).collect();
-        Ok(Self { harness: UserHarness::new("v3-2026", &pages)? })
+        let state = harness::UserState { gpr: [0; 16], rip: 0, rflags: 0, xsave: UserState::new(0).xsave };
+        Ok(Self { harness: UserHarness::new("v3-2026", &pages)?, written: (0, Vec::new()), state })
     }
 }
 
@@ -39,6 +44,27 @@ fn pages(area: usize) -> impl Iterator<Item = UserPage> {
     code.chain(window)
 }
 
+/// HLT: a block of decoded code ends there.
+const END_OF_BLOCK: u8 = 0xf4;
+
+impl Soft {
+    /// Puts an instruction into the code pages, unless it is there already, which spares decoding it again.
+    fn write_code(&mut self, offset: u64, code: &[u8]) {
+        let (at, bytes) = &mut self.written;
+        if *at == offset && *bytes == code {
+            return;
+        }
+        *at = offset;
+        bytes.clear();
+        bytes.extend_from_slice(code);
+        let fitting = (layout::CODE_SIZE - offset) as usize;
+        let mut all = [END_OF_BLOCK; MAX_INSTRUCTION + 1];
+        all[..code.len()].copy_from_slice(code);
+        let len = (code.len() + 1).min(fitting);
+        self.harness.write(offset, &all[..len]);
+    }
+}
+
 impl UserCpu for Soft {
     fn window(&mut self) -> &mut [u8] {
         &mut self.harness.frames()[(WINDOW_FRAME * PAGE) as usize..]
@@ -48,12 +74,13 @@ impl UserCpu for Soft {
     /// `before.rip` lies in no code page.
     fn run_one(&mut self, before: &UserState, code: &[u8], after: &mut UserState) -> End {
         let offset = layout::code_offset(before.rip).expect("the instruction must lie in a code page");
-        let fitting = code.len().min((layout::CODE_SIZE - offset) as usize);
-        self.harness.write(offset, &code[..fitting]);
-        let mut state =
-            harness::UserState { gpr: before.gpr, rip: before.rip, rflags: before.rflags, xsave: before.xsave.clone() };
-        let end = self.harness.step(&mut state);
-        *after = UserState { xsave: state.xsave, gpr: state.gpr, rip: state.rip, rflags: state.rflags };
+        self.write_code(offset, code);
+        let state = &mut self.state;
+        (state.gpr, state.rip, state.rflags) = (before.gpr, before.rip, before.rflags);
+        state.xsave.0.copy_from_slice(&before.xsave.0);
+        let end = self.harness.step(state);
+        (after.gpr, after.rip, after.rflags) = (state.gpr, state.rip, state.rflags);
+        after.xsave.0.copy_from_slice(&state.xsave.0);
         after.materialize_xsave();
         match end {
             Ok(()) => End::Ok,

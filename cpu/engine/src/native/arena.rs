@@ -64,7 +64,7 @@ impl Arena {
         if self.reused {
             // Code modified through another linear address needs a serialising instruction before it
             // is executed (SDM vol. 3, 9.1.3).
-            core::arch::x86_64::__cpuid(0);
+            serialise();
         }
         Some(offset)
     }
@@ -85,6 +85,28 @@ impl Drop for Arena {
     fn drop(&mut self) {
         unmap(self.writable, self.capacity);
         unmap(self.executable, self.capacity);
+    }
+}
+
+/// IRETQ to where we are: CPUID, the usual choice, leaves for the hypervisor where the host is a guest itself.
+fn serialise() {
+    // SAFETY: the frame that IRETQ pops is the state we are in, and it goes to the next instruction.
+    unsafe {
+        core::arch::asm!(
+            "mov {rsp}, rsp",
+            "mov {selector:e}, ss",
+            "push {selector}",
+            "push {rsp}",
+            "pushfq",
+            "mov {selector:e}, cs",
+            "push {selector}",
+            "lea {rsp}, [rip + 2f]",
+            "push {rsp}",
+            "iretq",
+            "2:",
+            rsp = out(reg) _,
+            selector = out(reg) _,
+        );
     }
 }
 

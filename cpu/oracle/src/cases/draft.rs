@@ -1,15 +1,148 @@
-//! A case in the making.
+//! A case in the making: first an instruction, then states for it.
 
 use super::encoding::{self, Encoded};
 use super::place::{self, Wanted};
+use super::state::{self, Drawn};
 use super::values::{self, Format};
-use super::{PATCH_SIZE, Patch, operand, state};
+use super::{PATCH_SIZE, Patch, operand};
 use crate::UserState;
 use crate::layout::{self, CODE_SIZE, PAGE, WINDOW_SIZE};
 use crate::rng::Rng;
-use iced_x86::{Code, FlowControl, InstructionInfoFactory, MemorySize, Mnemonic, OpKind, Register};
+use iced_x86::{Code, FlowControl, InstructionInfoFactory, MemorySize, Mnemonic, OpKind, Register, UsedMemory};
 use motu_x86::flags::rflags;
 
+/// An instruction with everything about it that the cases made of it share: the bytes, and so what of its
+/// operands is in them.
+#[derive(Debug)]
+pub(super) struct Blueprint {
+    encoded: Encoded,
+    /// Which of [`layout::AREAS`] the cases are in.
+    area: usize,
+    format: Format,
+    /// What the cases start from; registers that the instruction uses are drawn anew for each.
+    state: UserState,
+    memory: Vec<UsedMemory>,
+    drawn: Drawn,
+}
+
+impl Blueprint {
+    /// Draws an instruction of the form `code`.
+    pub(super) fn draw(code: Code, rng: &mut Rng, factory: &mut InstructionInfoFactory) -> Option<Self> {
+        let area = rng.below(2) as usize;
+        let rip = layout::code(area) + code_offset(rng);
+        Self::with(encoding::encode(code, rip, rng)?, area, rng, factory)
+    }
+
+    /// Settles what of the operands of `encoded`, which lies in `area`, is in its bytes.
+    pub(super) fn with(
+        encoded: Encoded,
+        area: usize,
+        rng: &mut Rng,
+        factory: &mut InstructionInfoFactory,
+    ) -> Option<Self> {
+        let format = Format::of(encoded.instruction.code().op_code().memory_size());
+        let state = state::random(rng, encoded.instruction.ip(), format);
+        let mut blueprint = Self { encoded, area, format, state, memory: Vec::new(), drawn: Drawn::default() };
+        blueprint.vary_immediates(rng);
+        blueprint.place_displacement(rng)?;
+        blueprint.place_near_branch(rng);
+        let instruction = &blueprint.encoded.instruction;
+        let info = factory.info(instruction);
+        blueprint.memory = info.used_memory().to_vec();
+        blueprint.drawn = Drawn::by(instruction, info);
+        Some(blueprint)
+    }
+
+    /// Draws one case; not checked for harm yet.
+    pub(super) fn draft(&self, rng: &mut Rng) -> Option<Draft> {
+        let mut state = self.state.clone();
+        state::redraw(rng, &mut state, self.format, self.drawn);
+        let mut draft = Draft::new(self.encoded, state, self.area, self.format);
+        draft.place_implied(rng);
+        draft.place_memory(rng)?;
+        draft.place_indirect_branch(rng);
+        draft.adapt(rng);
+        Some(draft)
+    }
+
+    /// Edge values for immediates; those of branches are [`Blueprint::place_near_branch`]'s.
+    fn vary_immediates(&mut self, rng: &mut Rng) {
+        let offsets = self.encoded.offsets;
+        let enter = matches!(self.encoded.instruction.mnemonic(), Mnemonic::Enter);
+        if !offsets.has_immediate() || has_near_branch(&self.encoded) {
+            return;
+        }
+        if rng.chance(60) {
+            let value = values::integer(rng).to_le_bytes();
+            self.encoded.patch(offsets.immediate_offset(), &value[..offsets.immediate_size().min(8)]);
+        }
+        if enter && rng.chance(80) {
+            // Few bytes and levels: ENTER faults where its frame has no memory.
+            let bytes = (rng.below(256) as u16).to_le_bytes();
+            self.encoded.patch(offsets.immediate_offset(), &bytes);
+            self.encoded.patch(offsets.immediate_offset2(), &[rng.below(4) as u8]);
+        }
+    }
+
+    /// `[rip + disp32]`, `[disp32]` and the 64-bit offset of MOV.
+    fn place_displacement(&mut self, rng: &mut Rng) -> Option<()> {
+        let instruction = self.encoded.instruction;
+        if !operand::is_in_bytes(&instruction) {
+            return Some(());
+        }
+        let size = operand::size(&instruction);
+        let offsets = self.encoded.offsets;
+        let narrow = instruction.memory_base() == Register::EIP || instruction.memory_displ_size() == 4;
+        let relative = instruction.is_ip_rel_memory_operand();
+        let full = offsets.displacement_size() == 8;
+        (0..8).find_map(|_| {
+            let wanted = Wanted { size, area: self.area, low: narrow || !relative && !full };
+            let target = place::operand(rng, wanted);
+            let value = if relative { target.wrapping_sub(instruction.next_ip()) } else { target };
+            let fits = full || narrow || i32::try_from(value as i64).is_ok();
+            let bytes = &value.to_le_bytes()[..offsets.displacement_size().min(8)];
+            (fits && self.encoded.patch(offsets.displacement_offset(), bytes)).then_some(())
+        })
+    }
+
+    /// Where a branch goes by displacement.
+    fn place_near_branch(&mut self, rng: &mut Rng) {
+        if !has_near_branch(&self.encoded) {
+            return;
+        }
+        let target = place::branch_target(rng, self.area);
+        let offsets = self.encoded.offsets;
+        let distance = target.wrapping_sub(self.encoded.instruction.next_ip()) as i64;
+        if offsets.immediate_size() == 1 {
+            self.encoded.patch(offsets.immediate_offset(), &[rng.next() as u8]);
+        } else if let Ok(distance) = i32::try_from(distance) {
+            self.encoded.patch(offsets.immediate_offset(), &distance.to_le_bytes());
+        }
+    }
+
+    /// Whether nothing but the window can be touched by `draft` and no branch leaves for the host's code.
+    pub(super) fn is_harmless(&self, draft: &mut Draft, window: &[u8]) -> bool {
+        let instruction = &self.encoded.instruction;
+        // These go on from their operand as far as a count or a level says.
+        draft.touches_all = instruction.is_string_instruction() || instruction.mnemonic() == Mnemonic::Enter;
+        for used in &self.memory {
+            let bytes = access_size(used.memory_size());
+            let lanes = if used.vsib_size() == 0 { 1 } else { 32 / used.vsib_size() as usize };
+            for lane in 0..lanes {
+                let address = used.virtual_address(lane, |register, element, size| {
+                    Some(operand::register_value(&draft.state, register, element, size))
+                });
+                match address {
+                    Some(address) if place::is_harmless_range(address, bytes) => draft.touch(address, bytes),
+                    _ => return false,
+                }
+            }
+        }
+        draft.bit_string_is_harmless() && draft.branch_is_harmless(window) && !draft.sets_trap_flag(window)
+    }
+}
+
+/// A case in the making.
 pub(super) struct Draft {
     pub(super) encoded: Encoded,
     pub(super) state: UserState,
@@ -18,27 +151,26 @@ pub(super) struct Draft {
     /// Which of [`layout::AREAS`] the case is in.
     pub(super) area: usize,
     pub(super) format: Format,
+    /// Parts of the window that the instruction may touch: offset and length.
+    pub(super) touched: Vec<(usize, usize)>,
+    /// It may touch all of it.
+    pub(super) touches_all: bool,
 }
 
 impl Draft {
-    /// Draws a case for `code`; not checked for harm yet.
-    pub(super) fn draw(code: Code, rng: &mut Rng) -> Option<Self> {
-        let area = rng.below(2) as usize;
-        let rip = layout::code(area) + code_offset(rng);
-        Self::with(encoding::encode(code, rip, rng)?, area, rng)
+    fn new(encoded: Encoded, state: UserState, area: usize, format: Format) -> Self {
+        let (patches, touched) = (Vec::with_capacity(4), Vec::with_capacity(8));
+        Self { encoded, state, patches, area, format, touched, touches_all: false }
     }
 
-    /// Draws a state for the instruction `encoded`, which lies in `area`.
-    pub(super) fn with(encoded: Encoded, area: usize, rng: &mut Rng) -> Option<Self> {
-        let format = Format::of(encoded.instruction.code().op_code().memory_size());
-        let state = state::random(rng, encoded.instruction.ip(), format);
-        let mut draft = Self { encoded, state, patches: Vec::new(), area, format };
-        draft.vary_immediates(rng);
-        draft.place_implied(rng);
-        draft.place_memory(rng)?;
-        draft.place_branch(rng);
-        draft.adapt(rng);
-        Some(draft)
+    /// Notes that `bytes` bytes at `address` may be touched, as far as they are in the window.
+    pub(super) fn touch(&mut self, address: u64, bytes: u64) {
+        match (layout::window_offset(address), layout::window_offset(address.wrapping_add(bytes.saturating_sub(1)))) {
+            (None, None) => {}
+            (Some(start), Some(_)) => self.touched.push((start as usize, bytes as usize)),
+            (Some(start), None) => self.touched.push((start as usize, (WINDOW_SIZE - start) as usize)),
+            (None, Some(end)) => self.touched.push((0, end as usize + 1)),
+        }
     }
 
     /// Draws a state for bytes that are no instruction. Should the host take them for one, then no
@@ -47,7 +179,7 @@ impl Draft {
         const NOT_CANONICAL: u64 = 1 << 63;
         let mut state = state::random(rng, encoded.instruction.ip(), Format::Integer);
         state.gpr.iter_mut().for_each(|register| *register = NOT_CANONICAL | rng.next() >> 20);
-        Self { encoded, state, patches: Vec::new(), area, format: Format::Integer }
+        Self { touches_all: true, ..Self::new(encoded, state, area, Format::Integer) }
     }
 
     pub(super) fn mnemonic(&self) -> Mnemonic {
@@ -86,68 +218,23 @@ impl Draft {
         Wanted { size, area: self.area, low }
     }
 
-    /// Edge values for immediates; those of branches are [`Draft::place_branch`]'s.
-    fn vary_immediates(&mut self, rng: &mut Rng) {
-        let offsets = self.encoded.offsets;
-        let enter = matches!(self.mnemonic(), Mnemonic::Enter);
-        if !offsets.has_immediate() || has_near_branch(&self.encoded) {
-            return;
-        }
-        if rng.chance(60) {
-            let value = values::integer(rng).to_le_bytes();
-            self.encoded.patch(offsets.immediate_offset(), &value[..offsets.immediate_size().min(8)]);
-        }
-        if enter && rng.chance(80) {
-            // Few bytes and levels: ENTER faults where its frame has no memory.
-            let bytes = (rng.below(256) as u16).to_le_bytes();
-            self.encoded.patch(offsets.immediate_offset(), &bytes);
-            self.encoded.patch(offsets.immediate_offset2(), &[rng.below(4) as u8]);
-        }
-    }
-
-    /// Where a branch goes, whether by displacement, register or memory.
-    fn place_branch(&mut self, rng: &mut Rng) {
+    /// Where a branch by register or memory goes.
+    fn place_indirect_branch(&mut self, rng: &mut Rng) {
         let instruction = self.encoded.instruction;
-        let target = place::branch_target(rng, self.area);
-        if has_near_branch(&self.encoded) {
-            let offsets = self.encoded.offsets;
-            let distance = target.wrapping_sub(instruction.next_ip()) as i64;
-            if offsets.immediate_size() == 1 {
-                self.encoded.patch(offsets.immediate_offset(), &[rng.next() as u8]);
-            } else if let Ok(distance) = i32::try_from(distance) {
-                self.encoded.patch(offsets.immediate_offset(), &distance.to_le_bytes());
-            }
+        let flow = instruction.flow_control();
+        if !matches!(flow, FlowControl::Return | FlowControl::IndirectBranch | FlowControl::IndirectCall) {
             return;
         }
-        match instruction.flow_control() {
-            FlowControl::Return => self.store(self.state.gpr[4], &target.to_le_bytes()),
-            FlowControl::IndirectBranch | FlowControl::IndirectCall => {
-                if instruction.op0_kind() == OpKind::Memory {
-                    if let Some(address) = operand::explicit_address(&self.encoded.instruction, &self.state) {
-                        self.store(address, &target.to_le_bytes());
-                    }
-                } else if let Some(register) = self.gpr_mut(instruction.op0_register()) {
-                    *register = target;
-                }
+        let target = place::branch_target(rng, self.area);
+        if flow == FlowControl::Return {
+            self.store(self.state.gpr[4], &target.to_le_bytes());
+        } else if instruction.op0_kind() == OpKind::Memory {
+            if let Some(address) = operand::explicit_address(&self.encoded.instruction, &self.state) {
+                self.store(address, &target.to_le_bytes());
             }
-            _ => (),
+        } else if let Some(register) = self.gpr_mut(instruction.op0_register()) {
+            *register = target;
         }
-    }
-
-    /// Whether nothing but the window can be touched and no branch leaves for the host's code.
-    pub(super) fn is_harmless(&self, window: &[u8], factory: &mut InstructionInfoFactory) -> bool {
-        let instruction = &self.encoded.instruction;
-        let memory_is = factory.info(instruction).used_memory().iter().all(|used| {
-            let bytes = access_size(used.memory_size());
-            let lanes = if used.vsib_size() == 0 { 1 } else { 32 / used.vsib_size() as usize };
-            (0..lanes).all(|lane| {
-                used.virtual_address(lane, |register, element, size| {
-                    Some(operand::register_value(&self.state, register, element, size))
-                })
-                .is_some_and(|address| place::is_harmless_range(address, bytes))
-            })
-        });
-        memory_is && self.bit_string_is_harmless() && self.branch_is_harmless(window) && !self.sets_trap_flag(window)
     }
 
     fn branch_is_harmless(&self, window: &[u8]) -> bool {

@@ -172,7 +172,8 @@ impl Draft {
         }
     }
 
-    pub(super) fn bit_string_is_harmless(&self) -> bool {
+    /// Whether the addressed bit is in the window or nowhere.
+    pub(super) fn bit_string_is_harmless(&mut self) -> bool {
         let Some(register) = self.bit_string_register() else { return true };
         let value = operand::register_value(&self.state, register, 0, 0);
         let offset = match register.size() {
@@ -182,13 +183,13 @@ impl Draft {
         };
         let size = register.size() as i64;
         let moved = (offset >> 3) & -size;
-        operand::explicit_address(&self.encoded.instruction, &self.state).is_some_and(|address| {
-            let narrow = self.encoded.instruction.memory_base().is_gpr32()
-                || self.encoded.instruction.memory_index().is_gpr32()
-                || self.encoded.instruction.memory_displ_size() == 4;
-            let at = address.wrapping_add(moved as u64);
-            let at = if narrow { u64::from(at as u32) } else { at };
-            place::is_harmless_range(at, size as u64)
-        })
+        let Some(address) = operand::explicit_address(&self.encoded.instruction, &self.state) else { return false };
+        let narrow = self.encoded.instruction.memory_base().is_gpr32()
+            || self.encoded.instruction.memory_index().is_gpr32()
+            || self.encoded.instruction.memory_displ_size() == 4;
+        let at = address.wrapping_add(moved as u64);
+        let at = if narrow { u64::from(at as u32) } else { at };
+        self.touch(at, size as u64);
+        place::is_harmless_range(at, size as u64)
     }
 }

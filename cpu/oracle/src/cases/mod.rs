@@ -20,10 +20,11 @@ pub use forms::Skip;
 use crate::UserState;
 use crate::layout::WINDOW_SIZE;
 use crate::rng::Rng;
-use draft::Draft;
+use draft::{Blueprint, Draft};
 use encoding::Encoded;
 use iced_x86::{Code, Instruction, InstructionInfoFactory};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Greatest number of bytes of a [`Patch`].
 pub const PATCH_SIZE: usize = 96;
@@ -62,9 +63,20 @@ pub struct Case {
     encoded: Encoded,
     pub before: UserState,
     pub patches: Vec<Patch>,
+    /// Parts of the window that its operands may be in: offset and length.
+    touched: Vec<(usize, usize)>,
+    touches_all: bool,
 }
 
 impl Case {
+    /// The parts of the window that patches and the instruction's own stores lie in; `None` where that may be anywhere.
+    pub fn touched(&self) -> Option<impl Iterator<Item = Range<usize>>> {
+        let patched = self.patches.iter().map(|patch| patch.offset..patch.offset + patch.len);
+        let end = WINDOW_SIZE as usize;
+        let used = self.touched.iter().map(move |&(offset, len)| offset..(offset + len).min(end));
+        (!self.touches_all).then(|| patched.chain(used))
+    }
+
     /// The bytes of the instruction, 1 to 15; always 15 where they are none.
     pub fn code(&self) -> &[u8] {
         self.encoded.bytes()
@@ -100,10 +112,16 @@ pub struct Generator {
     window: Vec<u8>,
     background: Vec<u8>,
     factory: InstructionInfoFactory,
+    /// The instruction of the last case, by number.
+    blueprint: Option<(u64, Blueprint)>,
 }
 
 /// How often a case is drawn anew because it would touch the host's own memory.
 const DRAWS: u32 = 60;
+/// Cases that share an instruction: making and decoding one takes longer than running it.
+pub const STATES: u64 = 16;
+/// Tells the draws of instructions from those of states.
+const INSTRUCTIONS: u64 = 0x696e_7374_7275_6374;
 
 impl Generator {
     pub fn new(seed: u64) -> Self {
@@ -114,6 +132,7 @@ impl Generator {
             window: background(),
             background: background(),
             factory: InstructionInfoFactory::new(),
+            blueprint: None,
         };
         let mut rng = Rng::new(0, 1);
         for (code, skip) in forms::all() {
@@ -141,11 +160,31 @@ impl Generator {
         self.forms.retain(|code| keep(*code));
     }
 
-    /// Case `number`; the forms take turns. `None` where all draws would touch the host's memory.
+    /// Case `number`: [`STATES`] cases share an instruction, and the forms take turns. `None` where all draws would
+    /// touch the host's memory.
     pub fn case(&mut self, number: u64) -> Option<Case> {
+        let index = number / STATES;
+        let blueprint = match self.blueprint.take() {
+            Some((of, blueprint)) if of == index => blueprint,
+            _ => self.instruction(index)?,
+        };
         let mut rng = Rng::new(self.seed, number);
-        let code = *self.forms.get((number % (self.forms.len() as u64).max(1)) as usize)?;
-        (0..DRAWS).find_map(|_| Draft::draw(code, &mut rng).and_then(|draft| self.finish(number, draft)))
+        let case =
+            (0..DRAWS).find_map(|_| blueprint.draft(&mut rng).and_then(|draft| self.finish(number, &blueprint, draft)));
+        self.blueprint = Some((index, blueprint));
+        case
+    }
+
+    /// Instruction `index`, for which at least one state was found that does no harm.
+    fn instruction(&mut self, index: u64) -> Option<Blueprint> {
+        let code = *self.forms.get((index % (self.forms.len() as u64).max(1)) as usize)?;
+        let mut rng = Rng::new(self.seed ^ INSTRUCTIONS, index);
+        (0..DRAWS).find_map(|_| {
+            let blueprint = Blueprint::draw(code, &mut rng, &mut self.factory)?;
+            let found = (0..4)
+                .any(|_| blueprint.draft(&mut rng).is_some_and(|draft| self.finish(0, &blueprint, draft).is_some()));
+            found.then_some(blueprint)
+        })
     }
 
     /// Case `number` of those that are about decoding: an instruction with some of its bytes changed.
@@ -158,31 +197,36 @@ impl Generator {
             let rip = crate::layout::code(area) + rng.below(crate::layout::CODE_SIZE - 32);
             let encoded = mutation::mutate(&encoding::encode(code, rip, &mut rng)?, &mut rng);
             let instruction = &encoded.instruction;
-            let draft = if instruction.is_invalid() {
+            if instruction.is_invalid() {
                 if encoding::may_call_hypervisor(&encoded) {
                     return None;
                 }
-                Draft::invalid(encoded, area, &mut rng)
+                Some(self.case_of(number, Draft::invalid(encoded, area, &mut rng)))
             } else if self.forms.contains(&instruction.code()) && encoding::is_harmless(instruction) {
-                Draft::with(encoded, area, &mut rng)?
+                let blueprint = Blueprint::with(encoded, area, &mut rng, &mut self.factory)?;
+                let draft = blueprint.draft(&mut rng)?;
+                self.finish(number, &blueprint, draft)
             } else {
-                return None;
-            };
-            self.finish(number, draft)
+                None
+            }
         })
     }
 
     /// The case that `draft` is, unless it could do harm.
-    fn finish(&mut self, number: u64, draft: Draft) -> Option<Case> {
+    fn finish(&mut self, number: u64, blueprint: &Blueprint, mut draft: Draft) -> Option<Case> {
         for patch in &draft.patches {
             self.window[patch.offset..][..patch.len].copy_from_slice(patch.bytes());
         }
-        let harmless = draft.is_harmless(&self.window, &mut self.factory);
+        let harmless = blueprint.is_harmless(&mut draft, &self.window);
         for patch in &draft.patches {
             let range = patch.offset..patch.offset + patch.len;
             self.window[range.clone()].copy_from_slice(&self.background[range]);
         }
-        let Draft { encoded, state, patches, .. } = draft;
-        harmless.then_some(Case { seed: self.seed, number, encoded, before: state, patches })
+        harmless.then(|| self.case_of(number, draft))
+    }
+
+    fn case_of(&self, number: u64, draft: Draft) -> Case {
+        let Draft { encoded, state, patches, touched, touches_all, .. } = draft;
+        Case { seed: self.seed, number, encoded, before: state, patches, touched, touches_all }
     }
 }

@@ -13,37 +13,16 @@ impl Draft {
         if !instruction.op_kinds().any(|kind| kind == OpKind::Memory) {
             return Some(());
         }
-        let size = match instruction.memory_size().size() as u64 {
-            0 => 64,
-            bytes => bytes,
-        };
+        let size = size(&instruction);
         if instruction.is_vsib() {
             self.place_vector_index(size, rng)?;
-        } else if instruction.is_ip_rel_memory_operand() || is_absolute(&instruction) {
-            self.place_displacement(size, rng)?;
-        } else {
+        } else if !is_in_bytes(&instruction) {
             self.place_registers(size, rng)?;
         }
         self.place_bit_string(size, rng);
         let address = explicit_address(&self.encoded.instruction, &self.state)?;
         self.fill_around(address, size, rng);
         Some(())
-    }
-
-    /// `[rip + disp32]`, `[disp32]` and the 64-bit offset of MOV.
-    fn place_displacement(&mut self, size: u64, rng: &mut Rng) -> Option<()> {
-        let instruction = self.encoded.instruction;
-        let offsets = self.encoded.offsets;
-        let narrow = instruction.memory_base() == Register::EIP || instruction.memory_displ_size() == 4;
-        let relative = instruction.is_ip_rel_memory_operand();
-        let full = offsets.displacement_size() == 8;
-        (0..8).find_map(|_| {
-            let target = place::operand(rng, self.wanted(size, narrow || !relative && !full));
-            let value = if relative { target.wrapping_sub(instruction.next_ip()) } else { target };
-            let fits = full || narrow || i32::try_from(value as i64).is_ok();
-            let bytes = &value.to_le_bytes()[..offsets.displacement_size().min(8)];
-            (fits && self.encoded.patch(offsets.displacement_offset(), bytes)).then_some(())
-        })
     }
 
     /// Base, index or both.
@@ -127,8 +106,19 @@ pub(crate) fn register_value(state: &UserState, register: Register, element: usi
     }
 }
 
-fn is_absolute(instruction: &Instruction) -> bool {
-    instruction.memory_base() == Register::None && instruction.memory_index() == Register::None
+/// Bytes of the memory operand, generous where the decoder does not say.
+pub(super) fn size(instruction: &Instruction) -> u64 {
+    match instruction.memory_size().size() as u64 {
+        0 => 64,
+        bytes => bytes,
+    }
+}
+
+/// Whether the address of the memory operand is in the instruction alone.
+pub(super) fn is_in_bytes(instruction: &Instruction) -> bool {
+    let absolute = instruction.memory_base() == Register::None && instruction.memory_index() == Register::None;
+    let explicit = instruction.op_kinds().any(|kind| kind == OpKind::Memory);
+    explicit && (absolute || instruction.is_ip_rel_memory_operand())
 }
 
 /// A value that gives `product` or one less when multiplied by `factor` (2, 3, 5 or 9), modulo 2^64.

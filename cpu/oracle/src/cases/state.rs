@@ -3,25 +3,86 @@
 use super::values::{self, Format};
 use crate::UserState;
 use crate::rng::Rng;
+use iced_x86::{CpuidFeature, Instruction, InstructionInfo};
 use motu_x86::flags::rflags;
 
 /// A state at `rip` whose vector registers hold values of `format`.
 pub(super) fn random(rng: &mut Rng, rip: u64, format: Format) -> UserState {
     let mut state = UserState::new(rip);
-    state.gpr.iter_mut().for_each(|register| *register = values::integer(rng));
-    state.rflags |= rng.next() & rflags::ARITHMETIC;
+    redraw(rng, &mut state, format, Drawn::ALL);
+    state
+}
+
+/// What of a state differs between the cases of one instruction: what the instruction reads or changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Drawn {
+    /// Bit i for general register i.
+    general: u16,
+    /// Bit i for vector register i.
+    vectors: u16,
+    x87: bool,
+}
+
+/// Features of instructions that read or write the x87 state.
+const X87_FEATURES: [CpuidFeature; 7] = [
+    CpuidFeature::FPU,
+    CpuidFeature::FPU287,
+    CpuidFeature::FPU387,
+    CpuidFeature::MMX,
+    CpuidFeature::FXSR,
+    CpuidFeature::XSAVE,
+    CpuidFeature::XSAVEOPT,
+];
+
+impl Drawn {
+    const ALL: Self = Self { general: u16::MAX, vectors: u16::MAX, x87: true };
+
+    pub(super) fn by(instruction: &Instruction, info: &InstructionInfo) -> Self {
+        let x87 = instruction.cpuid_features().iter().any(|feature| X87_FEATURES.contains(feature));
+        let mut drawn = Self { x87, ..Self::default() };
+        for used in info.used_registers() {
+            let register = used.register();
+            let full = register.full_register();
+            if register.is_vector_register() {
+                drawn.vectors |= 1 << (register.number() & 15);
+            } else if full.is_gpr64() {
+                drawn.general |= 1 << (full.number() & 15);
+            }
+            drawn.x87 |= register.is_mm() || register.is_st();
+        }
+        // What used memory is addressed by counts too.
+        for used in info.used_memory() {
+            for register in [used.base(), used.index()] {
+                if register.full_register().is_gpr64() {
+                    drawn.general |= 1 << (register.full_register().number() & 15);
+                }
+            }
+        }
+        drawn
+    }
+}
+
+/// Draws what `drawn` says anew, and the flags and MXCSR.
+pub(super) fn redraw(rng: &mut Rng, state: &mut UserState, format: Format, drawn: Drawn) {
+    for (index, register) in state.gpr.iter_mut().enumerate() {
+        if drawn.general >> index & 1 != 0 {
+            *register = values::integer(rng);
+        }
+    }
+    state.rflags = state.rflags & !(rflags::ARITHMETIC | rflags::DF) | rng.next() & rflags::ARITHMETIC;
     if rng.chance(25) {
         state.rflags |= rflags::DF;
     }
     let format = format.vary(rng);
-    for index in 0..16 {
+    for index in (0..16).filter(|index| drawn.vectors >> index & 1 != 0) {
         let mut value = [0; 32];
         format.fill(rng, &mut value);
         state.set_ymm(index, &value);
     }
     state.set_mxcsr(mxcsr(rng));
-    x87(rng, &mut state, format);
-    state
+    if drawn.x87 {
+        x87(rng, state, format);
+    }
 }
 
 /// All rounding modes, flush-to-zero and denormals-are-zero; sometimes unmasked exceptions.

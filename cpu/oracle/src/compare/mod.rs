@@ -21,29 +21,79 @@ pub struct Outcome<'a> {
     pub window: &'a [u8],
 }
 
+/// Cases between two comparisons of the whole windows. In between only what a case may touch is looked at.
+const PERIOD: u64 = 32;
+
 /// Runs `cases` on both CPUs; `host` is right. A case that could not be made is counted.
 pub fn run(cases: impl Iterator<Item = Option<Case>>, host: &mut dyn UserCpu, other: &mut dyn UserCpu) -> Report {
-    let background = cases::background();
-    host.window().copy_from_slice(&background);
-    other.window().copy_from_slice(&background);
-    let mut report = Report::default();
-    let mut after = [UserState::new(0), UserState::new(0)];
-    for case in cases {
-        let Some(case) = case else {
-            report.not_made += 1;
-            continue;
-        };
-        let [host_after, other_after] = &mut after;
-        let ends = [run_one(host, &case, host_after), run_one(other, &case, other_after)];
-        let outcomes = [
-            Outcome { end: ends[0], after: host_after, window: host.window() },
-            Outcome { end: ends[1], after: other_after, window: other.window() },
-        ];
-        report.count(&case, &outcomes);
-        restore(host.window(), &background);
-        restore(other.window(), &background);
+    let mut comparison = Comparison::new(host, other);
+    cases.for_each(|case| comparison.add(case));
+    comparison.finish()
+}
+
+/// A run that goes on.
+pub struct Comparison<'a> {
+    host: &'a mut dyn UserCpu,
+    other: &'a mut dyn UserCpu,
+    background: Vec<u8>,
+    after: [UserState; 2],
+    report: Report,
+}
+
+impl<'a> Comparison<'a> {
+    pub fn new(host: &'a mut dyn UserCpu, other: &'a mut dyn UserCpu) -> Self {
+        let background = cases::background();
+        host.window().copy_from_slice(&background);
+        other.window().copy_from_slice(&background);
+        let after = [UserState::new(0), UserState::new(0)];
+        Self { host, other, background, after, report: Report::default() }
     }
-    report
+
+    /// What came of the cases so far.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    pub fn finish(self) -> Report {
+        self.report
+    }
+
+    /// Runs a case on both; `None` is one that could not be made.
+    pub fn add(&mut self, case: Option<Case>) {
+        let Some(case) = case else {
+            self.report.not_made += 1;
+            return;
+        };
+        let [host_after, other_after] = &mut self.after;
+        let ends = [run_one(self.host, &case, host_after), run_one(self.other, &case, other_after)];
+        let (host, other) = (self.host.window(), self.other.window());
+        let all = self.report.cases.is_multiple_of(PERIOD);
+        let same_windows = match case.touched() {
+            Some(mut touched) if !all => touched.all(|range| host[range.clone()] == other[range]),
+            _ => host == other,
+        };
+        let outcomes = [
+            Outcome { end: ends[0], after: host_after, window: host },
+            Outcome { end: ends[1], after: other_after, window: other },
+        ];
+        self.report.count(&case, &outcomes, same_windows);
+        match case.touched() {
+            Some(touched) if !all && same_windows => {
+                for range in touched {
+                    let was = &self.background[range.clone()];
+                    host[range.clone()].copy_from_slice(was);
+                    other[range].copy_from_slice(was);
+                }
+            }
+            _ => [host, other].into_iter().for_each(|window| restore(window, &self.background)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Comparison<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Comparison").field("report", &self.report).finish_non_exhaustive()
+    }
 }
 
 fn run_one(cpu: &mut dyn UserCpu, case: &Case, after: &mut UserState) -> End {

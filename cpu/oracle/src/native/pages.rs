@@ -18,6 +18,8 @@ pub struct Pages {
     host: *mut u8,
     /// Bytes of code pages that hold no INT3: start and length.
     written: (usize, usize),
+    /// The instruction that lies there.
+    code: Vec<u8>,
 }
 
 const SCAFFOLD: u64 = 0;
@@ -39,7 +41,7 @@ impl Pages {
             )?
         };
         // Dropping unmaps whatever was mapped when a later step fails.
-        let mut pages = Self { host: host as *mut u8, written: (0, 0) };
+        let mut pages = Self { host: host as *mut u8, written: (0, 0), code: Vec::new() };
         pages.slice(SCAFFOLD, 8).copy_from_slice(&exit.to_le_bytes());
         pages.slice(CODE, layout::CODE_SIZE).fill(INT3);
         for area in 0..layout::AREAS.len() {
@@ -65,6 +67,11 @@ impl Pages {
         debug_assert!(code.len() <= MAX_INSTRUCTION);
         let size = layout::CODE_SIZE as usize;
         let (start, len) = self.written;
+        if start == offset && self.code == code {
+            return;
+        }
+        self.code.clear();
+        self.code.extend_from_slice(code);
         let page = self.slice(CODE, layout::CODE_SIZE);
         page[start..start + len].fill(INT3);
         let len = code.len().min(size - offset);
