@@ -69,8 +69,9 @@ impl Cpu {
     pub fn signal(&mut self, signal: Signal) {
         match signal {
             Signal::Nmi => self.nmi_pending = true,
-            // INIT and start-up concern application processors, of which there are none yet.
-            Signal::None | Signal::Init | Signal::StartUp { .. } => {}
+            Signal::Init => self.initialize(),
+            Signal::StartUp { page } => self.start_up(page),
+            Signal::None => {}
         }
     }
 
@@ -81,6 +82,9 @@ impl Cpu {
 
     /// Whether an event would be delivered, or would end HLT, now.
     pub fn has_event(&self) -> bool {
+        if self.is_alerted(alert::WAIT_FOR_SIPI) {
+            return false;
+        }
         if self.nmi_pending && !self.nmi_blocked {
             return true;
         }

@@ -2,7 +2,7 @@
 
 use crate::exec::width::{Arith, Width, arith};
 use crate::lapic::Lapic;
-use crate::mmu::Mmu;
+use crate::mmu::{Mmu, Privilege};
 use crate::native::NativeCache;
 use motu_hv::{GuestBus, Stats};
 use motu_x86::contract::Contract;
@@ -55,8 +55,26 @@ pub mod alert {
     pub const SHUTDOWN: u8 = 1 << 3;
     /// The APIC timer may have been set to another time.
     pub const TIMER: u8 = 1 << 4;
-    /// A single-step trap is due though TF was clear before the last instruction (SYSRET).
-    pub const STEP: u8 = 1 << 5;
+    /// A debug trap is due behind the last instruction.
+    pub const TRAP: u8 = 1 << 5;
+    /// A breakpoint on instructions is enabled, or each is to be told of: they run one by one.
+    pub const BREAKPOINT: u8 = 1 << 6;
+    /// An application processor before its start-up message.
+    pub const WAIT_FOR_SIPI: u8 = 1 << 7;
+}
+
+/// What decoding depends on beside the bytes and the contract, as bits.
+pub mod key {
+    /// [`super::CodeSize`].
+    pub const SIZE: u32 = 0x7f;
+    /// ES, SS or DS is no writable segment of 4 GiB: every operand is checked.
+    pub const SEGMENTED: u32 = 1 << 8;
+    /// Alignment is checked: CPL 3, CR0.AM and RFLAGS.AC.
+    pub const ALIGN: u32 = 1 << 9;
+    /// A data breakpoint is enabled.
+    pub const WATCH: u32 = 1 << 10;
+    /// CS ends below 4 GiB.
+    pub const CODE_LIMIT: u32 = 1 << 11;
 }
 
 /// Slots of the register file beyond the sixteen general registers.
@@ -106,6 +124,10 @@ pub struct Cpu {
     /// The stack pointer is cut by it: 64, 32 or 16 ones.
     pub stack_mask: u64,
     pub code_size: CodeSize,
+    /// Bits of [`key`].
+    pub key: u32,
+    /// Operands may need more than paging's checks: see [`crate::exec::guard`].
+    pub guards: bool,
     /// 0 to 3.
     pub cpl: u8,
     pub segments: [Segment; 6],
@@ -116,6 +138,8 @@ pub struct Cpu {
     pub cr0: u64,
     pub cr2: u64,
     pub cr3: u64,
+    /// PAE without long mode: what CR3's last load read (SDM vol. 3, 4.4.1).
+    pub directories: [u64; 4],
     pub cr4: u64,
     pub xcr0: u64,
     pub dr: [u64; 8],
@@ -132,6 +156,18 @@ pub struct Cpu {
     pub tsc_offset: u64,
     /// What keeps the run loop from going straight on: bits of [`alert`].
     pub alerts: u8,
+    /// Where the program goes on if what is being delivered fails: set by a task switch that got so far.
+    pub restart: Option<u64>,
+    /// The EXT bit of error codes: an event is being delivered that the program did not ask for.
+    pub external: u32,
+    /// Bits of DR6 of data breakpoints that the running instruction has hit.
+    pub watch_hits: u64,
+    /// Bits of DR6 of the debug trap that is due.
+    pub debug_trap_bits: u64,
+    /// A data breakpoint is enabled.
+    pub watches_data: bool,
+    /// An I/O breakpoint is enabled.
+    pub watches_ports: bool,
     /// The running instruction is not followed by a single-step trap whatever TF was before it.
     pub no_step: bool,
     pub nmi_pending: bool,
@@ -166,6 +202,8 @@ impl Cpu {
             linear_mask: 0xffff_ffff,
             stack_mask: 0xffff,
             code_size: CodeSize::Bits16,
+            key: CodeSize::Bits16 as u32,
+            guards: true,
             cpl: 0,
             segments: [Segment::null(); 6],
             ldtr: Segment::null(),
@@ -175,6 +213,7 @@ impl Cpu {
             cr0: reset.cr0,
             cr2: 0,
             cr3: 0,
+            directories: [0; 4],
             cr4: 0,
             xcr0: reset.xcr0,
             dr: reset.dr,
@@ -188,6 +227,12 @@ impl Cpu {
             vcpus,
             tsc_offset: 0,
             alerts: 0,
+            restart: None,
+            external: 0,
+            watch_hits: 0,
+            debug_trap_bits: 0,
+            watches_data: false,
+            watches_ports: false,
             no_step: false,
             nmi_pending: false,
             nmi_blocked: false,
@@ -274,7 +319,12 @@ impl Cpu {
     /// Replaces all of RFLAGS; reserved bits keep their fixed values.
     pub fn set_rflags(&mut self, value: u64) {
         self.arith = arith::from_rflags(value);
-        self.system_flags = (value & rflags::DEFINED & !rflags::ARITHMETIC) | rflags::FIXED_1;
+        let new = (value & rflags::DEFINED & !rflags::ARITHMETIC) | rflags::FIXED_1;
+        let changed = new ^ self.system_flags;
+        self.system_flags = new;
+        if changed & rflags::AC != 0 {
+            self.mode_changed();
+        }
     }
 
     #[inline(always)]
@@ -295,8 +345,13 @@ impl Cpu {
         self.msrs.efer & efer::LMA != 0
     }
 
+    /// Protected mode, 64-bit and compatibility mode included; neither real-address nor virtual-8086 mode.
     pub fn protected_mode(&self) -> bool {
-        self.cr0 & cr0::PE != 0
+        self.cr0 & cr0::PE != 0 && self.system_flags & rflags::VM == 0
+    }
+
+    pub fn virtual_8086(&self) -> bool {
+        self.system_flags & rflags::VM != 0
     }
 
     /// Guest TSC at the machine's time `now`.
@@ -360,6 +415,8 @@ impl Cpu {
         } else {
             0xffff
         };
+        self.key = self.decoding_key();
+        self.guards = !bits64 || self.key & (key::ALIGN | key::WATCH) != 0;
         self.mmu.configure(&crate::mmu::Control {
             paging: self.cr0 & cr0::PG != 0,
             write_protect: self.cr0 & cr0::WP != 0,
@@ -367,18 +424,47 @@ impl Cpu {
             pse: self.cr4 & cr4::PSE != 0,
             global: self.cr4 & cr4::PGE != 0,
             smep: self.cr4 & cr4::SMEP != 0,
+            smap: self.cr4 & cr4::SMAP != 0,
+            protection_keys: long && self.cr4 & cr4::PKE != 0,
+            pkru: self.pkru,
+            directories: self.directories,
             no_execute: self.msrs.efer & efer::NXE != 0,
             long,
             reserved: (1 << 52) - (1 << self.contract.physical_address_bits()),
-            user: self.cpl == 3,
+            privilege: self.data_privilege(),
             root: self.cr3,
         });
+    }
+
+    /// With whose rights the program accesses memory.
+    fn data_privilege(&self) -> Privilege {
+        match self.privilege_at(self.cpl) {
+            Privilege::SupervisorWithUser if self.cr4 & cr4::SMAP == 0 => Privilege::Supervisor,
+            privilege => privilege,
+        }
+    }
+
+    fn decoding_key(&self) -> u32 {
+        let bits64 = self.code_size == CodeSize::Bits64;
+        let whole = |index: usize| {
+            let Segment { limit, attributes, .. } = self.segments[index];
+            limit == u32::MAX && attributes & (Segment::UNUSABLE | Segment::S | 0b1110) == Segment::S | 0b0010
+        };
+        let segmented = !bits64 && !(whole(seg::ES) && whole(seg::SS) && whole(seg::DS));
+        let align = self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.system_flags & rflags::AC != 0;
+        let code_limit = !bits64 && self.segments[seg::CS].limit != u32::MAX;
+        let bit = |on: bool, bit: u32| if on { bit } else { 0 };
+        self.code_size as u32
+            | bit(segmented, key::SEGMENTED)
+            | bit(align, key::ALIGN)
+            | bit(self.watches_data, key::WATCH)
+            | bit(code_limit, key::CODE_LIMIT)
     }
 
     /// The part of decoding's key that is not the address.
     #[inline(always)]
     pub fn decode_key(&self) -> u32 {
-        self.code_size as u32
+        self.key
     }
 }
 

@@ -15,6 +15,7 @@ mod lapic;
 mod mmu;
 mod msr;
 mod native;
+mod reset;
 mod state;
 mod vcpu;
 mod vm;

@@ -10,7 +10,9 @@ impl Cpu {
     pub fn save(&self) -> CpuState {
         let s = &self.segments;
         let at = self.moment();
-        let activity = if self.is_alerted(alert::SHUTDOWN) {
+        let activity = if self.is_alerted(alert::WAIT_FOR_SIPI) {
+            Activity::WaitForSipi
+        } else if self.is_alerted(alert::SHUTDOWN) {
             Activity::Shutdown
         } else if self.is_alerted(alert::HALTED) {
             Activity::Halted
@@ -97,14 +99,24 @@ impl Cpu {
         self.pkru = state.pkru;
         self.alerts = 0;
         self.set_alert(alert::HALTED, state.activity == Activity::Halted);
+        self.set_alert(alert::WAIT_FOR_SIPI, state.activity == Activity::WaitForSipi);
         self.set_alert(alert::SHUTDOWN, state.activity == Activity::Shutdown);
         self.set_alert(alert::SHADOW, state.interrupt_shadow);
         self.nmi_pending = state.nmi_pending;
         self.nmi_blocked = state.nmi_blocked;
-        // The privilege is SS's DPL (SDM vol. 3, 25.4.1, guest SS access rights).
-        self.cpl = if self.protected_mode() { (s.cs.selector & 3) as u8 } else { 0 };
+        self.cpl = if self.virtual_8086() {
+            3
+        } else if self.protected_mode() {
+            (s.cs.selector & 3) as u8
+        } else {
+            0
+        };
+        (self.restart, self.external) = (None, 0);
+        (self.watch_hits, self.debug_trap_bits) = (0, 0);
         self.code_writes.clear();
         self.note_events();
+        self.breakpoints_changed();
+        self.reload_directories();
         self.mode_changed();
         Ok(())
     }

@@ -7,8 +7,9 @@
 //!   +---------------------------------------------------------------+
 //! ```
 
-use crate::cpu::{Cpu, Flow, alert};
-use crate::decode::BlockCache;
+use crate::cpu::{Cpu, Faulting, Flow, alert, key, seg};
+use crate::decode::{BlockCache, Op};
+use crate::exec::debug::dr6;
 use crate::history::History;
 use crate::mmu::{Mmu, RamMap};
 use crate::native::NativeCache;
@@ -16,16 +17,10 @@ use crate::vm::Mailbox;
 use motu_hv::{CrashReport, Exit, GuestBus, HvError, Kick, Stats, Vcpu};
 use motu_x86::contract::Contract;
 use motu_x86::flags::rflags;
-use motu_x86::{CpuState, Exception, Nanos};
+use motu_x86::{CpuState, Nanos};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// DR6 bits (SDM vol. 3, 17.2.3).
-mod dr6 {
-    /// Single step.
-    pub const BS: u64 = 1 << 14;
-}
 
 /// Blocks between two looks at the clock: some tens of microseconds.
 const BLOCKS_PER_TICK: u32 = 1024;
@@ -128,41 +123,89 @@ impl SoftVcpu {
         if self.countdown == 0 || self.mailbox.has_post() || self.cpu.is_alerted(alert::TIMER) {
             self.attend().map_or(Ok(()), Err)?;
         }
-        if self.cpu.is_alerted(alert::STEP) {
-            single_step(&mut self.cpu);
+        // Behind MOV SS debug exceptions wait as interrupts do; behind STI they do not (SDM vol. 3, 6.8.3).
+        let shadow = self.cpu.is_alerted(alert::SHADOW);
+        let stack_shadow = shadow && self.cpu.no_step;
+        if self.cpu.is_alerted(alert::TRAP) && !stack_shadow {
+            self.cpu.deliver_debug_trap();
         }
-        if self.cpu.is_alerted(alert::SHADOW) {
+        if shadow {
             // STI and MOV SS: one more instruction before anything is delivered. HLT may be that one.
             self.cpu.set_alert(alert::SHADOW, false);
+            if !stack_shadow {
+                self.before_instruction();
+            }
             return Ok(1);
         }
         self.cpu.deliver_events();
-        while self.cpu.is_alerted(alert::HALTED) {
+        while self.cpu.alerts & (alert::HALTED | alert::WAIT_FOR_SIPI) != 0 {
             self.sleep().map_or(Ok(()), Err)?;
             self.cpu.deliver_events();
         }
         if self.cpu.is_alerted(alert::SHUTDOWN) {
             return Err(Exit::Shutdown);
         }
+        if self.cpu.is_alerted(alert::BREAKPOINT) {
+            self.before_instruction();
+            return Ok(1);
+        }
         Ok(usize::MAX)
+    }
+
+    /// What instruction breakpoints and a tracer want to know of the instruction at RIP.
+    fn before_instruction(&mut self) {
+        if self.cpu.is_alerted(alert::BREAKPOINT) {
+            self.cpu.hit_instruction_breakpoint();
+            if let Some(instruction) = self.cpu.traced_instruction()
+                && let Some(tracer) = &mut self.cpu.tracer
+            {
+                tracer.instruction(&instruction);
+            }
+        }
+    }
+
+    /// How many of a block's instructions lie inside a code segment of less than 4 GiB.
+    #[cold]
+    fn within_code_limit(&self, index: u32) -> usize {
+        let limit = u64::from(self.cpu.segments[seg::CS].limit);
+        let last = |op: &Op| self.cpu.rip + u64::from(op.offset) + u64::from(op.len) - 1;
+        self.cache.get(index).ops.iter().take_while(|op| last(op) <= limit).count()
+    }
+
+    /// The block at RIP, and how many of its instructions may run.
+    #[inline(always)]
+    fn next_block(&mut self, limit: usize) -> Faulting<(u32, usize)> {
+        let limited = self.cpu.key & key::CODE_LIMIT != 0;
+        if limited && self.cpu.rip > u64::from(self.cpu.segments[seg::CS].limit) {
+            return self.cpu.general_protection(0);
+        }
+        let index = self.cache.find(&mut self.cpu)?;
+        if limited {
+            let inside = self.within_code_limit(index);
+            if inside == 0 {
+                return self.cpu.general_protection(0);
+            }
+            return Ok((index, limit.min(inside)));
+        }
+        Ok((index, limit))
     }
 
     /// Runs the block at RIP, or at most `limit` of its instructions.
     #[inline(always)]
     fn run_block(&mut self, limit: usize) {
-        let cpu = &mut self.cpu;
-        let start = cpu.rip;
-        let Ok(index) = self.cache.find(cpu) else {
-            cpu.deliver_exception(start);
+        let start = self.cpu.rip;
+        let Ok((index, limit)) = self.next_block(limit) else {
+            self.cpu.deliver_exception(start);
             return;
         };
+        let cpu = &mut self.cpu;
         let block = self.cache.get(index);
         let step = cpu.system_flags & rflags::TF != 0;
         cpu.system_flags &= !rflags::RF;
         cpu.no_step = false;
         cpu.limit = block.ops.len().min(if step { 1 } else { limit });
         cpu.set_gpr(crate::cpu::slot::BLOCK, start);
-        self.history.note(start, cpu.code_size);
+        self.history.note(start, cpu);
 
         let mut done = 0;
         let mut again = false;
@@ -212,20 +255,10 @@ impl SoftVcpu {
             self.countdown = 0;
         }
         if step && (done > 0 || again) && !cpu.no_step {
-            single_step(cpu);
+            // The trap behind an instruction that began with TF set (SDM vol. 3, 17.3.1.4).
+            cpu.note_debug_trap(dr6::BS);
         }
     }
-}
-
-/// The trap behind an instruction that began with TF set (SDM vol. 3, 17.3.1.4).
-#[cold]
-fn single_step(cpu: &mut Cpu) {
-    cpu.set_alert(alert::STEP, false);
-    cpu.repeat_flags = None;
-    cpu.dr[6] |= dr6::BS;
-    cpu.fault = Exception::plain(Exception::DB);
-    let rip = cpu.rip;
-    cpu.deliver_exception(rip);
 }
 
 impl Vcpu for SoftVcpu {
@@ -267,6 +300,7 @@ impl Vcpu for SoftVcpu {
 
     fn set_tracer(&mut self, tracer: Option<Box<dyn motu_hv::Tracer>>) {
         self.cpu.tracer = tracer;
+        self.cpu.breakpoints_changed();
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Block {
 /// What decoding depends on beside the bytes.
 pub struct Context<'a> {
     pub code_size: CodeSize,
+    /// [`Cpu::decode_key`].
+    pub key: u32,
     pub contract: &'static Contract,
     pub native: &'a mut NativeCache,
 }
@@ -51,7 +53,8 @@ impl Cpu {
         // it while we look.
         unsafe { std::ptr::copy_nonoverlapping(host_page, bytes.as_mut_ptr(), PAGE as usize) };
         let Some(code) = bytes.get(start..PAGE as usize) else { return self.general_protection(0) };
-        let mut context = Context { code_size: self.code_size, contract: self.contract, native: &mut self.native };
+        let mut context =
+            Context { code_size: self.code_size, key: self.key, contract: self.contract, native: &mut self.native };
         let mut ops = Vec::new();
         let mut len = decode_run(code, rip, &mut context, &mut ops);
         let mut second_page = None;
@@ -66,7 +69,8 @@ impl Cpu {
                 std::ptr::copy_nonoverlapping(next_host.cast_const(), bytes.as_mut_ptr().add(PAGE as usize), MAX_LEN);
             }
             let code = bytes.get(start..).unwrap_or(&[]);
-            let mut context = Context { code_size: self.code_size, contract: self.contract, native: &mut self.native };
+            let mut context =
+                Context { code_size: self.code_size, key: self.key, contract: self.contract, native: &mut self.native };
             len = decode_one(code, rip, &mut context, &mut ops);
         }
         Ok(Block { ops: ops.into_boxed_slice(), len: len as u32, physical, key: self.decode_key(), second_page, id: 0 })
@@ -88,7 +92,7 @@ fn decode_run(code: &[u8], rip: u64, context: &mut Context<'_>, ops: &mut Vec<Op
         if decoder.last_error() == DecoderError::NoMoreBytes && code.len() - used < MAX_LEN {
             break;
         }
-        let mut op = lower(&instruction, used as u16, context.contract, context.native);
+        let mut op = lower(&instruction, used as u16, context.key, context.contract, context.native);
         if instruction.is_invalid() && is_too_long(code.get(used..).unwrap_or(&[]), context) {
             op.run = system::too_long;
         }
@@ -105,7 +109,7 @@ fn decode_run(code: &[u8], rip: u64, context: &mut Context<'_>, ops: &mut Vec<Op
 fn decode_one(code: &[u8], rip: u64, context: &mut Context<'_>, ops: &mut Vec<Op>) -> usize {
     let mut decoder = decoder(code, rip, context);
     let instruction = decoder.decode();
-    let mut op = lower(&instruction, 0, context.contract, context.native);
+    let mut op = lower(&instruction, 0, context.key, context.contract, context.native);
     if instruction.is_invalid() && is_too_long(code, context) {
         op.run = system::too_long;
     }

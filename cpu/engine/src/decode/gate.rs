@@ -67,6 +67,7 @@ fn requirement(feature: CpuidFeature) -> Requirement {
         C::SYSCALL => Has(Feature::Syscall),
         C::INVPCID => Has(Feature::Invpcid),
         C::SMAP => Has(Feature::Smap),
+        C::PKU => Has(Feature::Pku),
         C::MONITOR => Has(Feature::Monitor),
         _ => Never,
     }

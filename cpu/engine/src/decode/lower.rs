@@ -3,14 +3,24 @@
 use super::op::{Extra, Op};
 use super::operands::operation;
 use super::{gate, lower_integer, lower_system};
-use crate::exec::{host, system};
+use crate::exec::{guard, host, system};
 use crate::native::NativeCache;
 use iced_x86::Instruction;
 use motu_x86::contract::Contract;
 
 /// Lowers `instruction`, which lies `offset` bytes from its block's start. What the contract lacks, and
-/// what is no instruction, becomes #UD.
-pub fn lower(instruction: &Instruction, offset: u16, contract: &Contract, native: &mut NativeCache) -> Op {
+/// what is no instruction, becomes #UD. What `key` (see [`crate::cpu::key`]) wants checked gets a guard.
+pub fn lower(instruction: &Instruction, offset: u16, key: u32, contract: &Contract, native: &mut NativeCache) -> Op {
+    let mut op = lower_unguarded(instruction, offset, contract, native);
+    if let Some(guard) = guard::guard(instruction, key, &op) {
+        let bare = || Box::new(Extra { instruction: *instruction, thunk: None, guard: None });
+        op.extra.get_or_insert_with(bare).guard = Some(guard);
+        op.run = guard::guarded;
+    }
+    op
+}
+
+fn lower_unguarded(instruction: &Instruction, offset: u16, contract: &Contract, native: &mut NativeCache) -> Op {
     let mut op = operation(instruction, offset);
     if instruction.is_invalid() || !gate::allows(contract, instruction) {
         op.run = system::undefined;
@@ -23,7 +33,7 @@ pub fn lower(instruction: &Instruction, offset: u16, contract: &Contract, native
     }
     let (handler, thunk) = host::lower(instruction, native);
     op.run = handler;
-    op.extra = Some(Box::new(Extra { instruction: *instruction, thunk }));
+    op.extra = Some(Box::new(Extra { instruction: *instruction, thunk, guard: None }));
     op
 }
 

@@ -4,7 +4,7 @@ use super::operands::{Kind, kind, segment_index, size};
 use super::{Handler, Op};
 use crate::exec::operand::{Dst, Imm, Mem, Src};
 use crate::exec::segment::{self as sg, Selector, SystemWord};
-use crate::exec::{data, io, system as s, transfer as t};
+use crate::exec::{data, debug, far as t, interrupt, io, iret::iret, syscall as y, system as s};
 use iced_x86::{Code as C, Instruction, Mnemonic as M, OpKind, Register};
 
 /// The handler of a system instruction; fills in what `op` lacks.
@@ -36,25 +36,22 @@ fn far(i: &Instruction, op: &mut Op) -> Option<Handler> {
         C::Retfw | C::Retfw_imm16 => t::retf::<u16>,
         C::Retfd | C::Retfd_imm16 => t::retf::<u32>,
         C::Retfq | C::Retfq_imm16 => t::retf::<u64>,
-        C::Iretw => t::iret::<u16>,
-        C::Iretd => t::iret::<u32>,
-        C::Iretq => t::iret::<u64>,
-        C::Syscall => t::syscall,
-        C::Sysretd => t::sysret::<u32>,
-        C::Sysretq => t::sysret::<u64>,
-        C::Sysenter => t::sysenter,
-        C::Sysexitd => t::sysexit::<u32>,
-        C::Sysexitq => t::sysexit::<u64>,
-        C::Int_imm8 => t::int,
-        C::Int3 => {
-            op.imm = 3;
-            t::int
-        }
-        C::Int1 => t::int1,
-        C::Into => t::into,
-        C::Bound_r16_m1616 => t::bound::<u16>,
-        C::Bound_r32_m3232 => t::bound::<u32>,
-        C::Swapgs => t::swapgs,
+        C::Iretw => iret::<u16>,
+        C::Iretd => iret::<u32>,
+        C::Iretq => iret::<u64>,
+        C::Syscall => y::syscall,
+        C::Sysretd => y::sysret::<u32>,
+        C::Sysretq => y::sysret::<u64>,
+        C::Sysenter => y::sysenter,
+        C::Sysexitd => y::sysexit::<u32>,
+        C::Sysexitq => y::sysexit::<u64>,
+        C::Int_imm8 => interrupt::int,
+        C::Int3 => interrupt::int3,
+        C::Int1 => interrupt::int1,
+        C::Into => interrupt::into,
+        C::Bound_r16_m1616 => interrupt::bound::<u16>,
+        C::Bound_r32_m3232 => interrupt::bound::<u32>,
+        C::Swapgs => y::swapgs,
         C::Rdfsbase_r32 | C::Rdgsbase_r32 | C::Wrfsbase_r32 | C::Wrgsbase_r32 => base(i, op, true)?,
         C::Rdfsbase_r64 | C::Rdgsbase_r64 | C::Wrfsbase_r64 | C::Wrgsbase_r64 => base(i, op, false)?,
         _ => return None,
@@ -64,10 +61,10 @@ fn far(i: &Instruction, op: &mut Op) -> Option<Handler> {
 fn base(i: &Instruction, op: &mut Op, short: bool) -> Option<Handler> {
     op.imm = if matches!(i.mnemonic(), M::Rdfsbase | M::Wrfsbase) { 4 } else { 5 };
     Some(match (i.mnemonic(), short) {
-        (M::Rdfsbase | M::Rdgsbase, true) => t::read_base::<u32>,
-        (M::Rdfsbase | M::Rdgsbase, false) => t::read_base::<u64>,
-        (_, true) => t::write_base::<u32>,
-        (_, false) => t::write_base::<u64>,
+        (M::Rdfsbase | M::Rdgsbase, true) => y::read_base::<u32>,
+        (M::Rdfsbase | M::Rdgsbase, false) => y::read_base::<u64>,
+        (_, true) => y::write_base::<u32>,
+        (_, false) => y::write_base::<u64>,
     })
 }
 
@@ -180,14 +177,19 @@ fn control(i: &Instruction, op: &mut Op) -> Option<Handler> {
         return Some(match (register.is_cr(), write) {
             (true, true) => s::write_control,
             (true, false) => s::read_control,
-            (false, true) => s::write_debug,
-            (false, false) => s::read_debug,
+            (false, true) => debug::write,
+            (false, false) => debug::read,
         });
     }
     Some(match i.mnemonic() {
         M::Lmsw if kind(i, 0) == Kind::Memory => s::lmsw::<Mem>,
         M::Lmsw => s::lmsw::<Dst>,
         M::Clts => s::clts,
+        M::Stac => s::set_alignment_check::<true>,
+        M::Clac => s::set_alignment_check::<false>,
+        M::Rdpkru => s::protection_keys::<false>,
+        M::Wrpkru => s::protection_keys::<true>,
+        M::Invpcid => s::invpcid,
         M::Invlpg => s::invlpg,
         M::Invd | M::Wbinvd | M::Wbnoinvd => s::invalidate_caches,
         M::Hlt => s::hlt,

@@ -1,6 +1,7 @@
 //! A decoded instruction, ready to run.
 
 use crate::cpu::{Cpu, Done};
+use crate::exec::guard::Guard;
 use crate::native::Thunk;
 use iced_x86::Instruction;
 
@@ -42,6 +43,7 @@ pub struct Op {
 pub struct Extra {
     pub instruction: Instruction,
     pub thunk: Option<Thunk>,
+    pub guard: Option<Guard>,
 }
 
 impl Op {

@@ -43,10 +43,12 @@ pub fn bit_string<const O: u8, W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
     let base = cpu.bases[(op.segment & 7) as usize];
     let effective = op.effective(cpu).wrapping_add(unit) & op.address_mask;
     let address = effective.wrapping_add(base) & cpu.linear_mask;
+    cpu.guard_access(op.segment.into(), effective, W::BYTES, O != TEST)?;
     let mask = 1u64 << (number as u64 & u64::from(W::BITS - 1));
     if O == TEST {
         let value = cpu.load::<W>(address).map_err(|fault| in_segment(cpu, op, fault))?.to_u64();
         cpu.set_flags(arith::CF, value & mask != 0);
+        cpu.note_watch_hits();
         return Ok(Flow::Next);
     }
     let changed = cpu.modify::<W>(address, |cpu, value| {
@@ -55,6 +57,7 @@ pub fn bit_string<const O: u8, W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
         W::from_u64(apply::<O>(value, mask))
     });
     changed.map_err(|fault| in_segment(cpu, op, fault))?;
+    cpu.note_watch_hits();
     Ok(Flow::Next)
 }
 

@@ -53,8 +53,10 @@ pub fn movbe<W: Wide, D: Place, S: Source>(cpu: &mut Cpu, op: &Op) -> Done {
 pub fn xlat(cpu: &mut Cpu, op: &Op) -> Done {
     let offset = cpu.gpr(slot::RBX).wrapping_add(cpu.gpr(slot::RAX) & 0xff) & op.address_mask;
     let base = cpu.bases[(op.segment & 7) as usize];
+    cpu.guard_access(op.segment.into(), offset, 1, false)?;
     let value = cpu.load::<u8>(offset.wrapping_add(base) & cpu.linear_mask)?;
     cpu.set_register(0, value);
+    cpu.note_watch_hits();
     Ok(Flow::Next)
 }
 
@@ -102,6 +104,13 @@ impl Cpu {
         Ok(())
     }
 
+    /// PUSH of an instruction that has no guard for its stack.
+    fn push_checked<W: Width>(&mut self, value: W) -> Faulting<()> {
+        let offset = self.gpr(slot::RSP).wrapping_sub(W::BYTES) & self.stack_mask;
+        self.guard_access(seg::SS, offset, W::BYTES, true)?;
+        self.push(value)
+    }
+
     #[inline(always)]
     pub fn pop<W: Width>(&mut self) -> Faulting<W> {
         let value = self.peek(0)?;
@@ -143,13 +152,10 @@ pub fn pop_memory<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
 
 /// PUSHA/PUSHAD.
 pub fn push_all<W: Width>(cpu: &mut Cpu, _: &Op) -> Done {
-    let rsp = cpu.gpr(slot::RSP);
-    let lowest = cpu.stack_linear(rsp.wrapping_sub(8 * W::BYTES));
-    cpu.check_write(lowest, 8 * W::BYTES)?;
-    for register in 0..8 {
-        let value = if register == slot::RSP { rsp } else { cpu.gpr(register) };
-        cpu.push(W::from_u64(value))?;
-    }
+    let registers = cpu.gprs().first_chunk::<8>().copied().unwrap_or_default();
+    let stack = cpu.current_stack();
+    let top = cpu.push_frame(&stack, &registers, W::BYTES)?;
+    cpu.use_stack(top);
     Ok(Flow::Next)
 }
 
@@ -171,6 +177,7 @@ pub fn pop_all<W: Width>(cpu: &mut Cpu, _: &Op) -> Done {
 /// LEAVE: RSP from RBP, then RBP from the stack.
 pub fn leave<W: Width>(cpu: &mut Cpu, _: &Op) -> Done {
     let frame = cpu.gpr(slot::RBP);
+    cpu.guard_access(seg::SS, frame & cpu.stack_mask, W::BYTES, false)?;
     let at = cpu.stack_linear(frame);
     let saved = cpu.load::<W>(at).map_err(|_| cpu.stack_fault())?;
     let rsp = cpu.gpr(slot::RSP);
@@ -194,17 +201,21 @@ pub fn enter<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
 
 fn enter_frames<W: Width>(cpu: &mut Cpu, size: u64, level: u64) -> Done {
     let rbp = cpu.gpr(slot::RBP);
-    cpu.push(W::from_u64(rbp))?;
+    cpu.push_checked(W::from_u64(rbp))?;
     let frame = cpu.gpr(slot::RSP);
     if level > 0 {
         for i in 1..level {
-            let at = cpu.stack_linear(rbp.wrapping_sub(i * W::BYTES));
+            let offset = rbp.wrapping_sub(i * W::BYTES) & cpu.stack_mask;
+            cpu.guard_access(seg::SS, offset, W::BYTES, false)?;
+            let at = cpu.stack_linear(offset);
             let pointer = cpu.load::<W>(at).map_err(|_| cpu.stack_fault())?;
-            cpu.push(pointer)?;
+            cpu.push_checked(pointer)?;
         }
-        cpu.push(W::from_u64(frame))?;
+        cpu.push_checked(W::from_u64(frame))?;
     }
-    let bottom = cpu.stack_linear(cpu.gpr(slot::RSP).wrapping_sub(size));
+    let bottom = cpu.gpr(slot::RSP).wrapping_sub(size) & cpu.stack_mask;
+    cpu.guard_access(seg::SS, bottom, W::BYTES, true)?;
+    let bottom = cpu.stack_linear(bottom);
     cpu.check_write(bottom, W::BYTES).map_err(|_| cpu.stack_fault())?;
     cpu.move_stack(size.wrapping_neg());
     cpu.set_register(8 * slot::RBP, W::from_u64(frame));

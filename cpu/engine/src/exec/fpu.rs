@@ -6,7 +6,7 @@ use crate::decode::{Handler, Op};
 use crate::native::{self, ElementAddress, ElementMemory, EnvironmentFormat, ImageForm, StateImage, Unit};
 use iced_x86::{Code as C, Instruction, Mnemonic as M};
 use motu_x86::XSAVE_SIZE;
-use motu_x86::flags::{cr0, cr4, rflags};
+use motu_x86::flags::{cr0, cr4, xcr0};
 
 /// The handler of a state image or element-wise instruction.
 pub fn handler(i: &Instruction) -> Option<Handler> {
@@ -87,10 +87,11 @@ fn xsave<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Done {
     let bitmap_at = address.wrapping_add(motu_x86::XsaveArea::XSTATE_BV as u64);
     cpu.check_write(bitmap_at, 8)?;
     let bitmap = cpu.load::<u64>(bitmap_at)?;
+    let bitmap = if features & xcr0::PKRU != 0 { save_pkru(cpu, address, bitmap)? } else { bitmap };
     if let Some(bytes) = image.get_mut(motu_x86::XsaveArea::XSTATE_BV..motu_x86::XsaveArea::XSTATE_BV + 8) {
         bytes.copy_from_slice(&bitmap.to_le_bytes());
     }
-    let ranges: Vec<_> = native::xsave_image(&cpu.fpu, features, form(cpu, WIDE), &mut image).collect();
+    let ranges: Vec<_> = native::xsave_image(&cpu.fpu, features & !xcr0::PKRU, form(cpu, WIDE), &mut image).collect();
     for range in &ranges {
         cpu.check_write(address.wrapping_add(range.start as u64), range.len() as u64)?;
     }
@@ -106,16 +107,38 @@ fn xrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Done {
     let features = check_xsave(cpu)?;
     let address = aligned(cpu, op, 64)?;
     // The extended region is read only where it is asked for: a program may have no more than that.
-    let wanted = if features & motu_x86::flags::xcr0::AVX != 0 { XSAVE_SIZE } else { 576 };
+    let wanted = if features & xcr0::AVX != 0 { XSAVE_SIZE } else { 576 };
     let mut image = [0; XSAVE_SIZE];
     if let Some(bytes) = image.get_mut(..wanted) {
         cpu.read_bytes(address, bytes)?;
     }
     let (form, xcr0) = (form(cpu, WIDE), cpu.xcr0);
-    match native::xrstor_image(&mut cpu.fpu, features, xcr0, form, &image) {
-        Ok(()) => Ok(Flow::Next),
-        Err(_) => cpu.general_protection(0),
+    let pkru = if features & xcr0::PKRU != 0 { Some(restored_pkru(cpu, address, &image)?) } else { None };
+    if native::xrstor_image(&mut cpu.fpu, features & !xcr0::PKRU, xcr0, form, &image).is_err() {
+        return cpu.general_protection(0);
     }
+    if let Some(pkru) = pkru {
+        cpu.set_pkru(pkru);
+    }
+    Ok(Flow::Stop)
+}
+
+/// Writes PKRU's component of an XSAVE area; gives XSTATE_BV with its bit (SDM vol. 1, 13.6).
+fn save_pkru(cpu: &mut Cpu, area: u64, bitmap: u64) -> Faulting<u64> {
+    let mut component = [0; motu_x86::PKRU_SIZE];
+    component[..4].copy_from_slice(&cpu.pkru.to_le_bytes());
+    cpu.write_bytes(area.wrapping_add(motu_x86::PKRU_OFFSET as u64), &component)?;
+    Ok(if cpu.pkru == 0 { bitmap & !xcr0::PKRU } else { bitmap | xcr0::PKRU })
+}
+
+/// PKRU as XRSTOR restores it: zero where XSTATE_BV says that it is in its initial state.
+fn restored_pkru(cpu: &mut Cpu, area: u64, image: &[u8; XSAVE_SIZE]) -> Faulting<u32> {
+    let bitmap_at = motu_x86::XsaveArea::XSTATE_BV;
+    let bitmap = image.get(bitmap_at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b));
+    if bitmap & xcr0::PKRU == 0 {
+        return Ok(0);
+    }
+    cpu.load(area.wrapping_add(motu_x86::PKRU_OFFSET as u64))
 }
 
 fn environment_format(cpu: &Cpu, op: &Op) -> EnvironmentFormat {
@@ -125,8 +148,7 @@ fn environment_format(cpu: &Cpu, op: &Op) -> EnvironmentFormat {
             C::Fnstenv_m14byte | C::Fldenv_m14byte | C::Fnsave_m94byte | C::Frstor_m94byte
         )
     });
-    let real = !cpu.protected_mode() || cpu.system_flags & rflags::VM != 0;
-    EnvironmentFormat { wide: !short, real }
+    EnvironmentFormat { wide: !short, real: !cpu.protected_mode() }
 }
 
 fn store_image(cpu: &mut Cpu, op: &Op, image: &StateImage) -> Faulting<()> {
@@ -188,11 +210,15 @@ fn elements<const IMPLICIT: bool>(cpu: &mut Cpu, op: &Op) -> Done {
         cpu.gpr(op.base).wrapping_add(op.disp).wrapping_add(cpu.gpr(op.index) << (op.scale & 3))
     };
     let address = ElementAddress { base: base & op.address_mask, mask: op.address_mask };
+    if IMPLICIT {
+        cpu.check_alignment(op.segment.into(), address.base, 8)?;
+    }
     // The registers are worked on apart, since memory is reached through the whole CPU.
     let mut fpu = cpu.fpu.clone();
     let mut memory = Segment { cpu, base: op.segment };
     let result = native::run_elements(&extra.instruction, &mut fpu, address, &mut memory);
     cpu.fpu = fpu;
+    cpu.note_watch_hits();
     result.map(|()| Flow::Next)
 }
 
@@ -203,6 +229,10 @@ struct Segment<'a> {
 }
 
 impl Segment<'_> {
+    fn check(&mut self, offset: u64, bytes: usize, write: bool) -> Result<(), Fault> {
+        self.cpu.guard_access(self.base.into(), offset, bytes as u64, write)
+    }
+
     fn linear(&self, offset: u64) -> u64 {
         offset.wrapping_add(self.cpu.bases[(self.base & 7) as usize]) & self.cpu.linear_mask
     }
@@ -212,11 +242,13 @@ impl ElementMemory for Segment<'_> {
     type Fault = Fault;
 
     fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), Fault> {
+        self.check(offset, bytes.len(), false)?;
         let at = self.linear(offset);
         self.cpu.read_bytes(at, bytes)
     }
 
     fn check_write(&mut self, offset: u64, bytes: usize) -> Result<(), Fault> {
+        self.check(offset, bytes, true)?;
         let at = self.linear(offset);
         self.cpu.check_write(at, bytes as u64)
     }

@@ -9,7 +9,7 @@ use crate::decode::{Handler, Op};
 use crate::exec::system;
 use crate::native::{NativeCache, Outcome, Staging, Thunk, Unit, pending_x87_exception, x87_control, x87_status};
 use iced_x86::Instruction;
-use motu_x86::flags::{cr0, cr4, rflags, xcr0};
+use motu_x86::flags::{cr0, cr4, xcr0};
 use motu_x86::{Exception, XsaveArea};
 
 /// Chooses the handler, and compiles the stub.
@@ -62,7 +62,7 @@ impl Cpu {
 fn run(cpu: &mut Cpu, op: &Op) -> Done {
     let Some(extra) = &op.extra else { return cpu.undefined() };
     let Some(mut thunk) = extra.thunk else { return cpu.undefined() };
-    if thunk.is_vex() && (!cpu.protected_mode() || cpu.system_flags & rflags::VM != 0) {
+    if thunk.is_vex() && !cpu.protected_mode() {
         return cpu.undefined();
     }
     cpu.check_unit(thunk.unit())?;

@@ -4,13 +4,12 @@ use super::operand::Source;
 use super::width::Width;
 use crate::cpu::{Cpu, Done, Faulting, Flow, slot};
 use crate::decode::Op;
-use motu_x86::flags::rflags;
 
 impl Cpu {
     /// #GP(0) unless CPL, IOPL or the TSS's permission map allow `bytes` ports from `port`.
     pub fn check_port(&mut self, port: u16, bytes: u64) -> Faulting<()> {
-        let virtual_8086 = self.system_flags & rflags::VM != 0;
-        if !self.protected_mode() || (self.cpl <= self.iopl() && !virtual_8086) {
+        let free = if self.virtual_8086() { false } else { !self.protected_mode() || self.cpl <= self.iopl() };
+        if free {
             return Ok(());
         }
         if self.tr.kind() & 0b1101 != 0b1001 || self.tr.limit < 0x67 {
@@ -27,6 +26,7 @@ impl Cpu {
 
     pub fn port_in<W: Width>(&mut self, port: u16) -> W {
         self.stats.port_accesses += 1;
+        self.watch_port(port, W::BYTES);
         let mut data = [0; 8];
         self.bus().io_read(port, &mut data[..W::BYTES as usize]);
         W::from_le(&data)
@@ -34,6 +34,7 @@ impl Cpu {
 
     pub fn port_out<W: Width>(&mut self, port: u16, value: W) {
         self.stats.port_accesses += 1;
+        self.watch_port(port, W::BYTES);
         self.bus().io_write(port, &value.to_u64().to_le_bytes()[..W::BYTES as usize]);
     }
 }

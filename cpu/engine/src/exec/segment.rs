@@ -4,7 +4,7 @@ use super::operand::Source;
 use super::width::{Width, arith};
 use crate::cpu::{Cpu, Done, Faulting, Flow, alert, seg};
 use crate::decode::Op;
-use motu_x86::flags::{cr4, rflags};
+use motu_x86::flags::cr4;
 use motu_x86::{DescriptorTable, Exception, Segment};
 
 /// An 8-byte descriptor as it stands in a table (SDM vol. 3, figure 3-8).
@@ -81,7 +81,7 @@ impl Cpu {
     }
 
     /// The descriptor's linear address, or `None` when it lies beyond its table.
-    fn descriptor_at(&self, selector: u16, bytes: u64) -> Option<u64> {
+    pub fn descriptor_at(&self, selector: u16, bytes: u64) -> Option<u64> {
         let (base, limit) = self.table(selector);
         let offset = u64::from(selector & !7);
         let usable = selector & 4 == 0 || self.ldtr.attributes & Segment::UNUSABLE == 0;
@@ -98,7 +98,38 @@ impl Cpu {
 
     /// An exception whose error code is a selector without its RPL.
     pub fn selector_fault<T>(&mut self, vector: u8, selector: u16) -> Faulting<T> {
-        self.raise(Exception::with_code(vector, u32::from(selector & !3)))
+        self.raise_code(vector, u32::from(selector & !3))
+    }
+
+    /// An exception with an error code, which says whether an event was being delivered (SDM vol. 3, 6.13).
+    #[cold]
+    pub fn raise_code<T>(&mut self, vector: u8, code: u32) -> Faulting<T> {
+        self.raise(Exception::with_code(vector, code | self.external))
+    }
+
+    /// The upper half of a 16-byte system descriptor of long mode.
+    pub fn descriptor_high(&mut self, selector: u16) -> Faulting<u64> {
+        match self.descriptor_at(selector, 16) {
+            Some(at) => Ok(u64::from_le_bytes(self.read_system(at.wrapping_add(8))?)),
+            None => self.selector_fault(Exception::GP, selector),
+        }
+    }
+
+    /// Loads a segment register from a descriptor that has passed its checks.
+    pub fn take_segment(&mut self, index: usize, selector: u16, descriptor: Descriptor) -> Faulting<()> {
+        self.mark_accessed(selector, descriptor)?;
+        let mut segment = descriptor.segment(selector);
+        segment.attributes |= 1;
+        self.segments[index] = segment;
+        self.mode_changed();
+        Ok(())
+    }
+
+    /// Loads a segment register as virtual-8086 mode has it (SDM vol. 3, 20.2.1); the caller tells of the change.
+    pub fn load_8086_segment(&mut self, index: usize, selector: u16) {
+        let attributes = 3 | Segment::S | Segment::PRESENT | 3 << 5;
+        self.segments[index] = Segment { selector, base: u64::from(selector) << 4, limit: 0xffff, attributes };
+        self.mode_changed();
     }
 
     /// Sets the accessed bit of a descriptor in its table, where it is not set yet.
@@ -114,10 +145,16 @@ impl Cpu {
 
     /// Loads DS, ES, FS, GS or SS as MOV and POP do (SDM vol. 2, MOV).
     pub fn load_data_segment(&mut self, index: usize, selector: u16) -> Faulting<()> {
-        if !self.protected_mode() || self.system_flags & rflags::VM != 0 {
+        if self.virtual_8086() {
+            self.load_8086_segment(index, selector);
+            return Ok(());
+        }
+        if !self.protected_mode() {
+            // Limit and rights stay: "unreal mode" is what was loaded in protected mode.
             let old = &mut self.segments[index];
             old.selector = selector;
             old.base = u64::from(selector) << 4;
+            old.attributes &= !Segment::UNUSABLE;
             self.mode_changed();
             return Ok(());
         }
@@ -149,12 +186,7 @@ impl Cpu {
                 return self.selector_fault(Exception::NP, selector);
             }
         }
-        self.mark_accessed(selector, descriptor)?;
-        let mut segment = descriptor.segment(selector);
-        segment.attributes |= 1;
-        self.segments[index] = segment;
-        self.mode_changed();
-        Ok(())
+        self.take_segment(index, selector, descriptor)
     }
 }
 
@@ -280,10 +312,7 @@ pub fn load_system<const TASK: bool, S: Source>(cpu: &mut Cpu, op: &Op) -> Done 
     }
     let mut segment = descriptor.segment(selector);
     if cpu.long_mode() {
-        let Some(at) = cpu.descriptor_at(selector, 16) else {
-            return cpu.selector_fault(Exception::GP, selector);
-        };
-        let high = u64::from_le_bytes(cpu.read_system(at.wrapping_add(8))?);
+        let high = cpu.descriptor_high(selector)?;
         segment.base |= high << 32;
         if high >> 32 & 0x1f00 != 0 || !crate::mmu::is_canonical(segment.base) {
             return cpu.selector_fault(Exception::GP, selector);

@@ -32,6 +32,20 @@ impl Cpu {
         }
     }
 
+    /// Where the next source element is.
+    fn source<W: Width>(&mut self, op: &Op) -> Faulting<u64> {
+        let offset = self.pointer(slot::RSI, op);
+        self.guard_access(op.segment.into(), offset, W::BYTES, false)?;
+        Ok(self.source_at(op))
+    }
+
+    /// Where the next destination element is.
+    fn destination<W: Width>(&mut self, op: &Op, write: bool) -> Faulting<u64> {
+        let offset = self.pointer(slot::RDI, op);
+        self.guard_access(seg::ES, offset, W::BYTES, write)?;
+        Ok(self.destination_at(op))
+    }
+
     fn source_at(&self, op: &Op) -> u64 {
         let base = self.bases[(op.segment & 7) as usize];
         self.pointer(slot::RSI, op).wrapping_add(base) & self.linear_mask
@@ -39,6 +53,11 @@ impl Cpu {
 
     fn destination_at(&self, op: &Op) -> u64 {
         self.pointer(slot::RDI, op).wrapping_add(self.bases[seg::ES]) & self.linear_mask
+    }
+
+    /// Bytes that may be written from the destination on without a check of each element.
+    fn unchecked_destination(&self, op: &Op) -> u64 {
+        self.unchecked_bytes(seg::ES, self.pointer(slot::RDI, op), op.address_mask, true)
     }
 
     fn advance(&mut self, register: u8, op: &Op, elements: u64, bytes: u64) {
@@ -57,8 +76,10 @@ fn repeat<const PREFIX: u8>(
     many: impl Fn(&mut Cpu, &Op, u64) -> Faulting<u64>,
     element: impl Fn(&mut Cpu, &Op) -> Faulting<bool>,
 ) -> Done {
+    cpu.watch_hits = 0;
     if PREFIX == ONCE {
         element(cpu, op)?;
+        cpu.note_watch_hits();
         return Ok(Flow::Next);
     }
     // Single-stepping traps after each iteration.
@@ -73,12 +94,14 @@ fn repeat<const PREFIX: u8>(
         }
         let done = many(cpu, op, count.min(budget))?;
         let (done, go_on) = if done == 0 { (1, element(cpu, op)?) } else { (done, true) };
+        let trapped = cpu.watch_hits != 0;
+        cpu.note_watch_hits();
         cpu.set_pointer(slot::RCX, op, count - done);
         budget = budget.saturating_sub(done);
         if !go_on || count == done {
             return Ok(Flow::Next);
         }
-        if !cpu.code_writes.is_empty() {
+        if trapped || !cpu.code_writes.is_empty() {
             return Ok(Flow::Again);
         }
     }
@@ -91,9 +114,9 @@ fn one_by_one(_: &mut Cpu, _: &Op, _: u64) -> Faulting<u64> {
 
 pub fn movs<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
     repeat::<PREFIX>(cpu, op, move_many::<W>, |cpu, op| {
-        let from = cpu.source_at(op);
-        let to = cpu.destination_at(op);
+        let from = cpu.source::<W>(op)?;
         let value = cpu.load::<W>(from)?;
+        let to = cpu.destination::<W>(op, true)?;
         cpu.store(to, value)?;
         cpu.advance(slot::RSI, op, 1, W::BYTES);
         cpu.advance(slot::RDI, op, 1, W::BYTES);
@@ -102,7 +125,12 @@ pub fn movs<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn move_many<W: Width>(cpu: &mut Cpu, op: &Op, limit: u64) -> Faulting<u64> {
-    if cpu.direction_down() || op.address_mask != u64::MAX {
+    if cpu.direction_down() {
+        return Ok(0);
+    }
+    let readable = cpu.unchecked_bytes(op.segment.into(), cpu.pointer(slot::RSI, op), op.address_mask, false);
+    let limit = limit.min(readable / W::BYTES).min(cpu.unchecked_destination(op) / W::BYTES);
+    if limit == 0 {
         return Ok(0);
     }
     let (from, to) = (cpu.source_at(op), cpu.destination_at(op));
@@ -125,7 +153,7 @@ fn move_many<W: Width>(cpu: &mut Cpu, op: &Op, limit: u64) -> Faulting<u64> {
 
 pub fn stos<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
     repeat::<PREFIX>(cpu, op, fill_many::<W>, |cpu, op| {
-        let to = cpu.destination_at(op);
+        let to = cpu.destination::<W>(op, true)?;
         cpu.store(to, cpu.register::<W>(0))?;
         cpu.advance(slot::RDI, op, 1, W::BYTES);
         Ok(true)
@@ -133,7 +161,11 @@ pub fn stos<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn fill_many<W: Width>(cpu: &mut Cpu, op: &Op, limit: u64) -> Faulting<u64> {
-    if cpu.direction_down() || op.address_mask != u64::MAX {
+    if cpu.direction_down() {
+        return Ok(0);
+    }
+    let limit = limit.min(cpu.unchecked_destination(op) / W::BYTES);
+    if limit == 0 {
         return Ok(0);
     }
     let to = cpu.destination_at(op);
@@ -151,7 +183,7 @@ fn fill_many<W: Width>(cpu: &mut Cpu, op: &Op, limit: u64) -> Faulting<u64> {
 
 pub fn lods<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
     repeat::<PREFIX>(cpu, op, one_by_one, |cpu, op| {
-        let from = cpu.source_at(op);
+        let from = cpu.source::<W>(op)?;
         let value = cpu.load::<W>(from)?;
         cpu.set_register(0, value);
         cpu.advance(slot::RSI, op, 1, W::BYTES);
@@ -180,7 +212,7 @@ fn compare<W: Width, const PREFIX: u8>(cpu: &mut Cpu, a: W, b: W) -> bool {
 
 pub fn scas<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
     comparing::<PREFIX>(cpu, op, |cpu, op| {
-        let at = cpu.destination_at(op);
+        let at = cpu.destination::<W>(op, false)?;
         let value = cpu.load::<W>(at)?;
         let go_on = compare::<W, PREFIX>(cpu, cpu.register(0), value);
         cpu.advance(slot::RDI, op, 1, W::BYTES);
@@ -190,8 +222,9 @@ pub fn scas<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
 
 pub fn cmps<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
     comparing::<PREFIX>(cpu, op, |cpu, op| {
-        let (first, second) = (cpu.source_at(op), cpu.destination_at(op));
+        let first = cpu.source::<W>(op)?;
         let a = cpu.load::<W>(first)?;
+        let second = cpu.destination::<W>(op, false)?;
         let b = cpu.load::<W>(second)?;
         let go_on = compare::<W, PREFIX>(cpu, a, b);
         cpu.advance(slot::RSI, op, 1, W::BYTES);
@@ -205,7 +238,7 @@ pub fn ins<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
     let port = cpu.gpr(slot::RDX) as u16;
     cpu.check_port(port, W::BYTES)?;
     repeat::<PREFIX>(cpu, op, one_by_one, |cpu, op| {
-        let to = cpu.destination_at(op);
+        let to = cpu.destination::<W>(op, true)?;
         cpu.check_write(to, W::BYTES)?;
         let value = cpu.port_in::<W>(port);
         cpu.store(to, value)?;
@@ -219,7 +252,7 @@ pub fn outs<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
     let port = cpu.gpr(slot::RDX) as u16;
     cpu.check_port(port, W::BYTES)?;
     repeat::<PREFIX>(cpu, op, one_by_one, |cpu, op| {
-        let from = cpu.source_at(op);
+        let from = cpu.source::<W>(op)?;
         let value = cpu.load::<W>(from)?;
         cpu.port_out(port, value);
         cpu.advance(slot::RSI, op, 1, W::BYTES);

@@ -4,9 +4,9 @@ use super::operand::{Source, in_segment};
 use super::width::Width;
 use crate::cpu::{CodeSize, Cpu, Done, Faulting, Flow, alert, slot};
 use crate::decode::Op;
-use motu_x86::Exception;
 use motu_x86::contract::CpuidInputs;
-use motu_x86::flags::{cr0, cr4, efer, xcr0};
+use motu_x86::flags::{cr0, cr4, efer, rflags, xcr0};
+use motu_x86::{Exception, Segment};
 
 /// CR0 bits that software can change; ET reads as one, the rest as zero.
 const CR0_WRITABLE: u64 =
@@ -49,24 +49,55 @@ pub fn write_control(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 impl Cpu {
+    /// CR0.PG and CR4.PAE without long mode.
+    fn pae_paging(&self) -> bool {
+        self.cr0 & cr0::PG != 0 && self.cr4 & cr4::PAE != 0 && !self.long_mode()
+    }
+
+    /// Takes over the page-directory-pointer-table entries of PAE paging.
+    fn load_directories(&mut self, root: u64) -> Faulting<()> {
+        match self.mmu.read_directories(root) {
+            Some(entries) => {
+                self.directories = entries;
+                Ok(())
+            }
+            None => self.general_protection(0),
+        }
+    }
+
+    /// The same where there is nobody to tell of a reserved bit: a state is restored.
+    pub fn reload_directories(&mut self) {
+        if self.pae_paging() {
+            self.directories = self.mmu.read_directories(self.cr3).unwrap_or_default();
+        }
+    }
+
     fn set_cr0(&mut self, value: u64) -> Faulting<()> {
         let paging = value & cr0::PG != 0;
         let invalid =
             value >> 32 != 0 || (paging && value & cr0::PE == 0) || (value & cr0::NW != 0 && value & cr0::CD == 0);
-        if invalid {
+        if invalid || (!paging && self.cr4 & cr4::PCIDE != 0) {
             return self.general_protection(0);
         }
         let was_paging = self.cr0 & cr0::PG != 0;
-        if paging && !was_paging && self.msrs.efer & efer::LME != 0 {
-            if self.cr4 & cr4::PAE == 0 || self.segments[crate::cpu::seg::CS].attributes & motu_x86::Segment::L != 0 {
+        let enters_long = paging && !was_paging && self.msrs.efer & efer::LME != 0;
+        if enters_long {
+            let cs = self.segments[crate::cpu::seg::CS].attributes;
+            if self.cr4 & cr4::PAE == 0 || cs & Segment::L != 0 || matches!(self.tr.kind(), 1 | 3) {
                 return self.general_protection(0);
             }
-            self.msrs.efer |= efer::LMA;
         }
-        if !paging && was_paging {
-            if self.code_size == CodeSize::Bits64 {
-                return self.general_protection(0);
-            }
+        if !paging && was_paging && self.code_size == CodeSize::Bits64 {
+            return self.general_protection(0);
+        }
+        const RELOADING: u64 = cr0::PG | cr0::CD | cr0::NW;
+        let pae = paging && self.cr4 & cr4::PAE != 0 && !enters_long && !self.long_mode();
+        if pae && (value ^ self.cr0) & RELOADING != 0 {
+            self.load_directories(self.cr3)?;
+        }
+        if enters_long {
+            self.msrs.efer |= efer::LMA;
+        } else if !paging {
             self.msrs.efer &= !efer::LMA;
         }
         self.cr0 = (value & CR0_WRITABLE) | cr0::ET;
@@ -78,26 +109,51 @@ impl Cpu {
     }
 
     fn set_cr3(&mut self, value: u64) -> Faulting<()> {
+        // With PCIDs bit 63 asks that translations be kept, which nothing needs to do (SDM vol. 3, 4.10.4.1).
+        let value = if self.cr4 & cr4::PCIDE != 0 { value & !(1 << 63) } else { value };
         if self.long_mode() && value >> self.contract.physical_address_bits() != 0 {
             return self.general_protection(0);
         }
+        if self.pae_paging() {
+            self.load_directories(value)?;
+        }
+        self.use_root(value);
+        Ok(())
+    }
+
+    fn use_root(&mut self, value: u64) {
         self.cr3 = value;
+        self.mmu.control.directories = self.directories;
         self.mmu.set_root(value);
+    }
+
+    /// CR3 from a TSS.
+    pub fn load_task_root(&mut self, value: u64) -> Faulting<()> {
+        if self.pae_paging() {
+            self.load_directories(value)?;
+        }
+        self.use_root(value);
         Ok(())
     }
 
     fn set_cr4(&mut self, value: u64) -> Faulting<()> {
         let leaves_pae = self.long_mode() && value & cr4::PAE == 0;
-        if value & !self.contract.cr4_allowed() != 0 || leaves_pae {
+        let enters_pcid = value & !self.cr4 & cr4::PCIDE != 0;
+        let no_pcid = enters_pcid && (!self.long_mode() || self.cr3 & 0xfff != 0);
+        if value & !self.contract.cr4_allowed() != 0 || leaves_pae || no_pcid {
             return self.general_protection(0);
         }
         const TRANSLATION: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP;
-        let flush = (value ^ self.cr4) & TRANSLATION != 0;
+        let changed = value ^ self.cr4;
+        let pae = self.cr0 & cr0::PG != 0 && value & cr4::PAE != 0 && !self.long_mode();
+        if pae && changed & TRANSLATION != 0 {
+            self.load_directories(self.cr3)?;
+        }
         self.cr4 = value;
-        if flush {
+        if changed & (TRANSLATION | cr4::PCIDE) != 0 {
             self.mmu.flush_all();
         }
-        self.mode_changed();
+        self.breakpoints_changed();
         Ok(())
     }
 }
@@ -117,44 +173,72 @@ pub fn clts(cpu: &mut Cpu, _: &Op) -> Done {
     Ok(Flow::Stop)
 }
 
-/// MOV r, DRn.
-pub fn read_debug(cpu: &mut Cpu, op: &Op) -> Done {
-    cpu.require_cpl0()?;
-    let Some(index) = debug_index(cpu, op.imm) else { return cpu.undefined() };
-    cpu.set_gpr(op.dst >> 3, cpu.dr[index] & cpu.linear_mask);
-    Ok(Flow::Next)
-}
-
-/// MOV DRn, r.
-pub fn write_debug(cpu: &mut Cpu, op: &Op) -> Done {
-    cpu.require_cpl0()?;
-    let Some(index) = debug_index(cpu, op.imm) else { return cpu.undefined() };
-    let value = cpu.gpr(op.src >> 3) & cpu.linear_mask;
-    if index >= 6 && value >> 32 != 0 {
-        return cpu.general_protection(0);
-    }
-    cpu.dr[index] = match index {
-        6 => (value & 0xe00f) | 0xffff_0ff0,
-        7 => (value & 0xffff_2bff) | 0x400,
-        _ => value,
-    };
-    Ok(Flow::Stop)
-}
-
-/// DR4 and DR5 are DR6 and DR7 unless CR4.DE is set.
-fn debug_index(cpu: &Cpu, number: u64) -> Option<usize> {
-    match number {
-        0..=3 | 6 | 7 => Some(number as usize),
-        4 | 5 if cpu.cr4 & cr4::DE == 0 => Some(number as usize + 2),
-        _ => None,
-    }
-}
-
 pub fn invlpg(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.require_cpl0()?;
     let address = op.linear(cpu);
     cpu.mmu.flush_page(address);
     Ok(Flow::Stop)
+}
+
+/// INVPCID (SDM vol. 2). There are no tags in the TLB: whatever is asked for, all that it covers goes.
+pub fn invpcid(cpu: &mut Cpu, op: &Op) -> Done {
+    cpu.require_cpl0()?;
+    let kind = if cpu.code_size == CodeSize::Bits64 {
+        cpu.register::<u64>(op.dst)
+    } else {
+        cpu.register::<u32>(op.dst).into()
+    };
+    let at = op.linear(cpu);
+    let pcid = cpu.load::<u64>(at).map_err(|fault| in_segment(cpu, op, fault))?;
+    let address = cpu.load::<u64>(at.wrapping_add(8) & cpu.linear_mask).map_err(|fault| in_segment(cpu, op, fault))?;
+    let names_pcid = kind < 2;
+    let wrong_pcid = pcid & 0xfff != 0 && cpu.cr4 & cr4::PCIDE == 0;
+    let wrong_address = kind == 0 && !crate::mmu::is_canonical(address);
+    if kind > 3 || pcid >> 12 != 0 || (names_pcid && wrong_pcid) || wrong_address {
+        return cpu.general_protection(0);
+    }
+    match kind {
+        0 => cpu.mmu.flush_page(address),
+        2 => cpu.mmu.flush_all(),
+        _ => cpu.mmu.flush_local(),
+    }
+    Ok(Flow::Stop)
+}
+
+/// STAC, and CLAC where not `ON`.
+pub fn set_alignment_check<const ON: bool>(cpu: &mut Cpu, _: &Op) -> Done {
+    if cpu.cpl != 0 || !cpu.protected_mode() {
+        return cpu.undefined();
+    }
+    let flags = cpu.rflags();
+    cpu.set_rflags(if ON { flags | rflags::AC } else { flags & !rflags::AC });
+    Ok(Flow::Stop)
+}
+
+/// RDPKRU and WRPKRU (`WRITE`).
+pub fn protection_keys<const WRITE: bool>(cpu: &mut Cpu, _: &Op) -> Done {
+    if cpu.cr4 & cr4::PKE == 0 {
+        return cpu.undefined();
+    }
+    let zero = |register: u8| cpu.gpr(register) as u32 == 0;
+    if !zero(slot::RCX) || (WRITE && !zero(slot::RDX)) {
+        return cpu.general_protection(0);
+    }
+    if WRITE {
+        cpu.set_pkru(cpu.gpr(slot::RAX) as u32);
+    } else {
+        set_pair(cpu, cpu.pkru.into());
+    }
+    Ok(Flow::Stop)
+}
+
+impl Cpu {
+    pub fn set_pkru(&mut self, value: u32) {
+        if self.pkru != value {
+            self.pkru = value;
+            self.mode_changed();
+        }
+    }
 }
 
 /// INVD, WBINVD: caches are always coherent here.
@@ -176,15 +260,22 @@ pub fn hlt(cpu: &mut Cpu, _: &Op) -> Done {
     Ok(Flow::Stop)
 }
 
+impl Cpu {
+    /// What CPUID depends on beside the contract.
+    pub fn cpuid_inputs(&self) -> CpuidInputs {
+        CpuidInputs {
+            apic_id: self.id,
+            cpus: self.vcpus,
+            cr4: self.cr4,
+            misc_enable: self.msrs.misc_enable,
+            xcr0: self.xcr0,
+            apic_enabled: self.lapic.is_enabled(),
+        }
+    }
+}
+
 pub fn cpuid(cpu: &mut Cpu, _: &Op) -> Done {
-    let inputs = CpuidInputs {
-        apic_id: cpu.id,
-        cpus: cpu.vcpus,
-        cr4: cpu.cr4,
-        misc_enable: cpu.msrs.misc_enable,
-        xcr0: cpu.xcr0,
-        apic_enabled: cpu.lapic.is_enabled(),
-    };
+    let inputs = cpu.cpuid_inputs();
     let leaf = cpu.gpr(slot::RAX) as u32;
     let subleaf = cpu.gpr(slot::RCX) as u32;
     let found = cpu.contract.cpuid(leaf, subleaf, &inputs);

@@ -1,6 +1,6 @@
 //! Loads and stores of guest-linear memory: the fast path, and what happens when it does not match.
 
-use super::{Access, Entry, PAGE, PAGE_MASK, Page, PageInfo};
+use super::{Access, Entry, PAGE, PAGE_MASK, Page, PageInfo, Privilege};
 use crate::cpu::{Cpu, Fault, Faulting};
 use crate::exec::width::Width;
 use motu_x86::{Exception, Gpa};
@@ -94,36 +94,44 @@ impl Cpu {
 
     /// Reads `out.len()` (at most a page) bytes with the current privilege.
     pub fn read_bytes(&mut self, address: u64, out: &mut [u8]) -> Faulting<()> {
-        let user = self.cpl == 3;
-        self.read_bytes_as(address, out, user)
+        self.read_bytes_as(address, out, self.mmu.control.privilege)
     }
 
     /// Writes with the current privilege; nothing is written if any byte may not be.
     pub fn write_bytes(&mut self, address: u64, data: &[u8]) -> Faulting<()> {
-        let user = self.cpl == 3;
-        self.write_bytes_as(address, data, user)
+        self.write_bytes_as(address, data, self.mmu.control.privilege)
     }
 
     /// Reads as the processor itself does for descriptor tables and the TSS: with supervisor rights
     /// (SDM vol. 3, 4.6.1, implicit supervisor-mode accesses).
     pub fn read_system<const N: usize>(&mut self, address: u64) -> Faulting<[u8; N]> {
         let mut out = [0; N];
-        self.read_bytes_as(address, &mut out, false)?;
+        self.read_system_bytes(address, &mut out)?;
         Ok(out)
     }
 
-    pub fn write_system(&mut self, address: u64, data: &[u8]) -> Faulting<()> {
-        self.write_bytes_as(address, data, false)
+    /// The same for more than fits on the stack well.
+    pub fn read_system_bytes(&mut self, address: u64, out: &mut [u8]) -> Faulting<()> {
+        self.read_bytes_as(address, out, Privilege::Supervisor)
     }
 
-    fn read_bytes_as(&mut self, address: u64, out: &mut [u8], user: bool) -> Faulting<()> {
+    pub fn write_system(&mut self, address: u64, data: &[u8]) -> Faulting<()> {
+        self.write_bytes_as(address, data, Privilege::Supervisor)
+    }
+
+    /// Raises what [`Cpu::write_system`] of `bytes` bytes would.
+    pub fn check_write_system(&mut self, address: u64, bytes: u64) -> Faulting<()> {
+        self.check_write_as(address, bytes, Privilege::Supervisor)
+    }
+
+    fn read_bytes_as(&mut self, address: u64, out: &mut [u8], privilege: Privilege) -> Faulting<()> {
         self.check_canonical(address, out.len() as u64)?;
         let mut done = 0;
         while done < out.len() {
             let at = self.linear(address, done);
             let piece = (PAGE - (at & PAGE_MASK)).min((out.len() - done) as u64) as usize;
             let Some(part) = out.get_mut(done..done + piece) else { break };
-            match self.translate(at, Access::Read, user)? {
+            match self.translate(at, Access::Read, privilege)? {
                 // SAFETY: `piece` bytes from `at` lie inside the page that `host` leads into.
                 Target::Ram { host, .. } => unsafe {
                     std::ptr::copy_nonoverlapping(host, part.as_mut_ptr(), piece);
@@ -135,17 +143,17 @@ impl Cpu {
         Ok(())
     }
 
-    fn write_bytes_as(&mut self, address: u64, data: &[u8], user: bool) -> Faulting<()> {
+    pub fn write_bytes_as(&mut self, address: u64, data: &[u8], privilege: Privilege) -> Faulting<()> {
         self.check_canonical(address, data.len() as u64)?;
         if (address & PAGE_MASK) + data.len() as u64 > PAGE {
-            self.translate_both(address, Access::Write, user)?;
+            self.translate_both(address, Access::Write, privilege)?;
         }
         let mut done = 0;
         while done < data.len() {
             let at = self.linear(address, done);
             let piece = (PAGE - (at & PAGE_MASK)).min((data.len() - done) as u64) as usize;
             let Some(part) = data.get(done..done + piece) else { break };
-            match self.translate(at, Access::Write, user)? {
+            match self.translate(at, Access::Write, privilege)? {
                 Target::Ram { host, physical } => {
                     // SAFETY: as for reading; the page is writable.
                     unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), host, piece) };
@@ -160,30 +168,32 @@ impl Cpu {
 
     /// Raises what a write of `bytes` at `address` would, without writing.
     pub fn check_write(&mut self, address: u64, bytes: u64) -> Faulting<()> {
+        self.check_write_as(address, bytes, self.mmu.control.privilege)
+    }
+
+    pub fn check_write_as(&mut self, address: u64, bytes: u64, privilege: Privilege) -> Faulting<()> {
         self.check_canonical(address, bytes)?;
-        let user = self.cpl == 3;
         if (address & PAGE_MASK) + bytes > PAGE {
-            self.translate_both(address, Access::Write, user)
+            self.translate_both(address, Access::Write, privilege)
         } else {
-            self.translate(address, Access::Write, user).map(drop)
+            self.translate(address, Access::Write, privilege).map(drop)
         }
     }
 
     /// For an operand that crosses into the next page: the fault of either, with the address where that
     /// page's part begins.
-    fn translate_both(&mut self, address: u64, access: Access, user: bool) -> Faulting<()> {
-        self.translate(address, access, user)?;
+    fn translate_both(&mut self, address: u64, access: Access, privilege: Privilege) -> Faulting<()> {
+        self.translate(address, access, privilege)?;
         let second = self.linear(address | PAGE_MASK, 1);
-        self.translate(second, access, user).map(drop)
+        self.translate(second, access, privilege).map(drop)
     }
 
     /// The host pointer and number of bytes (at most `bytes`, never across the page) for a run of
     /// plain RAM at `address`, or `None` if a device or decoded code is there.
     pub fn span(&mut self, address: u64, bytes: u64, access: Access) -> Faulting<Option<(*mut u8, u64)>> {
         self.check_canonical(address, 1)?;
-        let user = self.cpl == 3;
         let room = (PAGE - (address & PAGE_MASK)).min(bytes);
-        Ok(match self.translate(address, access, user)? {
+        Ok(match self.translate(address, access, self.mmu.control.privilege)? {
             Target::Ram { host, physical } if access != Access::Write || !self.mmu.ram.is_code(physical) => {
                 Some((host, room))
             }
@@ -223,8 +233,8 @@ impl Cpu {
     }
 
     /// Finds the page, by the TLB or by a walk that fills it.
-    fn translate(&mut self, address: u64, access: Access, user: bool) -> Faulting<Target> {
-        if user == self.mmu.control.user {
+    fn translate(&mut self, address: u64, access: Access, privilege: Privilege) -> Faulting<Target> {
+        if privilege == self.mmu.control.privilege {
             let entry = self.mmu.tlb.entry(address);
             let tag = match access {
                 Access::Read => entry.read,
@@ -236,8 +246,8 @@ impl Cpu {
             }
         }
         self.mmu.misses += 1;
-        match self.mmu.walk(address, access, user) {
-            Ok(page) => Ok(self.fill(address, page, user)),
+        match self.mmu.walk(address, access, privilege) {
+            Ok(page) => Ok(self.fill(address, page, privilege)),
             Err(code) => {
                 self.fault = Exception::page_fault(code, address);
                 Err(Fault)
@@ -245,17 +255,17 @@ impl Cpu {
         }
     }
 
-    fn fill(&mut self, address: u64, page: Page, user: bool) -> Target {
+    fn fill(&mut self, address: u64, page: Page, privilege: Privilege) -> Target {
         let physical = page.physical | (address & PAGE_MASK);
         let Some(host) = self.mmu.ram.page(page.physical) else {
             return Target::Device { physical };
         };
-        if user == self.mmu.control.user {
+        if privilege == self.mmu.control.privilege {
             let linear = address & !PAGE_MASK;
             let writable = page.writable && page.dirty && !self.mmu.ram.is_code(page.physical);
             let none = !linear;
             let entry = Entry {
-                read: linear,
+                read: if page.readable { linear } else { none },
                 write: if writable { linear } else { none },
                 exec: if page.executable { linear } else { none },
                 host,
@@ -278,8 +288,7 @@ impl Cpu {
     /// #GP is as good as the bus error that hardware would have.
     pub fn fetch_page(&mut self, address: u64) -> Faulting<(u64, *mut u8, bool)> {
         self.check_canonical(address, 1)?;
-        let user = self.cpl == 3;
-        match self.translate(address, Access::Execute, user)? {
+        match self.translate(address, Access::Execute, self.mmu.control.privilege)? {
             Target::Ram { physical, .. } => {
                 let tlb = &self.mmu.tlb;
                 Ok((physical, tlb.entry(address).host, tlb.info(address).global))

@@ -12,7 +12,7 @@ mod walk;
 pub use access::is_canonical;
 pub use ram::RamMap;
 pub use tlb::{Entry, PageInfo, Tlb};
-pub use walk::{Access, Control, Page};
+pub use walk::{Access, Control, Page, Privilege};
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
@@ -63,7 +63,7 @@ impl Mmu {
     pub fn configure(&mut self, control: &Control) {
         let old = self.control;
         self.control = *control;
-        self.tlb.select(control.user);
+        self.tlb.select(control.privilege);
         if !old.same_translations(control) {
             self.flush_all();
         }
@@ -72,6 +72,11 @@ impl Mmu {
     /// CR3 was written: everything but global pages goes (SDM vol. 3, 4.10.4.1).
     pub fn set_root(&mut self, root: u64) {
         self.control.root = root;
+        self.flush_local();
+    }
+
+    /// Forgets all translations but those of global pages.
+    pub fn flush_local(&mut self) {
         self.flushes += 1;
         self.local_epoch += 1;
         self.tlb.flush_local();

@@ -1,9 +1,11 @@
-//! The software TLB: two direct-mapped arrays, one for user mode and one for supervisor mode.
+//! The software TLB: a direct-mapped array for each privilege.
 
-use super::{PAGE, PAGE_MASK};
+use super::{PAGE, PAGE_MASK, Privilege};
 
 /// Entries of one array; a power of two.
 const ENTRIES: usize = 4096;
+/// Entries of all arrays: one for each privilege, and a power of two.
+const ALL: usize = 4 * ENTRIES;
 
 /// One page's translation. A tag is the page's linear address where the right exists.
 #[derive(Clone, Copy, Debug)]
@@ -24,11 +26,11 @@ pub struct PageInfo {
     pub global: bool,
 }
 
-/// Both arrays, and which of them is in use.
+/// The arrays, and which of them is in use.
 pub struct Tlb {
-    entries: Box<[Entry; 2 * ENTRIES]>,
-    info: Box<[PageInfo; 2 * ENTRIES]>,
-    /// 0, or `ENTRIES` in user mode.
+    entries: Box<[Entry; ALL]>,
+    info: Box<[PageInfo; ALL]>,
+    /// Where the array in use begins.
     selected: usize,
     /// Entries filled since the last flush that a CR3 write must take away.
     local: Vec<u16>,
@@ -60,28 +62,28 @@ const fn empty(index: usize) -> Entry {
 
 impl Tlb {
     pub fn new() -> Self {
-        let entries: Vec<Entry> = (0..2 * ENTRIES).map(empty).collect();
+        let entries: Vec<Entry> = (0..ALL).map(empty).collect();
         let entries = entries.into_boxed_slice().try_into().expect("collected exactly that many");
-        let info = vec![PageInfo::default(); 2 * ENTRIES];
+        let info = vec![PageInfo::default(); ALL];
         let info = info.into_boxed_slice().try_into().expect("made exactly that many");
         Self { entries, info, selected: 0, local: Vec::new(), global: Vec::new() }
     }
 
-    /// Chooses the array of user or supervisor mode.
+    /// Chooses the array.
     #[inline(always)]
-    pub fn select(&mut self, user: bool) {
-        self.selected = if user { ENTRIES } else { 0 };
+    pub fn select(&mut self, privilege: Privilege) {
+        self.selected = privilege as usize * ENTRIES;
     }
 
     /// The entry that would hold `address`.
     #[inline(always)]
     pub fn entry(&self, address: u64) -> &Entry {
-        &self.entries[(index_of(address) | self.selected) & (2 * ENTRIES - 1)]
+        &self.entries[(index_of(address) | self.selected) & (ALL - 1)]
     }
 
     /// What is known of the page in the entry that would hold `address`.
     pub fn info(&self, address: u64) -> PageInfo {
-        self.info[(index_of(address) | self.selected) & (2 * ENTRIES - 1)]
+        self.info[(index_of(address) | self.selected) & (ALL - 1)]
     }
 
     /// Puts the translation of the page at `address` in. Tags that are not that page are made to
@@ -126,10 +128,11 @@ impl Tlb {
         }
     }
 
-    /// Forgets the page at `address` in both arrays.
+    /// Forgets the page at `address` in every array.
     pub fn flush_page(&mut self, address: u64) {
         let page = address & !PAGE_MASK;
-        for index in [index_of(address), index_of(address) | ENTRIES] {
+        for array in [Privilege::Supervisor, Privilege::User, Privilege::SupervisorWithUser] {
+            let index = index_of(address) | array as usize * ENTRIES;
             let entry = &mut self.entries[index];
             if entry.read == page || entry.write == page || entry.exec == page {
                 *entry = empty(index);

@@ -11,6 +11,17 @@ pub enum Access {
     Execute,
 }
 
+/// With whose rights memory is accessed (SDM vol. 3, 4.6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Privilege {
+    /// Also what the processor itself does for any program: descriptor tables and the TSS.
+    #[default]
+    Supervisor,
+    User,
+    /// Supervisor mode with RFLAGS.AC set: SMAP does not keep it from user pages.
+    SupervisorWithUser,
+}
+
 /// The control bits that translation depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Control {
@@ -20,12 +31,19 @@ pub struct Control {
     pub pse: bool,
     pub global: bool,
     pub smep: bool,
+    pub smap: bool,
+    /// CR4.PKE in long mode.
+    pub protection_keys: bool,
+    /// PKRU; counts only with `protection_keys`.
+    pub pkru: u32,
     pub no_execute: bool,
     pub long: bool,
+    /// PAE without long mode: the page-directory-pointer-table entries that CR3's last load read.
+    pub directories: [u64; 4],
     /// Bits 51 to MAXPHYADDR: reserved in every entry.
     pub reserved: u64,
-    /// CPL is 3.
-    pub user: bool,
+    /// The program's own.
+    pub privilege: Privilege,
     /// CR3.
     pub root: u64,
 }
@@ -33,7 +51,7 @@ pub struct Control {
 impl Control {
     /// Whether translations made under `self` hold under `other`, privilege and CR3 apart.
     pub fn same_translations(&self, other: &Control) -> bool {
-        let neutral = |c: &Control| Control { user: false, root: 0, ..*c };
+        let neutral = |c: &Control| Control { privilege: Privilege::Supervisor, root: 0, directories: [0; 4], ..*c };
         neutral(self) == neutral(other)
     }
 }
@@ -43,6 +61,8 @@ impl Control {
 pub struct Page {
     /// Guest-physical address of the 4 KiB page.
     pub physical: u64,
+    /// Not so where only fetches are allowed, by SMAP or a protection key.
+    pub readable: bool,
     pub writable: bool,
     pub executable: bool,
     /// The entry's dirty bit is set (by this access, if it is a write).
@@ -62,49 +82,84 @@ mod entry {
     pub const PS: u64 = 1 << 7;
     pub const G: u64 = 1 << 8;
     pub const XD: u64 = 1 << 63;
+    /// The lowest bit of the protection key.
+    pub const KEY_SHIFT: u32 = 59;
     /// Bits 51 to 12.
     pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 }
 
 impl Mmu {
-    /// Translates `address` for `access` at privilege `user`, setting accessed and dirty bits.
+    /// Translates `address` for `access` with the rights of `privilege`, setting accessed and dirty bits.
     ///
     /// # Errors
     /// The error code of the page fault to raise.
-    pub fn walk(&self, address: u64, access: Access, user: bool) -> Result<Page, u32> {
+    pub fn walk(&self, address: u64, access: Access, privilege: Privilege) -> Result<Page, u32> {
         let c = &self.control;
         if !c.paging {
             let physical = address & 0xffff_ffff & !PAGE_MASK;
-            return Ok(Page { physical, writable: true, executable: true, dirty: true, global: false, large: false });
+            let all = true;
+            return Ok(Page {
+                physical,
+                readable: all,
+                writable: all,
+                executable: all,
+                dirty: all,
+                global: false,
+                large: false,
+            });
         }
+        let user = privilege == Privilege::User;
         let fetch_bit = if access == Access::Execute && (c.no_execute || c.smep) { pf::FETCH } else { 0 };
         let code = fetch_bit | if access == Access::Write { pf::WRITE } else { 0 } | if user { pf::USER } else { 0 };
         let found = if c.pae { self.walk_wide(address, code)? } else { self.walk_legacy(address, code)? };
 
-        let rights = found.rights;
-        let user_page = rights & entry::US != 0;
-        let writable = rights & entry::RW != 0;
-        let executable = rights & entry::XD == 0;
-        let refused = (user && !user_page)
-            || match access {
-                Access::Read => false,
-                Access::Write => !writable && (user || c.write_protect),
-                Access::Execute => !executable || (!user && user_page && c.smep),
-            };
-        if refused {
+        let user_page = found.rights & entry::US != 0;
+        let shut = c.smap && user_page && privilege == Privilege::Supervisor;
+        let may_write = found.rights & entry::RW != 0 || (!user && !c.write_protect);
+        let readable = (user_page || !user) && !shut;
+        let writable = readable && may_write;
+        let executable = found.rights & entry::XD == 0 && if user { user_page } else { !(c.smep && user_page) };
+        let allowed = match access {
+            Access::Read => readable,
+            Access::Write => writable,
+            Access::Execute => executable,
+        };
+        if !allowed {
             return Err(code | pf::PRESENT);
+        }
+        let keys = self.key_rights(&found, user);
+        let denied = match access {
+            Access::Read => !keys.read,
+            Access::Write => !keys.write,
+            Access::Execute => false,
+        };
+        if denied {
+            return Err(code | pf::PRESENT | pf::PROTECTION_KEY);
         }
         if access == Access::Write && found.leaf & entry::D == 0 {
             self.ram.set_bits(found.leaf_at, entry::D as u8);
         }
         Ok(Page {
             physical: found.physical,
-            writable: writable || (!user && !c.write_protect),
-            executable: executable && !(c.smep && user_page && !user),
+            readable: readable && keys.read,
+            writable: writable && keys.write,
+            executable,
             dirty: access == Access::Write || found.leaf & entry::D != 0,
             global: c.global && found.leaf & entry::G != 0,
             large: found.large,
         })
+    }
+
+    /// What PKRU leaves of the rights of a user page (SDM vol. 3, 4.6.2).
+    fn key_rights(&self, found: &Leaf, user: bool) -> KeyRights {
+        let c = &self.control;
+        if !c.protection_keys || found.rights & entry::US == 0 {
+            return KeyRights { read: true, write: true };
+        }
+        let key = (found.leaf >> entry::KEY_SHIFT) as u32 & 0xf;
+        let bits = c.pkru >> (2 * key);
+        let read = bits & 1 == 0;
+        KeyRights { read, write: read && (bits & 2 == 0 || (!user && !c.write_protect)) }
     }
 
     /// PAE and 4-level paging: 8-byte entries.
@@ -115,8 +170,7 @@ impl Mmu {
         let (mut table, mut shift) = if c.long {
             (c.root & entry::ADDRESS, 39)
         } else {
-            let at = (c.root & 0xffff_ffe0) + ((address >> 30) & 3) * 8;
-            let pdpte = self.entry(at);
+            let pdpte = c.directories[(address >> 30) as usize & 3];
             if pdpte & entry::P == 0 {
                 return Err(code);
             }
@@ -152,7 +206,20 @@ impl Mmu {
         }
     }
 
-    /// 32-bit paging: 4-byte entries, 4 MiB pages with PSE (PSE-36 not).
+    /// The four entries that PAE paging's CR3 points to, or `None` if a reserved bit is set in one (SDM vol. 3, 4.4.1).
+    pub fn read_directories(&self, root: u64) -> Option<[u64; 4]> {
+        let mut entries = [0; 4];
+        for (n, value) in entries.iter_mut().enumerate() {
+            *value = self.entry((root & 0xffff_ffe0) + 8 * n as u64);
+            let reserved = self.control.reserved | 0xfff0_0000_0000_01e6;
+            if *value & entry::P != 0 && *value & reserved != 0 {
+                return None;
+            }
+        }
+        Some(entries)
+    }
+
+    /// 32-bit paging: 4-byte entries; with PSE 4 MiB pages, whose address has 40 bits (PSE-36).
     fn walk_legacy(&self, address: u64, code: u32) -> Result<Leaf, u32> {
         let read = |at: u64| self.ram.read::<4>(at).map_or(0, |b| u64::from(u32::from_le_bytes(b)));
         let mut rights = entry::RW | entry::US;
@@ -163,11 +230,13 @@ impl Mmu {
         }
         rights &= directory;
         if directory & entry::PS != 0 && self.control.pse {
-            if directory & 0x003f_e000 != 0 {
+            // Bits 13 to 20 are address bits 32 to 39, as far as there are so many; bit 21 is reserved.
+            let high = (directory >> 13 & 0xff) << 32;
+            if directory & 0x0020_0000 != 0 || high & self.control.reserved != 0 {
                 return Err(code | pf::PRESENT | pf::RESERVED);
             }
             self.ram.set_bits(directory_at, entry::A as u8);
-            let physical = (directory & 0xffc0_0000) | (address & 0x003f_f000);
+            let physical = high | (directory & 0xffc0_0000) | (address & 0x003f_f000);
             return Ok(Leaf { physical, rights, leaf: directory, leaf_at: directory_at, large: true });
         }
         self.ram.set_bits(directory_at, entry::A as u8);
@@ -185,6 +254,12 @@ impl Mmu {
     fn entry(&self, at: u64) -> u64 {
         self.ram.read::<8>(at).map_or(0, u64::from_le_bytes)
     }
+}
+
+/// Which data accesses a protection key allows.
+struct KeyRights {
+    read: bool,
+    write: bool,
 }
 
 /// The last entry of a walk, and the rights that all of its levels leave: RW and US set only if
