@@ -2,7 +2,7 @@
 
 use crate::status;
 use clap::{ArgAction, Args, Parser, Subcommand};
-use motu_spec::{ByteSize, Console, EngineChoice, Timeout, VmSpec};
+use motu_spec::{ByteSize, Console, EngineChoice, GuestAddress, KernelMode, Timeout, VmSpec};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -51,13 +51,21 @@ pub struct RunArgs {
     /// Command to run in the image instead of a shell
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,
-    /// Boot this kernel (bzImage or PVH ELF), its serial console on this terminal; a machine that resets
-    /// is booted again
+    /// Boot this kernel (bzImage, PVH ELF or multiboot, told by its content), its serial console on this
+    /// terminal; a machine that resets is booted again
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// Initial RAM disk for --kernel
+    /// Initial RAM disk for --kernel; for a multiboot kernel its modules, 'FILE ARG...,FILE ARG...', with ,,
+    /// for a comma of the text
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub initrd: Option<PathBuf>,
+    /// Load --kernel at this address, such as 0x7c00, whatever it is, and start at its first byte (as QEMU's
+    /// -device loader,addr=,cpu-num=0)
+    #[arg(long, value_name = "ADDR", requires = "kernel", allow_hyphen_values = true)]
+    pub kernel_address: Option<GuestAddress>,
+    /// The processor's mode at --kernel-address: real, protected or long [default: protected]
+    #[arg(long, value_name = "MODE", requires = "kernel_address")]
+    pub kernel_mode: Option<KernelMode>,
     /// Kernel command line; with an image, added to the image's own
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub append: Option<String>,
@@ -103,6 +111,8 @@ impl RunArgs {
             image: self.image.clone(),
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
+            kernel_address: self.kernel_address,
+            kernel_mode: self.kernel_mode,
             cmdline: self.append.clone(),
             memory: self.memory,
             cpus: self.cpus,

@@ -5,13 +5,15 @@
 //! would have been right.
 #![forbid(unsafe_code)]
 
+mod address;
 mod duration;
 mod size;
 mod vm;
 
+pub use address::{GuestAddress, ParseAddressError};
 pub use duration::{ParseTimeoutError, Timeout};
 pub use size::{ByteSize, ParseSizeError};
 pub use vm::{
-    Console, DEFAULT_IMAGE, DEFAULT_MEMORY, EngineChoice, Limits, MAX_CMDLINE, MAX_CPUS, MAX_MEMORY, MIN_MEMORY,
-    ParseEngineError, SpecError, VmSpec,
+    Console, DEFAULT_IMAGE, DEFAULT_MEMORY, EngineChoice, KernelMode, Limits, MAX_CMDLINE, MAX_CPUS, MAX_MEMORY,
+    MIN_MEMORY, ParseEngineError, ParseModeError, SpecError, VmSpec,
 };

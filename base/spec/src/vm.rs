@@ -1,6 +1,6 @@
 //! One machine as asked for, and the rules it must keep.
 
-use crate::{ByteSize, Timeout};
+use crate::{ByteSize, GuestAddress, Timeout};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::PathBuf;
@@ -27,12 +27,20 @@ pub struct VmSpec {
     /// Image to boot; with `kernel` it must not be given. Neither means [`DEFAULT_IMAGE`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Kernel to boot instead of an image: a bzImage or a PVH ELF.
+    /// Kernel to boot instead of an image: a bzImage, a PVH ELF, a multiboot kernel, or any binary if
+    /// `kernel_address` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
-    /// Initial RAM disk for `kernel`.
+    /// Initial RAM disk for `kernel`. For a multiboot kernel, its modules: `FILE ARG...,FILE ARG...`, where
+    /// `,,` is one comma of the text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,
+    /// `kernel` is loaded here as it is, and started at its first byte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_address: Option<GuestAddress>,
+    /// The processor's mode at `kernel_address`; protected mode when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_mode: Option<KernelMode>,
     /// Kernel command line; appended to the image's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<String>,
@@ -72,6 +80,24 @@ pub enum EngineChoice {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no engine; the engines are auto, kvm and soft")]
 pub struct ParseEngineError(String);
+
+/// The mode that the processor starts a binary in which is loaded at an address of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelMode {
+    /// 16-bit real mode.
+    Real,
+    /// 32-bit protected mode, flat, without paging.
+    #[default]
+    Protected,
+    /// 64-bit mode, the first 4 GiB mapped to themselves.
+    Long,
+}
+
+/// A text that names no mode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no mode that a kernel starts in; the modes are real, protected and long")]
+pub struct ParseModeError(String);
 
 /// Where the first serial port's output goes. Written `stdio`, `none` or a file's path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +149,13 @@ pub enum SpecError {
     ImageAndKernel { image: String, kernel: PathBuf },
     #[error("an initrd needs a kernel to load it; give a kernel too, or leave the initrd out")]
     InitrdWithoutKernel,
+    #[error("an address needs a kernel to load there; give a kernel too, or leave the kernel's address out")]
+    AddressWithoutKernel,
+    #[error(
+        "a kernel's mode needs its address; give the address to load it at too, or leave the mode out (a kernel's \
+         format says what mode it starts in)"
+    )]
+    ModeWithoutAddress,
     #[error("the kernel command line is {0} bytes long; Linux takes at most {MAX_CMDLINE}")]
     CmdlineTooLong(usize),
     #[error("the kernel command line has a zero byte in it; write it as plain text")]
@@ -143,6 +176,8 @@ impl Default for VmSpec {
             image: None,
             kernel: None,
             initrd: None,
+            kernel_address: None,
+            kernel_mode: None,
             cmdline: None,
             memory: DEFAULT_MEMORY,
             cpus: default_cpus(),
@@ -179,6 +214,12 @@ impl VmSpec {
         }
         if self.initrd.is_some() && self.kernel.is_none() {
             return Err(SpecError::InitrdWithoutKernel);
+        }
+        if self.kernel_address.is_some() && self.kernel.is_none() {
+            return Err(SpecError::AddressWithoutKernel);
+        }
+        if self.kernel_mode.is_some() && self.kernel_address.is_none() {
+            return Err(SpecError::ModeWithoutAddress);
         }
         let cmdline = self.cmdline.as_deref().unwrap_or_default();
         if cmdline.len() > MAX_CMDLINE {
@@ -251,6 +292,19 @@ impl fmt::Display for EngineChoice {
             Self::Kvm => "kvm",
             Self::Soft => "soft",
         })
+    }
+}
+
+impl FromStr for KernelMode {
+    type Err = ParseModeError;
+
+    fn from_str(text: &str) -> Result<Self, ParseModeError> {
+        match text {
+            "real" => Ok(Self::Real),
+            "protected" => Ok(Self::Protected),
+            "long" => Ok(Self::Long),
+            _ => Err(ParseModeError(text.to_owned())),
+        }
     }
 }
 

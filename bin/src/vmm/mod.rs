@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::host;
 use crate::{status::Status, terminal};
 use anyhow::{Context, Result, bail};
-use motu_machine::{Finished, Image, Machine, MachineConfig, OnReset, Role};
+use motu_machine::{BootSource, Finished, Flat, Image, Machine, MachineConfig, Module, OnReset, Role};
 use motu_spec::VmSpec;
 use signal_hook::consts::SIGPIPE;
 use std::path::PathBuf;
@@ -31,11 +31,25 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Boot {
     pub kernel: PathBuf,
+    /// As `--initrd` takes it: a multiboot kernel may have a list.
     pub initrd: Option<PathBuf>,
     pub cmdline: String,
+    pub flat: Option<Flat>,
     /// virtio-console ports.
     pub ports: Vec<String>,
     pub on_reset: OnReset,
+}
+
+impl Boot {
+    /// Opens the files.
+    fn open(&self) -> Result<BootSource> {
+        let kernel = Image::open(Role::Kernel, &self.kernel)?;
+        let modules = match &self.initrd {
+            Some(text) => Module::open_all(&kernel, text.as_os_str())?,
+            None => Vec::new(),
+        };
+        Ok(BootSource { kernel, modules, cmdline: self.cmdline.clone(), flat: self.flat })
+    }
 }
 
 /// A machine that is about to run.
@@ -66,9 +80,7 @@ impl Vmm {
             memory: spec.memory.0,
             cpus: spec.cpus,
             contract,
-            kernel: Image::open(Role::Kernel, &boot.kernel)?,
-            initrd: boot.initrd.as_deref().map(|path| Image::open(Role::Initrd, path)).transpose()?,
-            cmdline: boot.cmdline,
+            boot: boot.open()?,
             serial: Box::new(output.clone()),
             ports: boot.ports,
             entropy: Box::new(host::random),

@@ -1,16 +1,18 @@
 //! What a file is, told by its content.
 
+use crate::multiboot::Header;
+
 /// How many of a file's first bytes [`Format::of`] wants to see: an ISO 9660 descriptor lies at 32 KiB.
 pub(crate) const HEAD: usize = 0x8010;
 
 /// `"HdrS"` at 0x202 (Linux x86 boot protocol, "The Real-Mode Kernel Header").
 const BZIMAGE_MAGIC: (usize, &[u8]) = (0x202, b"HdrS");
 const BOOT_FLAG: (usize, &[u8]) = (0x1fe, &[0x55, 0xaa]);
-const ELF_MAGIC: (usize, &[u8]) = (0, b"\x7fELF");
+const ELF_MAGIC: &[u8] = b"\x7fELF";
 
 /// Magic numbers of what people take for a kernel, and what to say of it.
 const LOOKALIKES: &[(usize, &[u8], &str)] = &[
-    (0, b"\x1f\x8b", "gzip data (uncompress it first)"),
+    (0, b"\x1f\x8b", "gzip data inside of gzip data, or an unknown kind of it"),
     (0, b"\xfd7zXZ\0", "xz data (uncompress it first)"),
     (0, b"\x28\xb5\x2f\xfd", "zstd data (uncompress it first)"),
     (0, b"BZh", "bzip2 data (uncompress it first)"),
@@ -42,7 +44,9 @@ const LOOKALIKES: &[(usize, &[u8], &str)] = &[
 pub(crate) enum Format {
     /// Linux's own, of any protocol version.
     BzImage,
-    /// An ELF file of any kind.
+    /// A file with a multiboot header; an ELF or not.
+    Multiboot(Header),
+    /// Any other ELF file.
     Elf,
     /// Nothing that boots; says what it looks like.
     Other(String),
@@ -55,11 +59,18 @@ impl Format {
         if has(BOOT_FLAG) && has(BZIMAGE_MAGIC) {
             return Self::BzImage;
         }
-        if has(ELF_MAGIC) {
+        if let Some(header) = Header::find(head) {
+            return Self::Multiboot(header);
+        }
+        if Self::is_elf(head) {
             return Self::Elf;
         }
         let known = LOOKALIKES.iter().find(|(at, magic, _)| has((*at, magic))).map(|(_, _, what)| *what);
         Self::Other(known.unwrap_or_else(|| shape(head)).to_owned())
+    }
+
+    pub(crate) fn is_elf(head: &[u8]) -> bool {
+        head.starts_with(ELF_MAGIC)
     }
 }
 
@@ -83,7 +94,7 @@ mod tests {
             Format::Other(what) => what,
             kernel => panic!("{kernel:?}"),
         };
-        assert!(other(b"\x1f\x8b\x08\0\0").starts_with("gzip data"));
+        assert!(other(b"\xfd7zXZ\0\0\0").starts_with("xz data"));
         assert_eq!(other(b"#!/bin/sh\necho\n"), "a script");
         assert_eq!(other(b"hello, world\n"), "text");
         assert_eq!(other(&[0; 5000]), "nothing but zeros");

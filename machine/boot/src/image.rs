@@ -1,4 +1,4 @@
-//! A kernel or an initrd: bytes that are read where and when they are needed, never slurped.
+//! A kernel or a file that comes with it: bytes that are read where and when they are needed, never slurped.
 
 use crate::error::{BootError, Role};
 use motu_memory::GuestRam;
@@ -11,7 +11,7 @@ use std::path::Path;
 /// Bytes copied at once from a file to guest memory.
 const COPY_CHUNK: usize = 256 << 10;
 
-/// A named kernel or initrd.
+/// A named kernel, initrd or module.
 #[derive(Debug)]
 pub struct Image {
     role: Role,
@@ -68,6 +68,15 @@ impl Image {
         Ok(Self { role, name, content, size })
     }
 
+    /// Other content under the same name.
+    pub(crate) fn with_bytes(&self, bytes: Vec<u8>) -> Result<Self, BootError> {
+        Self::from_bytes(self.role, &self.name, bytes)
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
     /// As errors show it.
     pub fn name(&self) -> &str {
         &self.name
@@ -106,6 +115,7 @@ impl Image {
             let what = match self.role {
                 Role::Kernel => "kernel in guest memory",
                 Role::Initrd => "initrd in guest memory",
+                Role::Module => "module in guest memory",
             };
             ram.write(Gpa(to.saturating_add(done)), chunk).map_err(|source| BootError::Memory { what, source })?;
             done += count as u64;

@@ -47,7 +47,7 @@ pub fn memory_map(ram_bytes: u64) -> Vec<MapEntry> {
 }
 
 /// Where RAM below 4 GiB ends.
-fn low_ram_end(ram_bytes: u64) -> u64 {
+pub(crate) fn low_ram_end(ram_bytes: u64) -> u64 {
     ram_bytes.min(LOW_RAM_END)
 }
 

@@ -17,9 +17,9 @@ const TASK_LIMIT: u32 = 0x67;
 const TASK_BUSY: u32 = 0xb;
 const LDT: u32 = 0x2;
 
-const RSP: usize = 4;
+pub(crate) const RSP: usize = 4;
 
-/// The mode that a kernel is entered in.
+/// The mode that a kernel is entered in; for real mode see [`in_real_mode`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// 64-bit with the first 4 GiB mapped to themselves.
@@ -52,17 +52,53 @@ pub(crate) fn boot_processor(ram: &GuestRam, board: &BoardTables, mode: Mode, ri
     Ok(state)
 }
 
+/// The boot processor in real mode about to run what lies at `address`, as a BIOS leaves it: interrupt
+/// vectors at 0, interrupts off. Below 64 KiB, CS is 0; else `address` is where CS begins. `None` if
+/// it can be neither.
+pub(crate) fn in_real_mode(board: &BoardTables, address: u64) -> Option<CpuState> {
+    let (selector, rip) = match u16::try_from(address) {
+        Ok(offset) => (0, u64::from(offset)),
+        Err(_) if !address.is_multiple_of(16) => return None,
+        Err(_) => (u16::try_from(address >> 4).ok()?, 0),
+    };
+    let code = Segment { attributes: REAL_CODE, ..real_data(selector) };
+    Some(CpuState {
+        rip,
+        segments: Segments { cs: code, ..real_segments(real_data(0)) },
+        // No GDT is there yet; the interrupt vectors are (SDM vol. 3, 21.1.4).
+        gdtr: DescriptorTable { base: 0, limit: 0xffff },
+        idtr: DescriptorTable { base: 0, limit: 0x3ff },
+        cr0: cr0::ET,
+        msrs: firmware_msrs(board),
+        lapic: virtual_wire_lapic(board),
+        ..CpuState::default()
+    })
+}
+
+/// Present, accessed, writable (SDM vol. 3, table 10-1: the data segments after reset).
+const REAL_DATA: u32 = 0x3 | Segment::S | Segment::PRESENT;
+/// Present, accessed, readable code.
+const REAL_CODE: u32 = 0xb | Segment::S | Segment::PRESENT;
+
+/// A segment as real mode makes it of a selector.
+fn real_data(selector: u16) -> Segment {
+    Segment { selector, base: u64::from(selector) << 4, limit: 0xffff, attributes: REAL_DATA }
+}
+
+/// All segment registers alike, as after reset.
+fn real_segments(data: Segment) -> Segments {
+    let (ldtr, tr) = (system_segment(LDT), system_segment(TASK_BUSY));
+    Segments { es: data, cs: data, ss: data, ds: data, fs: data, gs: data, ldtr, tr }
+}
+
 /// Application processor number `id` (which is its APIC ID) after firmware: at reset but for the
 /// MTRRs, which have to be alike on all processors, and waiting for its start-up IPI.
 pub fn application_processor(id: u32, board: &BoardTables) -> CpuState {
-    let data = Segment { selector: 0, base: 0, limit: 0xffff, attributes: 0x3 | Segment::S | Segment::PRESENT };
-    let code =
-        Segment { selector: 0xf000, base: 0xffff_0000, limit: 0xffff, attributes: 0xb | Segment::S | Segment::PRESENT };
-    let (ldtr, tr) = (system_segment(LDT), system_segment(TASK_BUSY));
+    let code = Segment { selector: 0xf000, base: 0xffff_0000, limit: 0xffff, attributes: REAL_CODE };
     let table = DescriptorTable { base: 0, limit: 0xffff };
     CpuState {
         rip: 0xfff0,
-        segments: Segments { es: data, cs: code, ss: data, ds: data, fs: data, gs: data, ldtr, tr },
+        segments: Segments { cs: code, ..real_segments(real_data(0)) },
         gdtr: table,
         idtr: table,
         cr0: cr0::CD | cr0::NW | cr0::ET,

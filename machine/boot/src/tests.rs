@@ -1,7 +1,7 @@
 //! Whole boots of small synthetic kernels, and everything that a person can get wrong.
 
 use super::*;
-use crate::layout::{COMMAND_LINE, HIGH_MEMORY, PVH_START_INFO, ZERO_PAGE};
+use crate::layout::{BOOT_INFO, COMMAND_LINE, HIGH_MEMORY, ZERO_PAGE};
 use linux_loader::bootparam::boot_params;
 use linux_loader::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
 use motu_memory::{HIGH_RAM_START, LOW_RAM_END};
@@ -23,8 +23,17 @@ fn kernel(bytes: Vec<u8>) -> Image {
     Image::from_bytes(Role::Kernel, "the-kernel", bytes).unwrap()
 }
 
+/// Just a kernel.
+fn source(bytes: Vec<u8>) -> BootSource {
+    BootSource { kernel: kernel(bytes), modules: Vec::new(), cmdline: String::new(), flat: None }
+}
+
+fn initrd(content: Vec<u8>) -> Vec<Module> {
+    vec![Module::new(Image::from_bytes(Role::Initrd, "the-initrd", content).unwrap(), Vec::new())]
+}
+
 fn boot(ram: &GuestRam, bytes: Vec<u8>, cmdline: &str) -> Result<CpuState, BootError> {
-    load(ram, &BootSource { kernel: &kernel(bytes), initrd: None, cmdline }, &BoardTables::default())
+    load(ram, &BootSource { cmdline: cmdline.into(), ..source(bytes) }, &BoardTables::default())
 }
 
 fn read(ram: &GuestRam, at: u64, len: usize) -> Vec<u8> {
@@ -85,10 +94,8 @@ fn header_bytes_beyond_its_own_length_stay_out_of_the_zero_page() {
 fn an_initrd_lies_as_high_as_the_kernel_reaches() {
     let place = |ram: &GuestRam, spec: BzImageSpec, len: usize| {
         let content: Vec<u8> = (0..len).map(|n| n as u8).collect();
-        let initrd = Image::from_bytes(Role::Initrd, "the-initrd", content.clone()).unwrap();
-        let kernel = kernel(spec.build());
-        load(ram, &BootSource { kernel: &kernel, initrd: Some(&initrd), cmdline: "" }, &BoardTables::default())
-            .unwrap();
+        let source = BootSource { modules: initrd(content.clone()), ..source(spec.build()) };
+        load(ram, &source, &BoardTables::default()).unwrap();
         let header = read_as::<boot_params>(ram, ZERO_PAGE).hdr;
         assert_eq!({ header.ramdisk_size } as usize, len);
         assert_eq!(read(ram, u64::from(header.ramdisk_image), len), content);
@@ -102,10 +109,9 @@ fn an_initrd_lies_as_high_as_the_kernel_reaches() {
 #[test]
 fn ram_above_three_gib_is_in_the_map_and_the_initrd_below_it() {
     let ram = GuestRam::new(LOW_RAM_END + 16 * MIB).unwrap();
-    let initrd = Image::from_bytes(Role::Initrd, "the-initrd", vec![7; 4096]).unwrap();
     let spec = BzImageSpec { initrd_addr_max: u32::MAX, ..BzImageSpec::default() };
-    let kernel = kernel(spec.build());
-    load(&ram, &BootSource { kernel: &kernel, initrd: Some(&initrd), cmdline: "" }, &BoardTables::default()).unwrap();
+    let source = BootSource { modules: initrd(vec![7; 4096]), ..source(spec.build()) };
+    load(&ram, &source, &BoardTables::default()).unwrap();
     let params: boot_params = read_as(&ram, ZERO_PAGE);
     let (header, last) = (params.hdr, params.e820_table[3]);
     assert_eq!(u64::from(header.ramdisk_image), LOW_RAM_END - 4096);
@@ -118,20 +124,18 @@ fn a_pvh_kernel_is_entered_in_protected_mode() {
     // What an earlier kernel left where the new one's zeroed data goes.
     ram.write(Gpa(2 * MIB), &[0xaa; 0x3000]).unwrap();
     let spec = ElfSpec::default();
-    let kernel = kernel(spec.build());
-    let initrd = Image::from_bytes(Role::Initrd, "the-initrd", vec![7; 100]).unwrap();
-    let source = BootSource { kernel: &kernel, initrd: Some(&initrd), cmdline: "quiet" };
+    let source = BootSource { modules: initrd(vec![7; 100]), cmdline: "quiet".into(), ..source(spec.build()) };
     let state = load(&ram, &source, &BoardTables::default()).unwrap();
 
     assert_eq!(state.rip, u64::from(spec.entry));
-    assert_eq!(state.gpr[3], PVH_START_INFO);
+    assert_eq!(state.gpr[3], BOOT_INFO);
     assert_eq!((state.cr0 & 0x8000_0001, state.cr4, state.msrs.efer), (1, 0, 0));
     assert_eq!(state.segments.cs, motu_x86::Segment::flat_code(0x10, false));
     assert_eq!(read(&ram, spec.address, spec.code.len()), spec.code);
     let zeros = (spec.memory_len - spec.code.len() as u64) as usize;
     assert_eq!(read(&ram, spec.address + spec.code.len() as u64, zeros), vec![0; zeros]);
 
-    let info: hvm_start_info = read_as(&ram, PVH_START_INFO);
+    let info: hvm_start_info = read_as(&ram, BOOT_INFO);
     assert_eq!((info.magic, info.version, info.rsdp_paddr), (0x336e_c578, 1, 0xe_0000));
     assert_eq!(read(&ram, info.cmdline_paddr, 6), b"quiet\0");
     let module: hvm_modlist_entry = read_as(&ram, info.modlist_paddr);
@@ -160,7 +164,7 @@ fn a_kernel_is_loaded_from_a_file_as_from_memory() {
     file.write_all(&spec.build()).unwrap();
     let kernel = Image::open(Role::Kernel, file.path()).unwrap();
     let ram = ram(64);
-    load(&ram, &BootSource { kernel: &kernel, initrd: None, cmdline: "" }, &BoardTables::default()).unwrap();
+    load(&ram, &BootSource { kernel, ..source(vec![1]) }, &BoardTables::default()).unwrap();
     assert_eq!(read(&ram, spec.pref_address, spec.code.len()), spec.code);
 }
 

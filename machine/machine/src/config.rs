@@ -1,7 +1,7 @@
 //! What a machine is made from.
 
 use crate::OnReset;
-use motu_boot::Image;
+use motu_boot::BootSource;
 use motu_virtio::rng::EntropySource;
 use std::fmt;
 use std::io::Write;
@@ -14,10 +14,8 @@ pub struct MachineConfig {
     pub cpus: u32,
     /// One of the engine's CPU contracts.
     pub contract: &'static str,
-    pub kernel: Image,
-    pub initrd: Option<Image>,
-    /// The kernel's parameters.
-    pub cmdline: String,
+    /// The kernel and what comes with it; loaded at each start.
+    pub boot: BootSource,
     /// Takes what the guest prints on its first serial port. It is written to on a vCPU's thread:
     /// the guest waits while it blocks.
     pub serial: Box<dyn Write + Send>,
@@ -35,9 +33,7 @@ impl fmt::Debug for MachineConfig {
             .field("memory", &self.memory)
             .field("cpus", &self.cpus)
             .field("contract", &self.contract)
-            .field("kernel", &self.kernel)
-            .field("initrd", &self.initrd)
-            .field("cmdline", &self.cmdline)
+            .field("boot", &self.boot)
             .field("ports", &self.ports)
             .field("on_reset", &self.on_reset)
             .finish_non_exhaustive()

@@ -30,6 +30,6 @@ pub use driver::OnReset;
 pub use error::MachineError;
 pub use guest_bus::BusCounters;
 pub use machine::{Finished, Machine, MachineHandle, Outcome};
-pub use motu_boot::{BootError, Image, Role};
+pub use motu_boot::{BootError, BootSource, Flat, FlatMode, Image, Module, Role};
 pub use motu_virtio::console::PortStream;
 pub use serial::SerialInput;

@@ -6,7 +6,7 @@ use crate::driver::{Driver, OnReset, Startup};
 use crate::timers::Timers;
 use crate::vcpu::VcpuThread;
 use crate::{BusCounters, MachineConfig, MachineError, PortStream, SerialInput};
-use motu_boot::{BoardTables, BootSource, Image};
+use motu_boot::{BoardTables, BootSource};
 use motu_hv::{CrashReport, GuestBus, Hypervisor, Stats, Vcpu, VmConfig};
 use motu_memory::GuestRam;
 use motu_x86::CpuState;
@@ -42,21 +42,13 @@ pub struct Finished {
 /// A machine that is made and does not run yet.
 pub struct Machine {
     board: Board,
-    sources: Sources,
+    boot: BootSource,
     /// Where the CPUs start.
     first: Vec<CpuState>,
     vcpus: Vec<Box<dyn Vcpu>>,
     control: Arc<Control>,
     events: Receiver<Event>,
     on_reset: OnReset,
-}
-
-/// What is loaded at each start.
-#[derive(Debug)]
-struct Sources {
-    kernel: Image,
-    initrd: Option<Image>,
-    cmdline: String,
 }
 
 /// Reaches a machine from any thread.
@@ -77,7 +69,7 @@ impl fmt::Debug for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Machine")
             .field("board", &self.board)
-            .field("sources", &self.sources)
+            .field("boot", &self.boot)
             .field("vcpus", &self.vcpus.len())
             .field("on_reset", &self.on_reset)
             .finish_non_exhaustive()
@@ -102,9 +94,9 @@ impl Machine {
         }
         let host = HostSide { serial: config.serial, ports: config.ports, entropy: config.entropy };
         let mut board = Board::new(ram, vm, tables(cpus, contract), Arc::clone(&control), host)?;
-        let sources = Sources { kernel: config.kernel, initrd: config.initrd, cmdline: config.cmdline };
-        let first = Loader { board: &mut board, sources: &sources }.start_states()?;
-        Ok(Self { board, sources, first, vcpus, control, events, on_reset })
+        let boot = config.boot;
+        let first = Loader { board: &mut board, boot: &boot }.start_states()?;
+        Ok(Self { board, boot, first, vcpus, control, events, on_reset })
     }
 
     pub fn handle(&self) -> MachineHandle {
@@ -138,7 +130,7 @@ impl Machine {
             vcpus.push(thread);
         }
         let mut driver = Driver { control: &self.control, events: self.events, vcpus, on_reset: self.on_reset };
-        let outcome = driver.drive(self.first, &mut Loader { board: &mut self.board, sources: &self.sources })?;
+        let outcome = driver.drive(self.first, &mut Loader { board: &mut self.board, boot: &self.boot })?;
         let cpus = driver.vcpus.into_iter().filter_map(VcpuThread::finish).collect();
         Ok(Finished { outcome, cpus, bus: bus.counters(), ram: self.board.ram().clone() })
     }
@@ -154,16 +146,14 @@ fn tables(cpus: u32, contract: &str) -> BoardTables {
 /// Loads the kernel into a board that is as after power-up.
 struct Loader<'a> {
     board: &'a mut Board,
-    sources: &'a Sources,
+    boot: &'a BootSource,
 }
 
 impl Startup for Loader<'_> {
     fn start_states(&mut self) -> Result<Vec<CpuState>, MachineError> {
         self.board.reset()?;
-        let Sources { kernel, initrd, cmdline } = self.sources;
-        let source = BootSource { kernel, initrd: initrd.as_ref(), cmdline };
         let tables = self.board.tables();
-        let boot = motu_boot::load(self.board.ram(), &source, tables)?;
+        let boot = motu_boot::load(self.board.ram(), self.boot, tables)?;
         let others = (1..tables.cpus).map(|id| motu_boot::application_processor(id, tables));
         Ok(std::iter::once(boot).chain(others).collect())
     }

@@ -1,6 +1,6 @@
 //! The machine with CPUs that the tests play.
 
-use crate::{Image, Machine, MachineConfig, MachineError, OnReset, Outcome, Role};
+use crate::{BootSource, Image, Machine, MachineConfig, MachineError, OnReset, Outcome, Role};
 use motu_hv::{Capabilities, CrashReport, Exit, GuestBus, HvError, Hypervisor, Kick, Msi, Stats, Vcpu, Vm, VmConfig};
 use motu_x86::{CpuState, Gpa};
 use proptest::prelude::*;
@@ -172,9 +172,12 @@ fn config(serial: Sheet) -> MachineConfig {
         memory: 16 * MIB,
         cpus: 1,
         contract: "v2-2026",
-        kernel: Image::from_bytes(Role::Kernel, "test kernel", kernel()).unwrap(),
-        initrd: None,
-        cmdline: "test".into(),
+        boot: BootSource {
+            kernel: Image::from_bytes(Role::Kernel, "test kernel", kernel()).unwrap(),
+            modules: Vec::new(),
+            cmdline: "test".into(),
+            flat: None,
+        },
         serial: Box::new(serial),
         ports: vec!["org.test.0".into()],
         entropy: Box::new(|bytes| bytes.fill(7)),
@@ -368,7 +371,9 @@ fn a_port_is_taken_once() {
 fn what_cannot_be_booted_is_refused_before_anything_runs() {
     let played = Played { script: Arc::new(|_, _| unreachable!()), wires: Arc::default() };
     let kernel = Image::from_bytes(Role::Kernel, "notes.txt", b"no kernel".to_vec()).unwrap();
-    let refused = Machine::new(MachineConfig { kernel, ..config(Sheet::default()) }, &played);
+    let mut config = config(Sheet::default());
+    config.boot.kernel = kernel;
+    let refused = Machine::new(config, &played);
     assert!(matches!(refused, Err(MachineError::Boot(_))));
 }
 

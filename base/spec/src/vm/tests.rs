@@ -26,6 +26,8 @@ fn what_is_written_reads_back() {
     let spec = VmSpec {
         kernel: Some("/boot/vmlinuz".into()),
         initrd: Some("initrd.img".into()),
+        kernel_address: Some(GuestAddress(0x7c00)),
+        kernel_mode: Some(KernelMode::Real),
         cmdline: Some("console=ttyS0".into()),
         memory: "1.5G".parse().unwrap(),
         engine: EngineChoice::Soft,
@@ -48,6 +50,16 @@ fn sizes_and_times_may_be_text_or_numbers() {
 }
 
 #[test]
+fn addresses_and_modes_of_kernels() {
+    let spec = parse(r#"{"kernel": "k", "kernel_address": "0x7c00", "kernel_mode": "real"}"#).unwrap();
+    assert_eq!((spec.kernel_address, spec.kernel_mode), (Some(GuestAddress(0x7c00)), Some(KernelMode::Real)));
+    assert_eq!(parse(r#"{"kernel_address": 31744}"#).unwrap().kernel_address, Some(GuestAddress(0x7c00)));
+    for (text, mode) in [("real", KernelMode::Real), ("protected", KernelMode::Protected), ("long", KernelMode::Long)] {
+        assert_eq!(text.parse(), Ok(mode));
+    }
+}
+
+#[test]
 fn unknown_keys_and_values_are_refused_with_what_would_have_been_right() {
     let error = parse(r#"{"memroy": "1G"}"#).unwrap_err().to_string();
     assert!(error.contains("memroy") && error.contains("`memory`"), "{error}");
@@ -56,6 +68,11 @@ fn unknown_keys_and_values_are_refused_with_what_would_have_been_right() {
     let error = parse(r#"{"memory": "lots"}"#).unwrap_err().to_string();
     assert!(error.contains("512M"), "{error}");
     assert_eq!("fast".parse::<EngineChoice>(), Err(ParseEngineError("fast".into())));
+    let error = parse(r#"{"kernel_mode": "fast"}"#).unwrap_err().to_string();
+    assert!(error.contains("`real`, `protected`, `long`"), "{error}");
+    assert_eq!("fast".parse::<KernelMode>(), Err(ParseModeError("fast".into())));
+    let error = parse(r#"{"kernel_address": "top"}"#).unwrap_err().to_string();
+    assert!(error.contains("0x7c00"), "{error}");
 }
 
 #[test]
@@ -92,6 +109,11 @@ fn source_rules() {
         SpecError::ImageAndKernel { .. }
     ));
     assert_eq!(refused(|s| s.initrd = Some("i".into())), SpecError::InitrdWithoutKernel);
+    assert_eq!(refused(|s| s.kernel_address = Some(GuestAddress(0))), SpecError::AddressWithoutKernel);
+    assert_eq!(
+        refused(|s| (s.kernel, s.kernel_mode) = (Some("k".into()), Some(KernelMode::Long))),
+        SpecError::ModeWithoutAddress
+    );
     assert_eq!(refused(|s| s.cmdline = Some("x".repeat(2048))), SpecError::CmdlineTooLong(2048));
     assert_eq!(refused(|s| s.cmdline = Some("a\0b".into())), SpecError::CmdlineZero);
 }

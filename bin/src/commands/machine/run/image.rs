@@ -36,6 +36,7 @@ pub fn run(request: &Request) -> Result<Run> {
         kernel: image.kernel,
         initrd: Some(image.initrd),
         cmdline: cmdline(&image.cmdline, shows_console, spec.cmdline.as_deref()),
+        flat: None,
         ports: vec![PORT_NAME.to_owned()],
         on_reset: OnReset::End,
     };

@@ -6,8 +6,8 @@ use crate::terminal;
 use crate::terminal::signals::{Asked, Watch};
 use crate::vmm::{Boot, Vmm, Why};
 use anyhow::{Context, Result, bail};
-use motu_machine::{OnReset, SerialInput};
-use motu_spec::Console;
+use motu_machine::{Flat, FlatMode, OnReset, SerialInput};
+use motu_spec::{Console, KernelMode, VmSpec};
 
 pub fn run(request: &Request) -> Result<Run> {
     let spec = &request.spec;
@@ -19,6 +19,7 @@ pub fn run(request: &Request) -> Result<Run> {
         kernel,
         initrd: spec.initrd.clone(),
         cmdline: spec.cmdline.clone().unwrap_or_default(),
+        flat: flat(spec),
         ports: Vec::new(),
         on_reset: OnReset::Restart,
     };
@@ -40,6 +41,16 @@ pub fn run(request: &Request) -> Result<Run> {
         stdin::forward(Serial(vmm.machine().serial()), ending).context("starting the thread for stdin")?;
     }
     Ok(Run::Ended(Box::new(vmm.run(spec)?), output))
+}
+
+/// Where and how the kernel starts that is not told by its content.
+fn flat(spec: &VmSpec) -> Option<Flat> {
+    let mode = match spec.kernel_mode.unwrap_or_default() {
+        KernelMode::Real => FlatMode::Real,
+        KernelMode::Protected => FlatMode::Protected,
+        KernelMode::Long => FlatMode::Long,
+    };
+    spec.kernel_address.map(|address| Flat { address: address.0, mode })
 }
 
 struct Serial(SerialInput);
