@@ -4,6 +4,7 @@
 mod arch;
 mod bench;
 mod check;
+mod fuzz;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -23,6 +24,8 @@ enum Chore {
     Check(check::Args),
     /// Whether the crates keep the layers' directions (ARCHITECTURE.md)
     Arch,
+    /// Hostile input: fuzz targets
+    Fuzz(fuzz::Args),
     /// Measurements
     Bench {
         #[command(subcommand)]
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().chore {
         Chore::Check(args) => check::run(&args),
         Chore::Arch => arch::run(),
+        Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Bench { what: Bench::Boot(args) } => bench::boot(&args),
     };
     match done {

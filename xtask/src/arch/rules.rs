@@ -28,12 +28,12 @@ struct Forbidden {
 const FORBIDDEN: &[Forbidden] = &[
     Forbidden {
         from: &["base"],
-        to: &["cpu", "machine", "control", "guest", "bin", "tests", "xtask"],
+        to: &["cpu", "machine", "control", "guest", "bin", "tests", "fuzz", "xtask"],
         rule: "base/ is vocabulary and formats: it sees no other layer",
     },
     Forbidden {
         from: &["cpu"],
-        to: &["machine", "control", "guest", "bin", "tests", "xtask"],
+        to: &["machine", "control", "guest", "bin", "tests", "fuzz", "xtask"],
         rule: "cpu/ runs instructions: it knows nothing of the board nor of what is above it",
     },
     Forbidden { from: &["cpu/hv"], to: &["cpu"], rule: "cpu/hv is the seam: it names none of the engines behind it" },
@@ -45,7 +45,7 @@ const FORBIDDEN: &[Forbidden] = &[
     },
     Forbidden {
         from: &["machine"],
-        to: &["control", "guest", "bin", "tests", "xtask"],
+        to: &["control", "guest", "bin", "tests", "fuzz", "xtask"],
         rule: "machine/ is the board: it knows nothing of what is above it",
     },
     Forbidden {
@@ -55,12 +55,12 @@ const FORBIDDEN: &[Forbidden] = &[
     },
     Forbidden {
         from: &["control"],
-        to: &["cpu", "machine", "bin", "tests", "xtask"],
+        to: &["cpu", "machine", "bin", "tests", "fuzz", "xtask"],
         rule: "control/ talks to a machine's process over a socket: it never sees cpu/ or machine/",
     },
     Forbidden {
         from: &["guest"],
-        to: &["base", "cpu", "machine", "control", "bin", "tests", "xtask"],
+        to: &["base", "cpu", "machine", "control", "bin", "tests", "fuzz", "xtask"],
         rule: "guest/ runs in the guest: it sees nothing of the host's side",
     },
 ];
@@ -75,12 +75,12 @@ struct Reserved {
 const RESERVED: &[Reserved] = &[
     Reserved {
         to: &["machine/devices", "machine/virtio", "machine/net", "machine/boot"],
-        only: &["machine/machine", "machine/virtio -> machine/devices"],
-        rule: "only machine/machine names concrete devices (and virtio the PCI functions of devices)",
+        only: &["machine/machine", "machine/virtio -> machine/devices", "fuzz"],
+        rule: "only machine/machine names concrete devices (virtio the PCI functions of devices, and fuzz all of them)",
     },
     Reserved {
         to: &["cpu/engine", "cpu/kvm"],
-        only: &["bin", "cpu/oracle", "cpu/conformance", "tests"],
+        only: &["bin", "cpu/oracle", "cpu/conformance", "tests", "fuzz"],
         rule: "only bin names concrete engines (and the crates that judge them)",
     },
     Reserved { to: &["clap"], only: &["bin", "xtask"], rule: "the command line is bin's: no other crate parses it" },
@@ -96,7 +96,7 @@ const RESERVED: &[Reserved] = &[
     },
     Reserved {
         to: &["anyhow"],
-        only: &["bin", "tests", "xtask"],
+        only: &["bin", "tests", "fuzz", "xtask"],
         rule: "libraries have errors of their own (thiserror); anyhow is for bin, tests and xtask",
     },
 ];
@@ -106,7 +106,7 @@ const TEST_EDGES: &[(&str, &str)] = &[("machine/machine", "cpu/engine")];
 
 /// Crates that may have unsafe code.
 pub const UNSAFE_ALLOWED: &[&str] =
-    &["base/memory", "cpu/engine", "cpu/kvm", "cpu/oracle", "machine/net", "bin", "guest/agent", "tests/e2e"];
+    &["base/memory", "cpu/engine", "cpu/kvm", "cpu/oracle", "machine/net", "bin", "guest/agent", "tests/e2e", "fuzz"];
 
 const FORBID_RULE: &str = "a crate outside the few with unsafe code says #![forbid(unsafe_code)]";
 

@@ -3,6 +3,7 @@
 use super::house;
 use super::tally::Tally;
 use crate::arch;
+use crate::fuzz;
 use crate::workspace::{self, Metadata};
 use anyhow::{Context, Result};
 use std::fmt;
@@ -45,6 +46,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "clippy", about: "no lint, in tests and benchmarks neither", run: clippy },
     Step { name: "build", about: "all targets build, benchmarks included", run: build },
     Step { name: "test", about: "unit, property, differential and whole-machine tests", run: test },
+    Step { name: "fuzz", about: "every fuzz target for a few seconds", run: fuzz },
     Step { name: "doc", about: "the API's documentation has no broken link", run: doc },
 ];
 
@@ -97,6 +99,12 @@ fn test(tally: &mut Tally) -> Result<Outcome> {
         Outcome::Failed(_) if tally.failed() != 0 => Outcome::Failed(format!("{} tests", tally.failed())),
         other => other,
     })
+}
+
+/// After the tests, which replay what has been found already.
+fn fuzz(_: &mut Tally) -> Result<Outcome> {
+    let failed = fuzz::short()?;
+    Ok(if failed == 0 { Outcome::Passed } else { Outcome::Failed(format!("{failed} targets")) })
 }
 
 fn doc(_: &mut Tally) -> Result<Outcome> {
