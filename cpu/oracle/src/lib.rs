@@ -12,6 +12,7 @@ pub mod compare;
 pub mod layout;
 pub mod native;
 mod rng;
+pub mod run;
 mod soft;
 mod state;
 

@@ -120,6 +120,8 @@ pub struct Generator {
 const DRAWS: u32 = 60;
 /// Cases that share an instruction: making and decoding one takes longer than running it.
 pub const STATES: u64 = 16;
+/// Instructions, one of which is about decoding.
+const TURNS: u64 = 16;
 /// Tells the draws of instructions from those of states.
 const INSTRUCTIONS: u64 = 0x696e_7374_7275_6374;
 
@@ -160,10 +162,14 @@ impl Generator {
         self.forms.retain(|code| keep(*code));
     }
 
-    /// Case `number`: [`STATES`] cases share an instruction, and the forms take turns. `None` where all draws would
-    /// touch the host's memory.
+    /// Case `number`: [`STATES`] cases share an instruction, and the forms take turns; the last instruction of every
+    /// [`TURNS`] gives way to bytes to decode. `None` where all draws would touch the host's memory.
     pub fn case(&mut self, number: u64) -> Option<Case> {
-        let index = number / STATES;
+        let (turn, step) = (number / STATES / TURNS, number / STATES % TURNS);
+        if step == TURNS - 1 {
+            return self.decoding_case(number);
+        }
+        let index = turn * (TURNS - 1) + step;
         let blueprint = match self.blueprint.take() {
             Some((of, blueprint)) if of == index => blueprint,
             _ => self.instruction(index)?,
@@ -189,7 +195,7 @@ impl Generator {
 
     /// Case `number` of those that are about decoding: an instruction with some of its bytes changed.
     /// What is an instruction still is run; what is none must be none for the CPU either.
-    pub fn decoding_case(&mut self, number: u64) -> Option<Case> {
+    fn decoding_case(&mut self, number: u64) -> Option<Case> {
         let mut rng = Rng::new(!self.seed, number);
         let code = *self.forms.get(rng.below(self.forms.len() as u64) as usize)?;
         (0..DRAWS).find_map(|_| {

@@ -50,15 +50,24 @@ impl Oracle {
     /// # Errors
     /// The host CPU has no AVX, or the addresses are in use already.
     pub fn new() -> Result<Self, OracleError> {
+        Self::check()?;
+        let only = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let pages = Pages::map(stub::exit_address())?;
+        Ok(Self { pages, _signals: signal::Handlers::install()?, _only: only })
+    }
+
+    /// Whether this host can be the oracle.
+    ///
+    /// # Errors
+    /// The host CPU has no AVX.
+    pub fn check() -> Result<(), OracleError> {
         if !std::arch::is_x86_feature_detected!("xsave") {
             return Err(OracleError::Feature("XSAVE"));
         }
         if !std::arch::is_x86_feature_detected!("avx") {
             return Err(OracleError::Feature("AVX"));
         }
-        let only = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let pages = Pages::map(stub::exit_address())?;
-        Ok(Self { pages, _signals: signal::Handlers::install()?, _only: only })
+        Ok(())
     }
 }
 
