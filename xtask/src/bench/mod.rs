@@ -39,6 +39,9 @@ pub struct BootArgs {
     /// Use this motu instead of building one
     #[arg(long, value_name = "FILE")]
     motu: Option<PathBuf>,
+    /// An earlier motu, to be compared with in the same rounds
+    #[arg(long, value_name = "FILE")]
+    before: Option<PathBuf>,
     /// Put the report into docs/performance.md too
     #[arg(long)]
     write: bool,
@@ -57,14 +60,18 @@ pub fn boot(args: &BootArgs) -> Result<()> {
     let folder = tempfile::tempdir().context("making a folder for the initial RAM disk")?;
     let guest = Guest::prepare(&motu, folder.path(), args.idle)?.with_parameters(&args.append);
     let vmms = [Vmm::Motu(motu), Vmm::Qemu];
+    let before = args.before.as_ref().map(std::path::absolute).transpose().context("finding the earlier motu")?;
+    let before = before.map(Vmm::Motu);
 
-    let mut pairs = Vec::new();
+    let (mut pairs, mut befores) = (Vec::new(), Vec::new());
     for round in 0..args.rounds {
         // Who goes first changes, so that neither always finds the host as the other left it.
         let motu_first = round % 2 == 0;
         let [motu, qemu] = &vmms;
         let (first, second) = if motu_first { (motu, qemu) } else { (qemu, motu) };
-        let (first, second) = (boot::run(first, &guest)?, boot::run(second, &guest)?);
+        let first = boot::run(first, &guest)?;
+        let earlier = before.as_ref().map(|before| boot::run(before, &guest)).transpose()?;
+        let second = boot::run(second, &guest)?;
         let (motu, qemu) = if motu_first { (first, second) } else { (second, first) };
         eprintln!(
             "round {} of {}: motu {:.2} s, QEMU {:.2} s to init",
@@ -74,6 +81,7 @@ pub fn boot(args: &BootArgs) -> Result<()> {
             qemu.wall.as_secs_f64()
         );
         pairs.push((motu, qemu));
+        befores.extend(earlier);
     }
     let watch = Duration::from_secs(args.idle);
     let idle = match args.idle {
@@ -89,6 +97,7 @@ pub fn boot(args: &BootArgs) -> Result<()> {
         cmdline: guest.cmdline,
         kernel: guest.kernel_name,
         pairs,
+        befores,
         idle,
         watch,
     };

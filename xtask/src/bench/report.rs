@@ -25,6 +25,8 @@ pub struct Report {
     pub cmdline: String,
     /// motu's boot and QEMU's of each round.
     pub pairs: Vec<(Boot, Boot)>,
+    /// An earlier motu's boot of each round, or none at all.
+    pub befores: Vec<Boot>,
     /// Percent of a core, motu's and QEMU's.
     pub idle: Option<(f64, f64)>,
     /// How long the idle guests were watched.
@@ -34,6 +36,10 @@ pub struct Report {
 impl Report {
     fn over(&self, figure: impl Fn(&Boot, &Boot) -> f64) -> Samples {
         Samples::new(self.pairs.iter().map(|(motu, qemu)| figure(motu, qemu)))
+    }
+
+    fn before(&self, figure: impl Fn(&Boot, &Boot) -> f64) -> Samples {
+        Samples::new(self.pairs.iter().zip(&self.befores).map(|((motu, _), before)| figure(motu, before)))
     }
 
     fn stats(&self, figure: impl Fn(&Stats) -> f64) -> Samples {
@@ -62,6 +68,11 @@ impl Display for Report {
         row(f, "motu, million guest instructions", &self.stats(|stats| stats.instructions / 1e6), 0)?;
         row(f, "motu, million guest instructions a second", &self.stats(|stats| stats.mips), 1)?;
         row(f, "motu's own memory, MiB", &self.stats(|stats| stats.own_memory), 1)?;
+        if !self.befores.is_empty() {
+            row(f, "motu before this version, seconds", &self.before(|_, before| before.wall.as_secs_f64()), 2)?;
+            row(f, "motu / motu before, pair by pair", &self.before(ratio), 2)?;
+            row(f, "motu / motu before, CPU, pair by pair", &self.before(|motu, before| motu.cpu / before.cpu), 2)?;
+        }
 
         writeln!(f, "\n| figure | target | measured | |")?;
         writeln!(f, "| --- | ---: | ---: | --- |")?;
@@ -106,7 +117,8 @@ mod tests {
         let pairs = vec![(boot(motu, Some(stats)), boot(1.0, None))];
         let (host, kernel, cmdline) = ("host".to_owned(), "kernel".to_owned(), "quiet".to_owned());
         let watch = Duration::from_secs(20);
-        Report { host, kernel, cmdline, pairs, idle: Some((idle, 3.0)), watch }.to_string()
+        let befores = vec![boot(2.0 * motu, None)];
+        Report { host, kernel, cmdline, pairs, befores, idle: Some((idle, 3.0)), watch }.to_string()
     }
 
     #[test]
@@ -114,6 +126,7 @@ mod tests {
         let kept = report(7.5, 0.5);
         assert!(kept.contains("| kernel to init, times QEMU TCG | ≤ 8 | 7.5 | kept |"), "{kept}");
         assert!(!kept.contains("missed"), "{kept}");
+        assert!(kept.contains("| motu / motu before, pair by pair | 0.50 | 0.50 | 0.50 |"), "{kept}");
         let missed = report(8.5, 2.0);
         assert!(missed.contains("| kernel to init, times QEMU TCG | ≤ 8 | 8.5 | **missed** |"), "{missed}");
         assert!(missed.contains("(QEMU: 3.0) | < 2 | 2.0 | **missed** |"), "{missed}");

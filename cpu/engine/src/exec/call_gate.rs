@@ -166,7 +166,7 @@ impl Cpu {
 
     /// A word of the caller's stack, `offset` bytes above its top.
     fn parameter(&mut self, offset: u64, size: u64) -> Faulting<u64> {
-        self.check_stack_range(offset, size, false)?;
+        self.check_stack_words(offset, 1, size)?;
         if size == 2 { self.peek::<u16>(offset).map(u64::from) } else { self.peek::<u32>(offset).map(u64::from) }
     }
 }

@@ -108,6 +108,7 @@ impl Cpu {
             None
         };
         let stack = self.current_stack();
+        self.check_alignment(seg::SS, stack.pointer, W::BYTES)?;
         let top = self.push_frame(&stack, &[old_cs, back], W::BYTES)?;
         match target {
             Some(descriptor) => {
@@ -249,7 +250,7 @@ pub fn call_far<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
 
 /// RETF, with the bytes to release in `imm`.
 pub fn retf<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
-    cpu.check_stack_range(0, 2 * W::BYTES, false)?;
+    cpu.check_stack_words(0, 2, W::BYTES)?;
     let offset = cpu.peek::<W>(0)?.to_u64();
     let selector = cpu.peek::<W>(W::BYTES)?.to_u64() as u16;
     let released = 2 * W::BYTES + op.imm;
@@ -261,7 +262,7 @@ pub fn retf<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
         return Ok(Flow::Jump);
     }
     if (selector & 3) as u8 > cpu.cpl {
-        cpu.check_stack_range(released, 2 * W::BYTES, false)?;
+        cpu.check_stack_words(released, 2, W::BYTES)?;
         let rsp = cpu.peek::<W>(released)?.to_u64();
         let ss = cpu.peek::<W>(released + W::BYTES)?.to_u64() as u16;
         return cpu.far_return((selector, offset), None, Some((ss, rsp.wrapping_add(op.imm))));

@@ -53,7 +53,7 @@ pub fn guard(instruction: &Instruction, flags: u32, op: &Op) -> Option<Guard> {
 
 fn operand(i: &Instruction) -> Option<Access> {
     let index = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory)?;
-    let elsewhere = i.is_vsib() || is_bit_string(i);
+    let elsewhere = i.is_vsib() || is_bit_string(i) || i.mnemonic() == Mnemonic::Xlatb;
     if elsewhere {
         return None;
     }
@@ -203,13 +203,17 @@ impl Cpu {
         Ok(())
     }
 
-    /// Checks the stack `offset` bytes above its top for an access of `bytes` bytes.
-    pub fn check_stack_range(&mut self, offset: u64, bytes: u64, write: bool) -> Faulting<()> {
+    /// Checks `words` words of `bytes` bytes of the stack, from `offset` bytes above its top on, before they are read.
+    pub fn check_stack_words(&mut self, offset: u64, words: u64, bytes: u64) -> Faulting<()> {
         if !self.guards {
             return Ok(());
         }
-        let at = self.gpr(slot::RSP).wrapping_add(offset) & self.stack_mask;
-        self.check_access(seg::SS, at, bytes, write)
+        for word in 0..words {
+            let at = self.gpr(slot::RSP).wrapping_add(offset + word * bytes) & self.stack_mask;
+            self.check_access(seg::SS, at, bytes, false)?;
+            self.check_alignment(seg::SS, at, bytes)?;
+        }
+        Ok(())
     }
 
     /// How many bytes from `pointer` on a string instruction may access at once, without a check of each element:

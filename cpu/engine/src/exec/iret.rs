@@ -14,7 +14,7 @@ struct Frame {
 
 impl Cpu {
     fn pop_frame<W: Width>(&mut self) -> Faulting<Frame> {
-        self.check_stack_range(0, 3 * W::BYTES, false)?;
+        self.check_stack_words(0, 3, W::BYTES)?;
         let offset = self.peek::<W>(0)?.to_u64();
         let selector = self.peek::<W>(W::BYTES)?.to_u64() as u16;
         let flags = self.peek::<W>(2 * W::BYTES)?.to_u64();
@@ -58,7 +58,7 @@ impl Cpu {
 
     /// From ring 0 to virtual-8086 mode: the frame goes on with ESP, SS, ES, DS, FS and GS.
     fn enter_virtual_8086(&mut self, frame: &Frame) -> Done {
-        self.check_stack_range(0, 36, false)?;
+        self.check_stack_words(0, 9, 4)?;
         let mut words = [0u32; 6];
         for (index, word) in words.iter_mut().enumerate() {
             *word = self.peek::<u32>(12 + 4 * index as u64)?;
@@ -92,7 +92,7 @@ impl Cpu {
         let with_stack = self.code_size == CodeSize::Bits64 || (frame.selector & 3) as u8 > self.cpl;
         let before = self.gpr(slot::RSP);
         let stack = if with_stack {
-            self.check_stack_range(3 * W::BYTES, 2 * W::BYTES, false)?;
+            self.check_stack_words(3 * W::BYTES, 2, W::BYTES)?;
             let rsp = self.peek::<W>(3 * W::BYTES)?.to_u64();
             let ss = self.peek::<W>(4 * W::BYTES)?.to_u64() as u16;
             Some((ss, rsp))
