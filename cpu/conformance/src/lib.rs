@@ -18,6 +18,7 @@ pub mod board;
 mod guests;
 pub mod handlers;
 pub mod layout;
+pub mod moo;
 
 use bench::{Bench, Checked, Problem, Run};
 use motu_hv::Hypervisor;

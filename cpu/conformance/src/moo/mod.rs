@@ -111,6 +111,8 @@ pub struct Exception {
 pub struct Case {
     pub index: u32,
     pub name: String,
+    /// The instruction, with the HLT behind it if the suite has that.
+    pub bytes: Vec<u8>,
     pub before: Snapshot,
     /// What changed.
     pub after: Snapshot,
@@ -168,12 +170,16 @@ impl Suite {
 fn case(mut data: Reader<'_>) -> Result<Case, FormatError> {
     let index = data.u32("a case")?;
     let (mut before, mut after) = (None, None);
-    let (mut name, mut hash, mut exception) = (String::new(), String::new(), None);
+    let (mut name, mut bytes, mut hash, mut exception) = (String::new(), Vec::new(), String::new(), None);
     while let Some(Chunk { id, mut data }) = data.chunk()? {
         match &id {
             b"NAME" => {
                 let len = data.u32("a name")?;
                 name = String::from_utf8_lossy(data.take(len as usize, "a name")?).into_owned();
+            }
+            b"BYTS" => {
+                let len = data.u32("an instruction")?;
+                bytes = data.take(len as usize, "an instruction")?.to_vec();
             }
             b"INIT" => before = Some(snapshot(data)?),
             b"FINA" => after = Some(snapshot(data)?),
@@ -187,7 +193,7 @@ fn case(mut data: Reader<'_>) -> Result<Case, FormatError> {
     }
     let missing = |chunk| FormatError::Missing { index, chunk };
     let (before, after) = (before.ok_or(missing("INIT"))?, after.ok_or(missing("FINA"))?);
-    Ok(Case { index, name, before, after, exception, hash })
+    Ok(Case { index, name, bytes, before, after, exception, hash })
 }
 
 fn snapshot(mut chunks: Reader<'_>) -> Result<Snapshot, FormatError> {

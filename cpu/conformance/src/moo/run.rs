@@ -170,10 +170,9 @@ impl End {
         // The instruction would be another one if it lay there.
         let start = (case.before.registers.get(Register::Cs)? & 0xffff) << 4;
         let start = start.wrapping_add(case.before.registers.get(Register::Eip)? & 0xffff);
+        let within = address.wrapping_sub(start) < u32::try_from(case.bytes.len()).ok()?;
         let own = case.before.ram.iter().any(|&(at, byte)| at == address && byte == HLT);
-        let within = address.wrapping_sub(start) < 16 && !own && suite.halts();
-        let jumps_to_itself = address == start && !own;
-        (!within && !jumps_to_itself && u64::from(address) < RAM).then_some(Self { address, behind: suite.halts() })
+        ((own || !within) && u64::from(address) < RAM).then_some(Self { address, behind: suite.halts() })
     }
 }
 
