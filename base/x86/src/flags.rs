@@ -1,5 +1,5 @@
-//! Bits of RFLAGS, CR0, CR4, EFER, XCR0 and IA32_MISC_ENABLE (Intel SDM vol. 3, 2.3, 2.5, 2.2.1, 2.6;
-//! vol. 4, 2.1).
+//! Bits of RFLAGS, CR0, CR4, EFER, XCR0, IA32_DEBUGCTL and IA32_MISC_ENABLE (Intel SDM vol. 3, 2.3, 2.5, 2.2.1,
+//! 2.6, 17.4.1; vol. 4, 2.1).
 
 /// RFLAGS bits (SDM vol. 1, 3.4.3).
 pub mod rflags {
@@ -81,6 +81,14 @@ pub mod xcr0 {
     pub const SSE: u64 = 1 << 1;
     pub const AVX: u64 = 1 << 2;
     pub const PKRU: u64 = 1 << 9;
+}
+
+/// IA32_DEBUGCTL bits (SDM vol. 3, 17.4.1).
+pub mod debugctl {
+    /// Last-branch recording.
+    pub const LBR: u64 = 1 << 0;
+    /// With RFLAGS.TF: a step is a branch, not an instruction.
+    pub const BTF: u64 = 1 << 1;
 }
 
 /// IA32_MISC_ENABLE bits (SDM vol. 4, table 2-2).

@@ -17,6 +17,7 @@ pub const SYSENTER_EIP: u32 = 0x176;
 pub const MCG_CAP: u32 = 0x179;
 pub const MCG_STATUS: u32 = 0x17a;
 pub const MISC_ENABLE: u32 = 0x1a0;
+pub const DEBUGCTL: u32 = 0x1d9;
 pub const MTRR_PHYSBASE0: u32 = 0x200;
 pub const MTRR_FIX64K: u32 = 0x250;
 pub const MTRR_FIX16K_80000: u32 = 0x258;

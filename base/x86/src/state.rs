@@ -119,6 +119,8 @@ pub struct Msrs {
     pub pat: u64,
     pub misc_enable: u64,
     pub spec_ctrl: u64,
+    pub mcg_status: u64,
+    pub debugctl: u64,
     pub tsc_adjust: u64,
     pub mtrr_def_type: u64,
     pub mtrr_fixed: [u64; 11],

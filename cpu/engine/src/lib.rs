@@ -11,6 +11,7 @@ mod event;
 mod exec;
 pub mod harness;
 mod history;
+pub mod inventory;
 mod lapic;
 mod mmu;
 mod msr;

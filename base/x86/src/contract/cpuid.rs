@@ -39,6 +39,7 @@ pub struct CpuidInputs {
 /// The highest basic leaf: processor frequency.
 const MAX_BASIC: u32 = 0x16;
 const MAX_EXTENDED: u32 = 0x8000_0008;
+const HYPERVISOR_FIRST: u32 = 0x4000_0000;
 const MAX_HYPERVISOR: u32 = 0x4000_0010;
 
 /// Family 6, model 0x8f, stepping 8: Sapphire Rapids. docs/adr/0002 says why.
@@ -59,6 +60,71 @@ const APIC: u32 = 1 << 9;
 const APIC_TIMER_ALWAYS_RUNS: u32 = 1 << 2;
 /// Legacy region and header of an XSAVE area (SDM vol. 1, 13.4).
 const XSAVE_SSE_SIZE: u32 = 576;
+
+/// A leaf, or a sub-leaf of one that has several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    pub leaf: u32,
+    pub subleaf: u32,
+    /// What it tells, as the SDM calls it (vol. 2, table 3-8).
+    pub tells: &'static str,
+}
+
+const fn leaf(leaf: u32, tells: &'static str) -> Leaf {
+    Leaf { leaf, subleaf: 0, tells }
+}
+
+const fn sub(leaf: u32, subleaf: u32, tells: &'static str) -> Leaf {
+    Leaf { leaf, subleaf, tells }
+}
+
+/// Every leaf up to the highest of each range. What is not here reads as zero.
+pub const LEAVES: &[Leaf] = &[
+    leaf(0, "highest basic leaf (2 while IA32_MISC_ENABLE limits it), vendor"),
+    leaf(1, "signature; APIC ID, CLFLUSH line; features (OSXSAVE follows CR4, APIC follows IA32_APIC_BASE)"),
+    leaf(2, "cache descriptors: see leaf 4"),
+    leaf(3, "serial number: none"),
+    sub(4, 0, "caches: first level, data"),
+    sub(4, 1, "caches: first level, instructions"),
+    sub(4, 2, "caches: second level"),
+    sub(4, 3, "caches: third level"),
+    leaf(5, "MONITOR and MWAIT: none"),
+    leaf(6, "power: the APIC timer never stops (ARAT)"),
+    sub(7, 0, "structured features (OSPKE follows CR4)"),
+    sub(7, 1, "structured features: none"),
+    sub(7, 2, "structured features: BHI_CTRL"),
+    leaf(8, "reserved"),
+    leaf(9, "direct cache access: none"),
+    leaf(0xa, "performance monitoring: version 0, no counters"),
+    sub(0xb, 0, "topology: threads of a core"),
+    sub(0xb, 1, "topology: cores of the package"),
+    sub(0xb, 2, "topology: end"),
+    leaf(0xc, "reserved"),
+    sub(0xd, 0, "XSAVE: components, size for XCR0, size for all"),
+    sub(0xd, 1, "XSAVE: XSAVEOPT, XSAVEC, XSAVES"),
+    sub(0xd, 2, "XSAVE: AVX's size and offset"),
+    sub(0xd, 9, "XSAVE: PKRU's size and offset"),
+    leaf(0xe, "reserved"),
+    leaf(0xf, "resource monitoring: none"),
+    leaf(0x10, "resource allocation: none"),
+    leaf(0x11, "reserved"),
+    leaf(0x12, "SGX: none"),
+    leaf(0x13, "reserved"),
+    leaf(0x14, "processor trace: none"),
+    leaf(0x15, "TSC and crystal: ratio, Hz"),
+    leaf(0x16, "frequencies: base, maximum, bus in MHz"),
+    leaf(HYPERVISOR_FIRST, "highest hypervisor leaf, name"),
+    leaf(MAX_HYPERVISOR, "TSC and APIC timer in kHz"),
+    leaf(0x8000_0000, "highest extended leaf"),
+    leaf(0x8000_0001, "extended features (NX hides while IA32_MISC_ENABLE disables it)"),
+    leaf(0x8000_0002, "brand string"),
+    leaf(0x8000_0003, "brand string"),
+    leaf(0x8000_0004, "brand string"),
+    leaf(0x8000_0005, "reserved"),
+    leaf(0x8000_0006, "second-level cache"),
+    leaf(0x8000_0007, "invariant TSC"),
+    leaf(0x8000_0008, "widths of physical and linear addresses"),
+];
 
 /// A cache as leaf 4 tells it. `kind`: 1 data, 2 instruction, 3 unified.
 struct Cache {
@@ -85,7 +151,7 @@ fn core_bits(cpus: u32) -> u32 {
 
 pub(super) fn cpuid(contract: &Contract, leaf: u32, subleaf: u32, at: &CpuidInputs) -> CpuidResult {
     match leaf {
-        0x4000_0000..=0x4fff_ffff => hypervisor(leaf),
+        HYPERVISOR_FIRST..=0x4fff_ffff => hypervisor(leaf),
         0x8000_0000..=MAX_EXTENDED => extended(contract, leaf, at),
         _ if leaf <= max_basic(at) => basic(contract, leaf, subleaf, at),
         // SDM vol. 2, CPUID: past either range, the highest basic leaf answers.
@@ -204,7 +270,7 @@ fn compacted_area(components: u64) -> u32 {
 
 fn hypervisor(leaf: u32) -> CpuidResult {
     match leaf {
-        0x4000_0000 => CpuidResult::new(MAX_HYPERVISOR, HYPERVISOR, HYPERVISOR, HYPERVISOR),
+        HYPERVISOR_FIRST => CpuidResult::new(MAX_HYPERVISOR, HYPERVISOR, HYPERVISOR, HYPERVISOR),
         MAX_HYPERVISOR => CpuidResult::new((TSC_HZ / 1000) as u32, (CRYSTAL_HZ / 1000) as u32, 0, 0),
         _ => CpuidResult::default(),
     }

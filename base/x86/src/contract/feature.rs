@@ -4,7 +4,7 @@ use super::cpuid::CpuidResult;
 
 /// The output register of CPUID that holds a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Register {
+pub enum Register {
     Eax,
     Ebx,
     Ecx,
@@ -22,13 +22,14 @@ pub enum Provider {
     Hint,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    leaf: u32,
-    subleaf: u32,
-    register: Register,
-    bit: u32,
-    provider: Provider,
+/// Where CPUID tells a flag, and who carries it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub leaf: u32,
+    pub subleaf: u32,
+    pub register: Register,
+    pub bit: u32,
+    pub provider: Provider,
 }
 
 macro_rules! features {
@@ -42,7 +43,8 @@ macro_rules! features {
             /// Every feature that a contract can speak of, in the order of leaf and bit.
             pub const ALL: &'static [Feature] = &[$(Feature::$name,)*];
 
-            const fn place(self) -> Place {
+            /// Where CPUID tells the feature.
+            pub const fn place(self) -> Place {
                 match self {
                     $(Feature::$name => Place {
                         leaf: $leaf,

@@ -11,9 +11,9 @@ mod msrs;
 #[cfg(test)]
 mod tests;
 
-pub use cpuid::{CpuidInputs, CpuidResult};
-pub use feature::{Feature, Provider};
-pub use msrs::{MISC_ENABLE_RESET, MsrWrite};
+pub use cpuid::{CpuidInputs, CpuidResult, LEAVES, Leaf};
+pub use feature::{Feature, Place, Provider, Register};
+pub use msrs::{FixedMsr, FixedWrite, MISC_ENABLE_RESET};
 
 use crate::flags::{cr4, efer, xcr0};
 use feature::FeatureSet;

@@ -5,6 +5,7 @@
 //! "unchecked MSR access".
 
 use super::{Contract, Feature, TSC_HZ};
+use crate::flags::misc_enable;
 use crate::msr;
 
 /// Bits of IA32_ARCH_CAPABILITIES (SDM vol. 4, table 2-2; Intel, "CPUID Enumeration and
@@ -63,81 +64,67 @@ const RATIO: u64 = TSC_HZ / 100_000_000;
 const PLATFORM_RATIOS: u64 = RATIO << 8 | RATIO << 40;
 
 /// IA32_MISC_ENABLE at reset: fast strings, and neither BTS nor PEBS. Every other bit reads zero.
-pub const MISC_ENABLE_RESET: u64 = 1 | 1 << 11 | 1 << 12;
+pub const MISC_ENABLE_RESET: u64 =
+    misc_enable::FAST_STRINGS | misc_enable::BTS_UNAVAILABLE | misc_enable::PEBS_UNAVAILABLE;
 
-/// MSRs without a name in [`msr`]: nothing but this table speaks of them.
-mod unnamed {
-    pub const P5_MC_ADDR: u32 = 0x0;
-    pub const P5_MC_TYPE: u32 = 0x1;
-    pub const EBL_CR_POWERON: u32 = 0x2a;
-    pub const SMI_COUNT: u32 = 0x34;
-    pub const PLATFORM_INFO: u32 = 0xce;
-    pub const PERF_STATUS: u32 = 0x198;
-    pub const PERF_CTL: u32 = 0x199;
-    pub const CLOCK_MODULATION: u32 = 0x19a;
-    pub const THERM_INTERRUPT: u32 = 0x19b;
-    pub const THERM_STATUS: u32 = 0x19c;
-    pub const DEBUGCTL: u32 = 0x1d9;
-    pub const POWER_CTL: u32 = 0x1fc;
-    pub const UNCORE_RATIO_LIMIT: u32 = 0x620;
-}
-use unnamed::*;
-
-/// MSRs that a guest may read without asking CPUID first and that say nothing here.
-const ZERO: [u32; 12] = [
-    P5_MC_ADDR,
-    P5_MC_TYPE,
-    EBL_CR_POWERON,
-    msr::MCG_STATUS,
-    SMI_COUNT,
-    PERF_CTL,
-    CLOCK_MODULATION,
-    THERM_INTERRUPT,
-    THERM_STATUS,
-    DEBUGCTL,
-    POWER_CTL,
-    UNCORE_RATIO_LIMIT,
-];
-
-/// What WRMSR does to an MSR that a contract fixes.
+/// An MSR that reads the same for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MsrWrite {
+pub struct FixedMsr {
+    pub number: u32,
+    /// As the SDM calls it.
+    pub name: &'static str,
+    pub value: u64,
+    pub write: FixedWrite,
+}
+
+/// What WRMSR does to a [`FixedMsr`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FixedWrite {
     /// Nothing changes.
     Ignored,
     /// #GP(0).
     Fault,
-    /// Not this table's: the engine has the state, or there is no such MSR.
-    Unknown,
 }
 
-impl Contract {
-    /// The value of an MSR that never changes; `None` for those that hold state or do not exist.
-    pub fn msr_fixed(&self, msr: u32) -> Option<u64> {
-        match msr {
-            msr::ARCH_CAPABILITIES => Some(ARCH_CAPABILITIES),
-            msr::MTRRCAP => Some(MTRRCAP),
-            msr::MCG_CAP => Some(MCG_CAP),
-            msr::PLATFORM_ID => Some(0),
-            msr::BIOS_SIGN_ID => Some(MICROCODE),
-            msr::FEATURE_CONTROL => Some(FEATURE_CONTROL_LOCKED),
-            PLATFORM_INFO => Some(PLATFORM_RATIOS),
-            PERF_STATUS => Some(RATIO << 8),
-            _ => ZERO.contains(&msr).then_some(0),
-        }
-    }
+const fn read_only(number: u32, name: &'static str, value: u64) -> FixedMsr {
+    FixedMsr { number, name, value, write: FixedWrite::Fault }
+}
 
-    /// What WRMSR does to an MSR of [`Contract::msr_fixed`], and to those that only take commands.
-    pub fn msr_write(&self, msr: u32, value: u64) -> MsrWrite {
-        match msr {
-            // IBPB: bit 0, the rest is reserved.
-            msr::PRED_CMD if value & !1 == 0 => MsrWrite::Ignored,
-            msr::PRED_CMD => MsrWrite::Fault,
-            // Microcode updates are for the host; zero is written before reading the revision.
-            msr::BIOS_UPDT_TRIG | msr::BIOS_SIGN_ID => MsrWrite::Ignored,
-            _ if ZERO.contains(&msr) => MsrWrite::Ignored,
-            _ if self.msr_fixed(msr).is_some() => MsrWrite::Fault,
-            _ => MsrWrite::Unknown,
-        }
+/// Takes writes and forgets them.
+const fn idle(number: u32, name: &'static str, value: u64) -> FixedMsr {
+    FixedMsr { number, name, value, write: FixedWrite::Ignored }
+}
+
+/// In the order of numbers. Those that read zero are what a guest may read without asking CPUID first.
+const FIXED: &[FixedMsr] = &[
+    idle(0x00, "IA32_P5_MC_ADDR", 0),
+    idle(0x01, "IA32_P5_MC_TYPE", 0),
+    read_only(msr::PLATFORM_ID, "IA32_PLATFORM_ID", 0),
+    idle(0x2a, "MSR_EBL_CR_POWERON", 0),
+    read_only(0x34, "MSR_SMI_COUNT", 0),
+    read_only(msr::FEATURE_CONTROL, "IA32_FEATURE_CONTROL", FEATURE_CONTROL_LOCKED),
+    // Zero is written before the revision is read.
+    idle(msr::BIOS_SIGN_ID, "IA32_BIOS_SIGN_ID", MICROCODE),
+    read_only(0xce, "MSR_PLATFORM_INFO", PLATFORM_RATIOS),
+    read_only(msr::MTRRCAP, "IA32_MTRRCAP", MTRRCAP),
+    read_only(msr::ARCH_CAPABILITIES, "IA32_ARCH_CAPABILITIES", ARCH_CAPABILITIES),
+    read_only(msr::MCG_CAP, "IA32_MCG_CAP", MCG_CAP),
+    read_only(0x198, "IA32_PERF_STATUS", RATIO << 8),
+    idle(0x199, "IA32_PERF_CTL", 0),
+    idle(0x19a, "IA32_CLOCK_MODULATION", 0),
+    idle(0x19b, "IA32_THERM_INTERRUPT", 0),
+    idle(0x19c, "IA32_THERM_STATUS", 0),
+    idle(0x1fc, "MSR_POWER_CTL", 0),
+    idle(0x620, "MSR_UNCORE_RATIO_LIMIT", 0),
+];
+
+impl Contract {
+    /// Every MSR that no guest can change.
+    pub const FIXED_MSRS: &'static [FixedMsr] = FIXED;
+
+    /// The MSR `number`, if it is one that never changes; `None` for those that hold state or do not exist.
+    pub fn fixed_msr(&self, number: u32) -> Option<&'static FixedMsr> {
+        FIXED.binary_search_by_key(&number, |fixed| fixed.number).ok().and_then(|index| FIXED.get(index))
     }
 
     /// Bits of IA32_SPEC_CTRL that may be one: IBRS; STIBP, which is accepted and without effect

@@ -11,4 +11,6 @@ mod operands;
 
 pub use block::Block;
 pub use cache::BlockCache;
+pub use gate::{allows as is_in_contract, decoder_options};
+pub use lower::lower;
 pub use op::{Handler, Op};
