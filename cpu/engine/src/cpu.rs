@@ -75,6 +75,8 @@ pub mod key {
     pub const WATCH: u32 = 1 << 10;
     /// CS ends below 4 GiB.
     pub const CODE_LIMIT: u32 = 1 << 11;
+    /// CPL is 3: code that ring 0 may run is not found by ring 3, nor the other way round.
+    pub const USER: u32 = 1 << 12;
 }
 
 /// Slots of the register file beyond the sixteen general registers.
@@ -459,6 +461,13 @@ impl Cpu {
             | bit(align, key::ALIGN)
             | bit(self.watches_data, key::WATCH)
             | bit(code_limit, key::CODE_LIMIT)
+            | bit(self.cpl == 3, key::USER)
+    }
+
+    /// Linear address of offset `rip` in the code segment.
+    #[inline(always)]
+    pub fn code_linear(&self, rip: u64) -> u64 {
+        rip.wrapping_add(self.bases[seg::CS]) & self.linear_mask
     }
 
     /// The part of decoding's key that is not the address.

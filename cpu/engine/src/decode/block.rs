@@ -60,9 +60,8 @@ impl Cpu {
         let mut second_page = None;
         if ops.is_empty() {
             // The first instruction does not fit into the page.
-            let next = rip.wrapping_add(PAGE - start as u64) & self.ip_mask();
-            let base = self.bases[crate::cpu::seg::CS];
-            let (next_physical, next_host, _) = self.fetch_page(next.wrapping_add(base) & self.linear_mask)?;
+            let next = rip.wrapping_add(PAGE - start as u64);
+            let (next_physical, next_host, _) = self.fetch_page(self.code_linear(next))?;
             second_page = Some(next_physical & !PAGE_MASK);
             // SAFETY: as above; the buffer has MAX_LEN bytes behind the page.
             unsafe {

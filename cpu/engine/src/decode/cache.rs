@@ -4,7 +4,7 @@
 //! while the translation does (see [`crate::mmu::Mmu::local_epoch`]); then by guest-physical address.
 
 use super::Block;
-use crate::cpu::{Cpu, Faulting, seg};
+use crate::cpu::{Cpu, Faulting};
 use crate::mmu::{PAGE, PAGE_MASK};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -41,7 +41,7 @@ type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
 /// One entry of the table by linear address: 32 bytes.
 #[derive(Clone, Copy, Default)]
 struct Jump {
-    rip: u64,
+    linear: u64,
     epoch: u64,
     /// [`Block::id`].
     id: u64,
@@ -75,8 +75,8 @@ pub struct BlockCache {
     ops: usize,
 }
 
-fn jump_index(rip: u64) -> usize {
-    ((rip ^ (rip >> 13)) as usize) & (JUMPS - 1)
+fn jump_index(linear: u64) -> usize {
+    ((linear ^ (linear >> 13)) as usize) & (JUMPS - 1)
 }
 
 /// The 64-byte pieces from byte `first` to byte `last` of a page, as bits.
@@ -109,9 +109,10 @@ impl BlockCache {
     /// The instruction cannot be fetched; the fault is in the CPU.
     #[inline(always)]
     pub fn find(&mut self, cpu: &mut Cpu) -> Faulting<u32> {
-        let jump = &self.jumps[jump_index(cpu.rip)];
+        let linear = cpu.code_linear(cpu.rip);
+        let jump = &self.jumps[jump_index(linear)];
         let epoch = if jump.global { cpu.mmu.global_epoch } else { cpu.mmu.local_epoch };
-        if jump.rip == cpu.rip
+        if jump.linear == linear
             && jump.key == cpu.decode_key()
             && jump.epoch == epoch
             && self.blocks.get(index_of(jump.id) as usize).is_some_and(|b| b.id == jump.id)
@@ -123,7 +124,7 @@ impl BlockCache {
 
     #[inline(never)]
     fn find_by_address(&mut self, cpu: &mut Cpu) -> Faulting<u32> {
-        let linear = cpu.rip.wrapping_add(cpu.bases[seg::CS]) & cpu.linear_mask;
+        let linear = cpu.code_linear(cpu.rip);
         let (physical, host, global) = cpu.fetch_page(linear)?;
         let key = cpu.decode_key();
         let index = match self.by_address.get(&(physical, key)) {
@@ -142,16 +143,15 @@ impl BlockCache {
         let global = global && linear >> 63 != 0 && self.get(index).second_page.is_none();
         let epoch = if global { cpu.mmu.global_epoch } else { cpu.mmu.local_epoch };
         let id = self.get(index).id;
-        self.jumps[jump_index(cpu.rip)] = Jump { rip: cpu.rip, epoch, id, key, global };
+        self.jumps[jump_index(linear)] = Jump { linear, epoch, id, key, global };
         Ok(index)
     }
 
     /// Whether a block's second page, if it has one, is still where it was decoded from.
     fn second_page_holds(&self, index: u32, cpu: &mut Cpu) -> Faulting<bool> {
         let Some(second) = self.get(index).second_page else { return Ok(true) };
-        let next = (cpu.rip | PAGE_MASK).wrapping_add(1) & cpu.ip_mask();
-        let linear = next.wrapping_add(cpu.bases[seg::CS]) & cpu.linear_mask;
-        let (physical, ..) = cpu.fetch_page(linear)?;
+        let next = (cpu.code_linear(cpu.rip) | PAGE_MASK).wrapping_add(1) & cpu.linear_mask;
+        let (physical, ..) = cpu.fetch_page(next)?;
         Ok(physical & !PAGE_MASK == second)
     }
 

@@ -26,14 +26,9 @@ impl Cpu {
         let stack = self.current_stack();
         let top = self.push_frame(&stack, &[flags, u64::from(cs), rip], 2)?;
         self.use_stack(top);
+        self.system_flags &= !(rflags::TF | rflags::RF | rflags::AC | rflags::IF);
         self.load_real_code((pointer >> 16) as u16);
         self.rip = u64::from(pointer & 0xffff);
-        self.system_flags &= !(rflags::TF | rflags::RF | rflags::AC);
-        Ok(self.clear_interrupt_flag())
-    }
-
-    fn clear_interrupt_flag(&mut self) {
-        self.system_flags &= !rflags::IF;
-        self.mode_changed();
+        Ok(())
     }
 }
