@@ -102,6 +102,7 @@ impl Cpu {
             self.nmi_blocked = true;
             motu_x86::Exception::NMI
         } else if self.lapic.ext_int_pending() {
+            self.lapic.acknowledge_ext_int();
             self.bus().acknowledge_interrupt()
         } else {
             self.lapic.acknowledge()

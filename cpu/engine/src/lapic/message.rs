@@ -2,8 +2,8 @@
 
 use motu_hv::Msi;
 
-/// How the receiver treats a message (SDM vol. 3, 11.6.1). SMI and ExtINT are not here: a contract
-/// has no system-management mode, and the 8259 pair reaches a CPU by LINT0 alone.
+/// How the receiver treats a message (SDM vol. 3, 11.6.1). SMI is not here: no contract has
+/// system-management mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryMode {
     Fixed,
@@ -12,6 +12,8 @@ pub enum DeliveryMode {
     Nmi,
     Init,
     StartUp,
+    /// The vector comes from the 8259 pair.
+    ExtInt,
 }
 
 impl DeliveryMode {
@@ -22,6 +24,7 @@ impl DeliveryMode {
             4 => Some(Self::Nmi),
             5 => Some(Self::Init),
             6 => Some(Self::StartUp),
+            7 => Some(Self::ExtInt),
             _ => None,
         }
     }
@@ -71,9 +74,15 @@ impl Message {
         let redirect = address & 1 << 3 != 0;
         let mode = match DeliveryMode::of_bits(msi.data >> 8)? {
             DeliveryMode::Fixed if redirect => DeliveryMode::LowestPriority,
+            // Reserved: a start-up is for processors to send.
+            DeliveryMode::StartUp => return None,
             mode => mode,
         };
         let level = msi.data & 1 << 15 != 0 && mode.has_vector();
+        let asserted = msi.data & 1 << 14 != 0;
+        if level && !asserted {
+            return None;
+        }
         Some(Self {
             destination: destination(address & 1 << 2 != 0, id, 0xff),
             mode,
@@ -87,7 +96,8 @@ impl Message {
     /// processor since the Pentium 4 heeds. `None` for that and for what no CPU here does.
     pub(super) fn from_icr(icr: u64, own_id: u32, x2apic: bool) -> Option<Self> {
         let low = icr as u32;
-        let mode = DeliveryMode::of_bits(low >> 8)?;
+        // ExtINT is reserved here.
+        let mode = DeliveryMode::of_bits(low >> 8).filter(|&mode| mode != DeliveryMode::ExtInt)?;
         let (asserted, level) = (low & 1 << 14 != 0, low & 1 << 15 != 0);
         if mode == DeliveryMode::Init && level && !asserted {
             return None;

@@ -104,6 +104,8 @@ pub struct Lapic {
     esr: u32,
     errors: u32,
     timer: Timer,
+    /// An ExtINT message has come and was not yet taken.
+    ext_int: bool,
     /// The level of LINT0, the INTR line of the 8259 pair: the board's state, not the APIC's.
     /// Nothing drives LINT1.
     lint0: bool,
@@ -129,6 +131,7 @@ impl Lapic {
             esr: 0,
             errors: 0,
             timer: Timer::default(),
+            ext_int: false,
             lint0: false,
         };
         lapic.reset();
@@ -156,6 +159,7 @@ impl Lapic {
         self.esr = 0;
         self.errors = 0;
         self.timer = Timer::default();
+        self.ext_int = false;
         self.refresh();
     }
 
@@ -183,10 +187,11 @@ impl Lapic {
         (1 << self.contract.physical_address_bits()) - 0x1000
     }
 
-    /// Renews `pending`: call after any change of what it is made from.
+    /// Renews `pending`: call after any change of what it is made from. A software-disabled APIC takes nothing
+    /// more, but holds what it has for the processor to handle (SDM vol. 3, 11.4.7.2).
     fn refresh(&mut self) {
         let class = self.processor_priority() >> 4;
-        self.pending = self.irr.highest().filter(|vector| self.accepts_interrupts() && vector >> 4 > class);
+        self.pending = self.irr.highest().filter(|vector| self.is_enabled() && vector >> 4 > class);
     }
 
     /// PPR (SDM vol. 3, 11.8.3.1). Lowest-priority delivery goes to the destination with the least.
@@ -269,6 +274,10 @@ impl Lapic {
             DeliveryMode::Nmi => Signal::Nmi,
             DeliveryMode::Init => Signal::Init,
             DeliveryMode::StartUp => Signal::StartUp { page: message.vector },
+            DeliveryMode::ExtInt => {
+                self.ext_int |= self.accepts_interrupts();
+                Signal::None
+            }
         }
     }
 
@@ -290,14 +299,13 @@ impl Lapic {
         true
     }
 
-    /// Notes an error and raises the error interrupt for each new one.
+    /// Notes an error. The first one raises the error interrupt, which a write of the ESR arms again (SDM vol. 3,
+    /// 11.5.3).
     fn detect(&mut self, error: u32) {
-        if self.errors & error != 0 {
-            return;
-        }
+        let armed = self.errors == 0;
         self.errors |= error;
         let entry = self.entry(Entry::Error);
-        if entry & lvt::MASKED == 0 {
+        if armed && entry & lvt::MASKED == 0 {
             self.accept(entry as u8, Trigger::Edge);
         }
     }
@@ -352,13 +360,18 @@ impl Lapic {
         }
     }
 
-    /// Whether the 8259 pair asks for the processor and LINT0 lets it: the vector then comes from
-    /// there, and no register of this APIC changes. With the APIC disabled LINT0 is INTR itself.
+    /// Whether the 8259 pair asks for the processor, by LINT0 if that lets it or by a message: the vector then
+    /// comes from there, and no register of this APIC changes. With the APIC disabled LINT0 is INTR itself.
     #[inline]
     pub fn ext_int_pending(&self) -> bool {
         let entry = self.entry(Entry::Lint0);
         let wired = entry & lvt::MASKED == 0 && lvt::delivery_mode(entry) == delivery::EXT_INT;
-        self.lint0 && (wired || !self.is_enabled())
+        self.ext_int || (self.lint0 && (wired || !self.is_enabled()))
+    }
+
+    /// The processor asks the 8259 pair for the vector: a message is done with.
+    pub fn acknowledge_ext_int(&mut self) {
+        self.ext_int = false;
     }
 
     fn timer_mode(&self) -> Mode {

@@ -18,6 +18,8 @@ pub enum RestoreError {
 /// the self-IPI register, which has no state.
 const DETECTED_ERRORS: u32 = number::SELF_IPI;
 const ERROR_BITS: u32 = 0xff;
+/// In the same place: an ExtINT message waits.
+const EXT_INT_MESSAGE: u32 = 1 << 31;
 /// Vectors 0 to 15 are exceptions' and never in a register.
 const RESERVED_VECTORS: u32 = 0xffff;
 
@@ -46,7 +48,7 @@ impl Lapic {
             }
         }
         put(number::ESR, self.esr);
-        put(DETECTED_ERRORS, self.errors);
+        put(DETECTED_ERRORS, self.errors | if self.ext_int { EXT_INT_MESSAGE } else { 0 });
         put(number::ICR_LOW, self.icr as u32);
         put(number::ICR_HIGH, (self.icr >> 32) as u32);
         for (register, entry) in (number::LVT..).zip(self.lvt) {
@@ -87,6 +89,7 @@ impl Lapic {
         self.svr = get(number::SVR) & SVR_BITS;
         self.esr = get(number::ESR) & ERROR_BITS;
         self.errors = get(DETECTED_ERRORS) & ERROR_BITS;
+        self.ext_int = get(DETECTED_ERRORS) & EXT_INT_MESSAGE != 0;
         self.icr = u64::from(get(number::ICR_HIGH)) << 32 | u64::from(get(number::ICR_LOW) & ICR_LOW_BITS);
         for register in number::LVT..number::INITIAL_COUNT {
             let Some(entry) = Entry::of_register(register) else { continue };

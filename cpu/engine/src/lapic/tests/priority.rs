@@ -96,13 +96,28 @@ fn a_software_disabled_apic_holds_what_it_has_and_takes_nothing() {
     lapic.accept(0x70, Trigger::Edge);
     write(&mut lapic, 0x35, 0x700);
     write(&mut lapic, number::SVR, 0xff);
-    assert_eq!(lapic.pending_interrupt(), None);
     assert!(!lapic.accept(0x80, Trigger::Edge));
     assert_eq!(read(&mut lapic, 0x35), 0x1_0700, "the vector table is masked");
     write(&mut lapic, 0x35, 0x700);
     assert_eq!(read(&mut lapic, 0x35), 0x1_0700, "and stays so");
+    assert_eq!(lapic.acknowledge(), 0x70, "the processor handles what is held");
+    assert_eq!(read(&mut lapic, number::ISR + 3), 1 << 16);
     write(&mut lapic, number::SVR, 0x1ff);
-    assert_eq!(lapic.acknowledge(), 0x70);
+    assert_eq!(read(&mut lapic, 0x35), 0x1_0700, "enabling unmasks nothing");
+}
+
+#[test]
+fn a_software_disabled_apic_answers_to_nmi_init_and_start_up() {
+    let mut lapic = enabled(0);
+    write(&mut lapic, number::SVR, 0xff);
+    let with = |mode| Message { mode, ..fixed(Destination::All, 0x10) };
+    assert_eq!(lapic.deliver(with(DeliveryMode::Nmi)), Signal::Nmi);
+    assert_eq!(lapic.deliver(with(DeliveryMode::Init)), Signal::Init);
+    assert_eq!(lapic.deliver(with(DeliveryMode::StartUp)), Signal::StartUp { page: 0x10 });
+    lapic.deliver(with(DeliveryMode::ExtInt));
+    assert!(!lapic.ext_int_pending());
+    write(&mut lapic, number::ICR_HIGH, 1 << 24);
+    assert_eq!(write(&mut lapic, number::ICR_LOW, 0x4041), Action::Send(fixed(Destination::Physical(1), 0x41)));
 }
 
 #[test]

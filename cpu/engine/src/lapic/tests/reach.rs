@@ -90,7 +90,16 @@ fn msis_become_messages() {
     let level = Message { trigger: Trigger::Level, ..fixed(Destination::Physical(0), 0x41) };
     assert_eq!(parse(0xfee0_0000, 0xc041), Some(level));
     assert_eq!(parse(0xfee0_0000, 0x400).map(|message| message.mode), Some(DeliveryMode::Nmi));
-    for (address, data) in [(0xfed0_0000, 0x41), (0x1_fee0_0000, 0x41), (0xfee0_0000, 0x241), (0xfee0_0000, 0x741)] {
+    assert_eq!(parse(0xfee0_0000, 0x741).map(|message| message.mode), Some(DeliveryMode::ExtInt));
+    // Not an MSI's address, SMI, the reserved mode, start-up, a level that goes away.
+    for (address, data) in [
+        (0xfed0_0000, 0x41),
+        (0x1_fee0_0000, 0x41),
+        (0xfee0_0000, 0x241),
+        (0xfee0_0000, 0x341),
+        (0xfee0_0000, 0x641),
+        (0xfee0_0000, 0x8041),
+    ] {
         assert_eq!(parse(address, data), None, "{address:#x} {data:#x}");
     }
 }
@@ -153,15 +162,34 @@ fn errors_are_latched_and_interrupt_once() {
     write(&mut lapic, number::EOI, 0);
     assert_eq!(read(&mut lapic, number::ESR), 0, "not before a write");
     command(&mut lapic, 1, 0x0f);
-    assert_eq!(lapic.pending_interrupt(), None);
     lapic.accept(3, Trigger::Edge);
-    assert_eq!(lapic.acknowledge(), 0xfe);
-    write(&mut lapic, number::EOI, 0);
     assert_eq!(read(&mut lapic, 0x2f), 0, "no CMCI entry");
+    assert_eq!(lapic.pending_interrupt(), None, "not armed");
     write(&mut lapic, number::ESR, 0);
     assert_eq!(read(&mut lapic, number::ESR), 0xe0);
+    assert_eq!(read(&mut lapic, number::ESR), 0xe0);
+    lapic.accept(3, Trigger::Edge);
+    assert_eq!(lapic.acknowledge(), 0xfe, "armed by the write");
+    write(&mut lapic, number::ESR, 0);
+    assert_eq!(read(&mut lapic, number::ESR), 0x40);
     write(&mut lapic, number::ESR, 0);
     assert_eq!(read(&mut lapic, number::ESR), 0);
+}
+
+#[test]
+fn an_ext_int_message_waits_until_it_is_taken() {
+    let mut lapic = enabled(0);
+    let message = Message { mode: DeliveryMode::ExtInt, ..fixed(Destination::All, 0x33) };
+    assert_eq!(lapic.deliver(message), Signal::None);
+    write(&mut lapic, number::TPR, 0xff);
+    assert!(lapic.ext_int_pending(), "the task priority does not hold it");
+    assert_eq!(lapic.pending_interrupt(), None, "its vector is the 8259 pair's");
+    let mut other = Lapic::new(0, contract());
+    other.restore(&lapic.save(at(0)), at(0)).unwrap();
+    assert!(other.ext_int_pending());
+    lapic.acknowledge_ext_int();
+    assert!(!lapic.ext_int_pending());
+    assert_eq!(command(&mut lapic, 0, ICR_ALL | 0x700), Action::None, "reserved in the command register");
 }
 
 #[test]

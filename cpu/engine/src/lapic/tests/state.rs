@@ -159,7 +159,7 @@ fn take(lapic: &mut Lapic, step: &Step, nanos: &mut u64) {
 fn expected_pending(lapic: &Lapic) -> Option<u8> {
     let highest = |vectors: &Vectors| (0..=255).rev().find(|&vector| vectors.contains(vector));
     let class = (lapic.tpr >> 4).max(highest(&lapic.isr).map_or(0, |vector| vector >> 4));
-    highest(&lapic.irr).filter(|vector| vector >> 4 > class && lapic.accepts_interrupts())
+    highest(&lapic.irr).filter(|vector| vector >> 4 > class && lapic.is_enabled())
 }
 
 proptest! {
