@@ -22,6 +22,11 @@ const WRITABLE: u64 = 0xff << DESTINATION_SHIFT | MASKED | LEVEL | 1 << 13 | LOG
 /// Delivery modes above the lowest-priority one are edges whatever the entry says (3.2.4).
 const DELIVERY_LOWEST_PRIORITY: u64 = 1 << 8;
 
+/// Whether the pin of `entry` interrupts for as long as it is asserted.
+fn is_level(entry: u64) -> bool {
+    entry & LEVEL != 0 && entry & DELIVERY_MODE <= DELIVERY_LOWEST_PRIORITY
+}
+
 /// An interrupt message as a local APIC takes it (SDM vol. 3, 11.11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Message {
@@ -81,7 +86,7 @@ impl IoApicRegs {
         let writable = WRITABLE & (0xffff_ffff << shift);
         *entry = *entry & !writable | u64::from(value) << shift & writable;
         // Kernels clear a stuck remote IRR by making the pin edge-triggered for a moment.
-        if *entry & LEVEL == 0 {
+        if !is_level(*entry) {
             *entry &= !REMOTE_IRR;
         }
         self.deliver_level(pin)
@@ -100,7 +105,7 @@ impl IoApicRegs {
         let bit = 1 << pin;
         let rising = asserted && self.lines & bit == 0;
         self.lines = if asserted { self.lines | bit } else { self.lines & !bit };
-        if entry & LEVEL != 0 {
+        if is_level(entry) {
             self.deliver_level(index)
         } else if rising && entry & MASKED == 0 {
             Some(message(entry))
@@ -111,12 +116,10 @@ impl IoApicRegs {
 
     fn deliver_level(&mut self, pin: usize) -> Option<Message> {
         let entry = self.redirection.get_mut(pin)?;
-        if self.lines >> pin & 1 == 0 || *entry & LEVEL == 0 || *entry & (MASKED | REMOTE_IRR) != 0 {
+        if self.lines >> pin & 1 == 0 || !is_level(*entry) || *entry & (MASKED | REMOTE_IRR) != 0 {
             return None;
         }
-        if *entry & DELIVERY_MODE <= DELIVERY_LOWEST_PRIORITY {
-            *entry |= REMOTE_IRR;
-        }
+        *entry |= REMOTE_IRR;
         Some(message(*entry))
     }
 
@@ -140,8 +143,9 @@ fn message(entry: u64) -> Message {
     let logical = (entry & LOGICAL) >> 11;
     // Bit 14 of the data asserts; it counts for level-triggered messages only.
     let assert = 1 << 14;
+    let trigger = if is_level(entry) { LEVEL } else { 0 };
     Message {
         address: 0xfee0_0000 | destination << 12 | logical << 2,
-        data: (entry & (VECTOR | DELIVERY_MODE | LEVEL) | assert) as u32,
+        data: (entry & (VECTOR | DELIVERY_MODE) | trigger | assert) as u32,
     }
 }

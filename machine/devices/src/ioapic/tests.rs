@@ -97,6 +97,77 @@ fn unmasking_delivers_a_level_that_is_up() {
 }
 
 #[test]
+fn nmi_init_and_ext_int_are_edges_whatever_the_entry_says() {
+    for mode in [0x200, 0x400, 0x500, 0x700] {
+        let mut b = board();
+        b.redirect(2, 0x8000 | mode);
+        b.io_apic.set(2, true);
+        b.io_apic.set(2, true);
+        assert_eq!(b.wires.take_messages(), [(0xfee0_0000, 0x4000 | mode as u32)], "{mode:#x}");
+        assert_eq!(b.read(0x14), 0x8000 | mode as u32, "no remote IRR");
+        b.redirect(2, 0x8000 | mode);
+        assert!(b.wires.take_messages().is_empty(), "a write is no edge");
+        b.io_apic.set(2, false);
+        b.io_apic.set(2, true);
+        assert_eq!(b.wires.take_messages().len(), 1);
+    }
+}
+
+#[test]
+fn what_is_read_only_stays() {
+    let mut b = board();
+    for (register, expected) in [(1, 0x0017_0020), (2, 0x0500_0000), (3, 0), (0x40, 0), (0xff, 0)] {
+        b.write(0, 0x0500_0000);
+        b.write(register, u32::MAX);
+        assert_eq!(b.read(register), expected, "register {register:#x}");
+    }
+    // Delivery status and remote IRR can be neither set nor cleared.
+    b.redirect(7, 0x1_d041);
+    assert_eq!(b.read(0x1e), 0x1_8041);
+    b.redirect(7, 0x8041);
+    b.io_apic.set(7, true);
+    b.redirect(7, 0x8041);
+    assert_eq!(b.read(0x1e), 0xc041);
+    assert_eq!(b.wires.take_messages().len(), 1);
+}
+
+#[test]
+fn the_window_takes_whole_words_and_the_index_any_width() {
+    let mut b = board();
+    b.write(0x10, 0x8041);
+    b.mmio.write(WINDOW, &[0x55, 0x55]);
+    assert_eq!(b.read(0x10), 0x8041);
+    b.mmio.write(SELECT, &[1]);
+    let mut data = [0; 2];
+    b.mmio.read(WINDOW, &mut data);
+    assert_eq!(data, [0x20, 0x00]);
+    b.mmio.read(SELECT, &mut data);
+    assert_eq!(data, [1, 0]);
+    b.mmio.read(EOI, &mut data);
+    assert_eq!(data, [0, 0], "write-only");
+}
+
+#[test]
+fn the_end_of_an_interrupt_is_for_all_pins_of_its_vector() {
+    let mut b = board();
+    for pin in [16, 17] {
+        b.redirect(pin, 0x8060);
+        b.io_apic.set(pin.into(), true);
+    }
+    assert_eq!(b.wires.take_messages().len(), 2);
+    b.io_apic.set(16, false);
+    b.io_apic.end_of_interrupt(0x60);
+    assert_eq!(b.wires.take_messages().len(), 1, "only 17 is still asserted");
+    assert_eq!((b.read(0x30), b.read(0x32)), (0x8060, 0xc060));
+    // Masked in between: delivered when it is unmasked.
+    b.redirect(17, 0x1_8060);
+    b.io_apic.end_of_interrupt(0x60);
+    assert!(b.wires.take_messages().is_empty());
+    b.redirect(17, 0x8060);
+    assert_eq!(b.wires.take_messages().len(), 1);
+}
+
+#[test]
 fn reset_masks_and_keeps_the_levels() {
     let mut b = board();
     b.redirect(16, 0x8050);
