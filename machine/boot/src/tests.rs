@@ -9,7 +9,11 @@ use proptest::prelude::*;
 use vm_memory::ByteValued;
 
 mod bad_input;
+mod compressed;
+mod flat;
+mod multiboot;
 mod synthetic;
+mod thirty_two_bit;
 
 use synthetic::{BzImageSpec, ElfSpec};
 
@@ -189,8 +193,11 @@ proptest! {
     }
 
     #[test]
-    fn random_elf_headers_never_panic(at in 0usize..0x200, junk in prop::collection::vec(any::<u8>(), 1..64)) {
-        let mut image = ElfSpec { other_notes: 2, ..ElfSpec::default() }.build();
+    fn random_elf_headers_never_panic(
+        at in 0usize..0x200, junk in prop::collection::vec(any::<u8>(), 1..64), narrow in any::<bool>(),
+    ) {
+        let spec = if narrow { ElfSpec::i386() } else { ElfSpec::default() };
+        let mut image = ElfSpec { other_notes: 2, ..spec }.build();
         let at = at.max(4);
         let end = (at + junk.len()).min(image.len());
         image[at..end].copy_from_slice(&junk[..end - at]);

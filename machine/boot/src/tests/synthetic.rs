@@ -48,12 +48,18 @@ impl BzImageSpec {
 }
 
 /// An ELF with one loaded segment and one segment of notes.
+#[derive(Clone)]
 pub struct ElfSpec {
+    /// 1 makes an ELF of 32 bits, all else one of 64.
     pub class: u8,
     pub data: u8,
     pub machine: u16,
     pub address: u64,
+    /// How far above its physical address the segment is linked.
+    pub virtual_offset: u64,
     pub memory_len: u64,
+    /// What the file's header says.
+    pub header_entry: u64,
     /// What the PVH note says; without a note if it is zero.
     pub entry: u32,
     pub other_notes: usize,
@@ -68,7 +74,9 @@ impl Default for ElfSpec {
             data: 1,
             machine: 62,
             address: 0x20_0000,
+            virtual_offset: 0,
             memory_len: 0x2800,
+            header_entry: 0x20_0000,
             entry: 0x20_0040,
             other_notes: 0,
             note_align: 4,
@@ -78,9 +86,22 @@ impl Default for ElfSpec {
 }
 
 impl ElfSpec {
+    /// For an i386 kernel.
+    pub fn i386() -> Self {
+        Self { class: 1, machine: 3, ..Self::default() }
+    }
+
+    /// An i386 kernel with a multiboot header of these flags at its beginning, and without a PVH note.
+    pub fn multiboot(flags: u32) -> Self {
+        let mut spec = Self { entry: 0, header_entry: 0x20_0020, ..Self::i386() };
+        spec.code[..12].copy_from_slice(&multiboot_header(flags, &[]));
+        spec
+    }
+
     pub fn build(&self) -> Vec<u8> {
         let notes = self.notes();
-        let notes_at = 64 + 2 * 56;
+        let (header_len, program_len) = if self.is_32() { (52, 32) } else { (64, 56) };
+        let notes_at = header_len + 2 * program_len;
         let code_at = notes_at + notes.len();
         let mut image = b"\x7fELF".to_vec();
         image.extend_from_slice(&[self.class, self.data, 1]);
@@ -88,16 +109,35 @@ impl ElfSpec {
         image.extend_from_slice(&2u16.to_le_bytes());
         image.extend_from_slice(&self.machine.to_le_bytes());
         image.extend_from_slice(&1u32.to_le_bytes());
-        image.extend([self.address, 64, 0].iter().flat_map(|value| value.to_le_bytes()));
+        image.extend([self.header_entry, header_len as u64, 0].iter().flat_map(|value| self.word(*value)));
         image.extend_from_slice(&0u32.to_le_bytes());
-        image.extend([64u16, 56, 2, 0, 0, 0].iter().flat_map(|value| value.to_le_bytes()));
+        let halves = [header_len as u16, program_len as u16, 2, 0, 0, 0];
+        image.extend(halves.iter().flat_map(|value| value.to_le_bytes()));
         let code_len = self.code.len() as u64;
-        image.extend(program_header(1, code_at, self.address, (code_len, self.memory_len), 4096));
+        image.extend(self.program_header(1, code_at, self.address, (code_len, self.memory_len), 4096));
         let notes_len = notes.len() as u64;
-        image.extend(program_header(4, notes_at, 0, (notes_len, notes_len), self.note_align as u64));
+        image.extend(self.program_header(4, notes_at, 0, (notes_len, notes_len), self.note_align as u64));
         image.extend(notes);
         image.extend_from_slice(&self.code);
         image
+    }
+
+    fn is_32(&self) -> bool {
+        self.class == 1
+    }
+
+    /// A number of the class's own width.
+    fn word(&self, value: u64) -> Vec<u8> {
+        let bytes = value.to_le_bytes();
+        bytes[..if self.is_32() { 4 } else { 8 }].to_vec()
+    }
+
+    fn program_header(&self, kind: u32, at: usize, address: u64, lens: (u64, u64), align: u64) -> Vec<u8> {
+        let flags = 7u32.to_le_bytes().to_vec();
+        let [before, behind] = if self.is_32() { [vec![], flags] } else { [flags, vec![]] };
+        let fields = [at as u64, address.wrapping_add(self.virtual_offset), address, lens.0, lens.1];
+        let fields: Vec<u8> = fields.iter().flat_map(|value| self.word(*value)).collect();
+        [kind.to_le_bytes().to_vec(), before, fields, behind, self.word(align)].concat()
     }
 
     fn notes(&self) -> Vec<u8> {
@@ -121,10 +161,9 @@ impl ElfSpec {
     }
 }
 
-fn program_header(kind: u32, at: usize, address: u64, lens: (u64, u64), align: u64) -> Vec<u8> {
-    let mut header = kind.to_le_bytes().to_vec();
-    header.extend_from_slice(&7u32.to_le_bytes());
-    let fields = [at as u64, address, address, lens.0, lens.1, align];
-    header.extend(fields.iter().flat_map(|value| value.to_le_bytes()));
-    header
+/// A multiboot header with its checksum, and what follows it.
+pub fn multiboot_header(flags: u32, addresses: &[u32]) -> Vec<u8> {
+    const MAGIC: u32 = 0x1bad_b002;
+    let checksum = 0u32.wrapping_sub(MAGIC).wrapping_sub(flags);
+    [&[MAGIC, flags, checksum], addresses].concat().iter().flat_map(|word| word.to_le_bytes()).collect()
 }
