@@ -1,6 +1,34 @@
-//! Hostile input: the targets of `fuzz/`, guided by coverage where a C++ compiler is to be had.
+//! Hostile input: the targets of `fuzz/`, guided by coverage where a C++ compiler is to be had. And random
+//! instructions for the software CPU, judged by the host's.
 
+mod cpu;
 mod driver;
 mod targets;
 
-pub use targets::{Args, run, short};
+pub use targets::short;
+
+use anyhow::Result;
+
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    targets: targets::Args,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// The software CPU against the host's, instruction by instruction
+    Cpu(cpu::Args),
+}
+
+/// # Errors
+/// What was asked for cannot be built or run, or something was found.
+pub fn run(args: &Args) -> Result<()> {
+    match &args.what {
+        Some(What::Cpu(args)) => cpu::run(args),
+        None => targets::run(&args.targets),
+    }
+}
