@@ -2,7 +2,7 @@
 
 use crate::status;
 use clap::{ArgAction, Args, Parser, Subcommand};
-use motu_spec::{ByteSize, Console, EngineChoice, GuestAddress, KernelMode, Timeout, VmSpec};
+use motu_spec::{ByteSize, Console, EngineChoice, GuestAddress, KernelMode, Timeout, Trace, VmSpec};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -93,6 +93,24 @@ pub struct RunArgs {
     /// Print what the machine did, on stderr, when it has ended
     #[arg(long)]
     pub stats: bool,
+    /// Give the machine QEMU's isa-debug-exit: a value v that the guest writes to port 0xf4 ends it, and
+    /// motu exits with (v << 1 | 1) & 0xff
+    #[arg(long)]
+    pub debug_exit: bool,
+    /// Write a line to FILE, or to stderr, for each instruction (exec), exception and interrupt (int), access to
+    /// a port (io), access to memory that is no RAM (mmio); such as int,io:FILE; may be repeated
+    #[arg(long = "trace", value_name = "exec|int|mmio|io[,...][:FILE]", value_parser = trace_parser())]
+    pub traces: Vec<Traces>,
+}
+
+/// What one `--trace` asks for.
+#[derive(Clone, Debug)]
+pub struct Traces(Vec<Trace>);
+
+/// Keeps a path that is not UTF-8 as it is.
+fn trace_parser() -> impl clap::builder::TypedValueParser<Value = Traces> {
+    use clap::builder::TypedValueParser;
+    clap::builder::OsStringValueParser::new().try_map(|text: OsString| Trace::parse_list(&text).map(Traces))
 }
 
 /// Keeps a path that is not UTF-8 as it is.
@@ -120,6 +138,8 @@ impl RunArgs {
             cpu: self.cpu.clone(),
             console: self.console.clone(),
             timeout: self.timeout,
+            debug_exit: self.debug_exit,
+            traces: self.traces.iter().flat_map(|traces| traces.0.clone()).collect(),
         }
     }
 }
@@ -158,12 +178,14 @@ mod tests {
 
     #[test]
     fn bad_values_say_what_would_have_been_right() {
-        let cases: [(&[&str], &str); 7] = [
+        let cases: [(&[&str], &str); 9] = [
             (&["--memory", "lots"], "512M"),
             (&["--timeout", "-1"], "30s"),
             (&["--cpus", "-1"], "0..="),
             (&["--engine", "fast"], "auto, kvm and soft"),
             (&["--memroy", "1G"], "--memory"),
+            (&["--trace", "cpu"], "exec, int, mmio and io"),
+            (&["--trace", "io:"], "io:FILE"),
             (&["--initrd", "x"], "--kernel"),
             (&["tiny", "--kernel", "k"], "cannot be used with"),
         ];
@@ -171,6 +193,16 @@ mod tests {
             let error = run_args(line).unwrap_err().to_string();
             assert!(error.contains(expected), "{line:?}: {error}");
         }
+    }
+
+    #[test]
+    fn traces_are_listed_repeated_or_both() {
+        let traces = run_args(&["--trace", "int,io:log", "--trace=exec"]).unwrap().spec().traces;
+        let words: Vec<_> = traces.iter().map(|t| (t.kind.to_string(), t.file.clone())).collect();
+        assert_eq!(
+            words,
+            [("int".to_owned(), Some("log".into())), ("io".to_owned(), Some("log".into())), ("exec".to_owned(), None)]
+        );
     }
 
     #[test]

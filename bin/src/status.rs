@@ -13,7 +13,7 @@ pub enum Status {
     TimedOut,
     /// motu could not do what was asked: bad input, or trouble on the host. As with docker(1).
     Failed,
-    /// A signal ended motu, by number; or what the guest's command exited with.
+    /// A signal ended motu, by number; or what the guest's command exited with, or chose by `--debug-exit`.
     Code(u8),
 }
 
@@ -25,11 +25,17 @@ Exit status:
   124        --timeout ran out
   125        motu failed: bad input, or trouble on the host
   126, 127   the command cannot be run, or was not found
-  128 + n    signal n ended the command, or motu";
+  128 + n    signal n ended the command, or motu
+  v << 1 | 1 (its low 8 bits) with --debug-exit, if the guest wrote v to port 0xf4";
 
 impl Status {
     pub fn signal(signo: i32) -> Self {
         Self::Code(u8::try_from(signo).map_or(255, |n| n.saturating_add(128)))
+    }
+
+    /// What QEMU exits with when the guest writes `value` to its `isa-debug-exit` port; never 0.
+    pub fn debug_exit(value: u32) -> Self {
+        Self::Code((value << 1 | 1) as u8)
     }
 
     pub fn code(self) -> u8 {
@@ -46,5 +52,18 @@ impl Status {
 impl From<Status> for ExitCode {
     fn from(status: Status) -> Self {
         status.code().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What QEMU 7.2 exited with.
+    #[test]
+    fn debug_exit_is_qemus() {
+        for (value, code) in [(0x10, 33), (0xff, 255), (0x1234, 105), (0x1234_5678, 241), (0x8000_0000, 1), (0, 1)] {
+            assert_eq!(Status::debug_exit(value).code(), code, "{value:#x}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! One machine as asked for, and the rules it must keep.
 
-use crate::{ByteSize, GuestAddress, Timeout};
+use crate::{ByteSize, GuestAddress, Timeout, Trace};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::PathBuf;
@@ -61,6 +61,11 @@ pub struct VmSpec {
     /// The machine is stopped when it has run this long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Timeout>,
+    /// The machine has QEMU's `isa-debug-exit` at port 0xf4: a write ends it with a status.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub debug_exit: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traces: Vec<Trace>,
 }
 
 /// What runs the guest's instructions.
@@ -185,6 +190,8 @@ impl Default for VmSpec {
             cpu: None,
             console: None,
             timeout: None,
+            debug_exit: false,
+            traces: Vec::new(),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::host;
 use crate::{status::Status, terminal};
 use anyhow::{Context, Result, bail};
-use motu_machine::{BootSource, Finished, Flat, Image, Machine, MachineConfig, Module, OnReset, Role};
+use motu_machine::{BootSource, Finished, Flat, Image, Machine, MachineConfig, Module, OnReset, Role, Tracing};
 use motu_spec::VmSpec;
 use signal_hook::consts::SIGPIPE;
 use std::path::PathBuf;
@@ -85,6 +85,8 @@ impl Vmm {
             ports: boot.ports,
             entropy: Box::new(host::random),
             on_reset: boot.on_reset,
+            debug_exit: spec.debug_exit,
+            tracing: Tracing::default(),
         };
         let machine = Machine::new(config, engine.hypervisor.as_ref())?;
         let handle = machine.handle();

@@ -24,6 +24,8 @@ pub enum Effect {
     Reset,
     /// Switch the machine off.
     PowerOff,
+    /// End the machine with this value, as QEMU's `isa-debug-exit` does.
+    DebugExit(u32),
 }
 
 /// A device that several threads or address spaces reach.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi_pm;
+pub mod debug_exit;
 mod frequency;
 pub mod i8042;
 mod interrupt_output;

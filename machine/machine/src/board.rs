@@ -6,7 +6,8 @@
 //!          0x060 0x064        8042                       0xfee0_0000    local APICs (the engine's)
 //!          0x070              MC146818 clock
 //!          0x080              POST code              PCI slot 1  virtio-rng
-//!          0x3f8              16550A, COM1                slot 2  virtio-console
+//!          0x0f4              debug exit, if asked for    slot 2  virtio-console
+//!          0x3f8              16550A, COM1
 //!          0x600 0x604 0x608  ACPI power management
 //!          0xcf8              PCI configuration, 0xcf9 reset
 //! ```
@@ -19,6 +20,7 @@ use crate::{MachineError, PortStream, SerialInput};
 use motu_boot::BoardTables;
 use motu_bus::{AddressSpace, Clock, Device, IrqLine, IrqSink, MsiSink, Shared, Timed, lock, shared};
 use motu_devices::acpi_pm::{self, AcpiPm};
+use motu_devices::debug_exit::DebugExit;
 use motu_devices::i8042::I8042;
 use motu_devices::ioapic::{IoApic, IoApicMmio};
 use motu_devices::isa::IsaIrqRouter;
@@ -79,6 +81,7 @@ pub(crate) struct HostSide {
     pub serial: Box<dyn Write + Send>,
     pub ports: Vec<String>,
     pub entropy: EntropySource,
+    pub debug_exit: bool,
 }
 
 /// Messages to the local APICs.
@@ -241,6 +244,9 @@ impl Board {
         wiring.add_timers(&tables)?;
         wiring.add_keyboard(&tables)?;
         wiring.add("POST code port", POST_CODE, DebugPort::PORTS, DebugPort::new())?;
+        if host.debug_exit {
+            wiring.add("debug-exit port", DebugExit::PORT, DebugExit::PORTS, DebugExit::new())?;
+        }
         let serial = wiring.add_serial(&tables, host.serial)?;
 
         let pci = shared(PciBus::new(Arc::clone(&mmio), Arc::clone(&ports)));

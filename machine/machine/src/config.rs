@@ -1,6 +1,6 @@
 //! What a machine is made from.
 
-use crate::OnReset;
+use crate::{OnReset, Tracing};
 use motu_boot::BootSource;
 use motu_virtio::rng::EntropySource;
 use std::fmt;
@@ -25,6 +25,9 @@ pub struct MachineConfig {
     /// Fills a slice with random bytes, for virtio-rng.
     pub entropy: EntropySource,
     pub on_reset: OnReset,
+    /// A write to port 0xf4 ends the machine with [`crate::Outcome::DebugExit`].
+    pub debug_exit: bool,
+    pub tracing: Tracing,
 }
 
 impl fmt::Debug for MachineConfig {
@@ -36,6 +39,8 @@ impl fmt::Debug for MachineConfig {
             .field("boot", &self.boot)
             .field("ports", &self.ports)
             .field("on_reset", &self.on_reset)
+            .field("debug_exit", &self.debug_exit)
+            .field("tracing", &self.tracing)
             .finish_non_exhaustive()
     }
 }

@@ -13,6 +13,8 @@ pub(crate) enum Event {
     Reset,
     /// The guest switched the machine off.
     PowerOff,
+    /// The guest ended the machine with this value.
+    DebugExit(u32),
     /// The host wants the machine to end.
     Stop,
     /// A vCPU thread runs no guest code until it is told to.
@@ -54,6 +56,7 @@ impl Control {
             Effect::None | Effect::Reschedule => return,
             Effect::Reset => Event::Reset,
             Effect::PowerOff => Event::PowerOff,
+            Effect::DebugExit(value) => Event::DebugExit(value),
         };
         self.send(event);
         self.halt();

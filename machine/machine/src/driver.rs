@@ -85,6 +85,7 @@ impl Driver<'_> {
                 Event::Reset if self.on_reset == OnReset::Restart => Some(Goal::Restart),
                 Event::Reset => Some(Goal::End(Outcome::Reset)),
                 Event::PowerOff => Some(Goal::End(Outcome::PoweredOff)),
+                Event::DebugExit(value) => Some(Goal::End(Outcome::DebugExit(value))),
                 Event::Stop => Some(Goal::End(Outcome::Stopped)),
                 Event::Crashed(report) => Some(Goal::End(Outcome::Crashed(report))),
             };

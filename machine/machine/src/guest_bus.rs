@@ -69,7 +69,7 @@ impl Bus {
         match effect {
             Effect::None => {}
             Effect::Reschedule => self.schedule.reschedule(),
-            Effect::Reset | Effect::PowerOff => self.control.request(effect),
+            Effect::Reset | Effect::PowerOff | Effect::DebugExit(_) => self.control.request(effect),
         }
     }
 }

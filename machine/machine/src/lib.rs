@@ -23,6 +23,7 @@ mod serial;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod trace;
 mod vcpu;
 
 pub use config::MachineConfig;
@@ -33,3 +34,4 @@ pub use machine::{Finished, Machine, MachineHandle, Outcome};
 pub use motu_boot::{BootError, BootSource, Flat, FlatMode, Image, Module, Role};
 pub use motu_virtio::console::PortStream;
 pub use serial::SerialInput;
+pub use trace::{Access, AccessTracer, Direction, PerCpu, Space, Tracing};

@@ -4,6 +4,7 @@ use crate::board::{Board, HostSide};
 use crate::control::{Control, Event};
 use crate::driver::{Driver, OnReset, Startup};
 use crate::timers::Timers;
+use crate::trace::{AccessTracer, TracedBus};
 use crate::vcpu::VcpuThread;
 use crate::{BusCounters, MachineConfig, MachineError, PortStream, SerialInput};
 use motu_boot::{BoardTables, BootSource};
@@ -24,6 +25,8 @@ pub enum Outcome {
     Reset,
     /// A processor shut down (triple fault; SDM vol. 3, 6.15, "Double fault").
     Crashed(Box<CrashReport>),
+    /// The guest wrote this value to the debug-exit port, see [`MachineConfig::debug_exit`].
+    DebugExit(u32),
     /// [`MachineHandle::stop`] was called.
     Stopped,
 }
@@ -46,6 +49,8 @@ pub struct Machine {
     /// Where the CPUs start.
     first: Vec<CpuState>,
     vcpus: Vec<Box<dyn Vcpu>>,
+    /// By vCPU; empty if nobody wants to know.
+    accesses: Vec<Box<dyn AccessTracer>>,
     control: Arc<Control>,
     events: Receiver<Event>,
     on_reset: OnReset,
@@ -83,20 +88,27 @@ impl Machine {
     /// # Errors
     /// The kernel or initrd cannot be booted, or the host lacks a resource.
     pub fn new(config: MachineConfig, hypervisor: &dyn Hypervisor) -> Result<Self, MachineError> {
-        let MachineConfig { contract, cpus, on_reset, .. } = config;
+        let MachineConfig { contract, cpus, on_reset, tracing, .. } = config;
         let ram = GuestRam::new(config.memory)?;
         let vm = hypervisor.create_vm(VmConfig { ram: ram.clone(), contract, vcpus: cpus })?;
         let (sender, events) = mpsc::channel();
         let control = Arc::new(Control::new(sender));
-        let vcpus = (0..cpus).map(|id| vm.create_vcpu(id)).collect::<Result<Vec<_>, _>>()?;
-        for vcpu in &vcpus {
+        let mut vcpus = (0..cpus).map(|id| vm.create_vcpu(id)).collect::<Result<Vec<_>, _>>()?;
+        for (id, vcpu) in (0..).zip(&mut vcpus) {
             control.add_vcpu(vcpu.kicker());
+            vcpu.set_tracer(tracing.cpu.as_ref().map(|tracer| tracer(id)));
         }
-        let host = HostSide { serial: config.serial, ports: config.ports, entropy: config.entropy };
+        let accesses = tracing.access.map(|tracer| (0..cpus).map(tracer).collect()).unwrap_or_default();
+        let host = HostSide {
+            serial: config.serial,
+            ports: config.ports,
+            entropy: config.entropy,
+            debug_exit: config.debug_exit,
+        };
         let mut board = Board::new(ram, vm, tables(cpus, contract), Arc::clone(&control), host)?;
         let boot = config.boot;
         let first = Loader { board: &mut board, boot: &boot }.start_states()?;
-        Ok(Self { board, boot, first, vcpus, control, events, on_reset })
+        Ok(Self { board, boot, first, vcpus, accesses, control, events, on_reset })
     }
 
     pub fn handle(&self) -> MachineHandle {
@@ -123,8 +135,12 @@ impl Machine {
             .map_err(|source| MachineError::Thread { what: "timer", source })?;
         let bus = self.board.guest_bus();
         let mut vcpus = Vec::new();
+        let mut accesses = self.accesses.into_iter();
         for (id, vcpu) in (0..).zip(self.vcpus) {
-            let bus: Arc<dyn GuestBus + Send + Sync> = bus.clone();
+            let bus: Arc<dyn GuestBus + Send + Sync> = match accesses.next() {
+                Some(tracer) => Arc::new(TracedBus::new(bus.clone(), tracer)),
+                None => bus.clone(),
+            };
             let thread = VcpuThread::start(id, vcpu, bus, Arc::clone(&self.control))
                 .map_err(|source| MachineError::Thread { what: "virtual CPU", source })?;
             vcpus.push(thread);

@@ -1,5 +1,6 @@
 //! The machine with CPUs that the tests play.
 
+use crate::{Access, AccessTracer, Direction, Space, Tracing};
 use crate::{BootSource, Image, Machine, MachineConfig, MachineError, OnReset, Outcome, Role};
 use motu_hv::{Capabilities, CrashReport, Exit, GuestBus, HvError, Hypervisor, Kick, Msi, Stats, Vcpu, Vm, VmConfig};
 use motu_x86::{CpuState, Gpa};
@@ -182,6 +183,8 @@ fn config(serial: Sheet) -> MachineConfig {
         ports: vec!["org.test.0".into()],
         entropy: Box::new(|bytes| bytes.fill(7)),
         on_reset: OnReset::Restart,
+        debug_exit: false,
+        tracing: Tracing::default(),
     }
 }
 
@@ -231,6 +234,59 @@ fn every_way_to_reset_is_one() {
         });
         assert!(matches!(machine.run().unwrap().outcome, Outcome::Reset));
     }
+}
+
+#[test]
+fn the_debug_exit_port_is_there_only_when_asked_for() {
+    let machine = |debug_exit| {
+        let config = MachineConfig { debug_exit, ..config(Sheet::default()) };
+        machine(config, move |guest, _| {
+            assert_eq!(guest.in8(0xf4), if debug_exit { 0 } else { 0xff });
+            guest.bus.io_write(0xf4, &0x1234u16.to_le_bytes());
+            if debug_exit { guest.until_kicked() } else { guest.power_off() }
+        })
+    };
+    assert!(matches!(machine(true).run().unwrap().outcome, Outcome::DebugExit(0x1234)));
+    assert!(matches!(machine(false).run().unwrap().outcome, Outcome::PoweredOff));
+}
+
+/// Keeps what it is told.
+#[derive(Clone, Default)]
+struct Notebook(Arc<Mutex<Vec<(u32, Access)>>>);
+
+struct Scribe(Notebook, u32);
+
+impl AccessTracer for Scribe {
+    fn access(&self, access: &Access) {
+        self.0.0.lock().unwrap().push((self.1, *access));
+    }
+}
+
+#[test]
+fn every_access_to_the_board_is_told_with_its_value() {
+    let notebook = Notebook::default();
+    let told = notebook.clone();
+    let access = Box::new(move |id| Box::new(Scribe(told.clone(), id)) as Box<dyn AccessTracer>);
+    let tracing = Tracing { access: Some(access), ..Tracing::default() };
+    let machine = machine(MachineConfig { tracing, ..config(Sheet::default()) }, |guest, _| {
+        guest.out8(COM1 + 7, 0x5a);
+        guest.in8(COM1 + 7);
+        guest.bus.mmio_write(Gpa(0xfec0_0000), &[1]);
+        guest.bus.mmio_read(Gpa(0xfec0_0010), &mut [0; 4]);
+        guest.bus.mmio_read(Gpa(0xc000_0000_0000), &mut [0; 8]);
+        guest.power_off()
+    });
+    assert_eq!(machine.run().unwrap().bus.port_reads, 1, "counted once");
+    let access = |space, direction, address, size, value| (0, Access { space, direction, address, size, value });
+    let expected = [
+        access(Space::Port, Direction::Write, 0x3ff, 1, 0x5a),
+        access(Space::Port, Direction::Read, 0x3ff, 1, 0x5a),
+        access(Space::Memory, Direction::Write, 0xfec0_0000, 1, 1),
+        access(Space::Memory, Direction::Read, 0xfec0_0010, 4, 0x0017_0020),
+        access(Space::Memory, Direction::Read, 0xc000_0000_0000, 8, u64::MAX),
+        access(Space::Port, Direction::Write, SLEEP_CONTROL.into(), 2, u16::from_le_bytes(SOFT_OFF).into()),
+    ];
+    assert_eq!(*notebook.0.lock().unwrap(), expected);
 }
 
 #[test]

@@ -90,6 +90,10 @@ fn console(spec: &VmSpec, default: Console) -> Result<Output> {
 
 /// Tells the person how the machine ended; what motu exits with.
 fn report(ended: &Ended, output: &Output, request: &Request) -> Result<Status> {
+    // The guest's own word stands before what the host made of its end.
+    if let Outcome::DebugExit(value) = ended.finished.outcome {
+        return Ok(Status::debug_exit(value));
+    }
     let is_kernel = request.spec.kernel.is_some();
     if let Some(why) = &ended.why {
         match why {
@@ -120,7 +124,7 @@ fn report(ended: &Ended, output: &Output, request: &Request) -> Result<Status> {
         }
         Outcome::PoweredOff if is_kernel || request.command.is_empty() => Ok(Status::Success),
         Outcome::PoweredOff => bail!("the guest was switched off before its command ended"),
-        Outcome::Stopped => Ok(Status::Success),
+        Outcome::Stopped | Outcome::DebugExit(_) => Ok(Status::Success),
     }
 }
 
