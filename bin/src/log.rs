@@ -22,7 +22,7 @@ pub fn init(verbose: u8) {
 }
 
 /// stderr, with the carriage returns that a terminal in raw mode does not add by itself.
-struct Stderr;
+pub struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {

@@ -12,18 +12,18 @@ const QUEUE: usize = 64 << 10;
 /// ```text
 ///   connected --release--> ending (the queue has no bound) --finish--> disconnected (bytes are dropped)
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Background {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     queue: Vec<u8>,
     /// A thread takes from `queue`; without one, nothing is queued.
@@ -34,6 +34,9 @@ struct State {
     idle: bool,
     /// Bytes that the thread took and has not written yet.
     writing: usize,
+    /// Nobody reads any more (a broken pipe).
+    abandoned: bool,
+    on_abandoned: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Shared {
@@ -49,7 +52,7 @@ impl Shared {
     fn disconnect(&self) -> usize {
         let mut state = self.lock();
         state.connected = false;
-        let lost = state.writing + std::mem::take(&mut state.queue).len();
+        let lost = std::mem::take(&mut state.writing) + std::mem::take(&mut state.queue).len();
         self.changed.notify_all();
         lost
     }
@@ -69,6 +72,22 @@ impl Shared {
         self.changed.notify_all();
         state.connected.then_some(chunk)
     }
+
+    /// The destination takes nothing more. For a full disk the machine goes on without it.
+    fn lose(&self, what: &str, error: &io::Error) {
+        self.disconnect();
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            tracing::warn!("{what} is lost from here on: {error}");
+            return;
+        }
+        let mut state = self.lock();
+        state.abandoned = true;
+        let act = state.on_abandoned.take();
+        drop(state);
+        if let Some(act) = act {
+            act();
+        }
+    }
 }
 
 impl Background {
@@ -77,28 +96,39 @@ impl Background {
         Self { shared: Arc::default() }
     }
 
-    /// Writes to `destination` on a thread of this name. `lost` is called once, when the destination takes
-    /// nothing more.
+    /// Writes to `destination` on a thread of the name `thread`. The person is told once if it takes nothing
+    /// more: `what` names it.
     ///
     /// # Errors
     /// The host gives no thread.
-    pub fn to(
-        name: &str,
-        mut destination: impl Write + Send + 'static,
-        lost: impl FnOnce(&io::Error) + Send + 'static,
-    ) -> io::Result<Self> {
+    pub fn to(thread: &str, what: String, mut destination: impl Write + Send + 'static) -> io::Result<Self> {
         let background = Self::discard();
         background.shared.lock().connected = true;
         let shared = Arc::clone(&background.shared);
-        std::thread::Builder::new().name(name.into()).spawn(move || {
+        std::thread::Builder::new().name(thread.into()).spawn(move || {
             while let Some(chunk) = shared.take() {
                 if let Err(error) = destination.write_all(&chunk).and_then(|()| destination.flush()) {
-                    shared.disconnect();
-                    return lost(&error);
+                    return shared.lose(&what, &error);
                 }
             }
         })?;
         Ok(background)
+    }
+
+    /// Calls `act` as soon as nobody reads any more (a broken pipe).
+    pub fn on_abandoned(&self, act: impl FnOnce() + Send + 'static) {
+        let mut state = self.shared.lock();
+        if state.abandoned {
+            drop(state);
+            act();
+        } else {
+            state.on_abandoned = Some(Box::new(act));
+        }
+    }
+
+    /// Whether both are the same destination.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// Queues `data`; waits while there is no room.
@@ -152,7 +182,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     fn to(destination: impl Write + Send + 'static) -> Background {
-        Background::to("test", destination, |_| {}).unwrap()
+        Background::to("test", "the test".into(), destination).unwrap()
     }
 
     #[test]
@@ -172,9 +202,11 @@ mod tests {
     fn a_blocked_destination_holds_the_guest_until_it_is_given_up() {
         let (_near, far) = UnixStream::pair().unwrap();
         let background = to(far);
+        // More than the socket holds.
+        background.put(&vec![b'x'; 8 << 20]);
         let guest = background.clone();
         let printed = std::thread::spawn(move || {
-            for _ in 0..(8 << 20) / 4096 {
+            for _ in 0..2 * QUEUE / 4096 {
                 guest.put(&[b'x'; 4096]);
             }
         });
@@ -200,15 +232,24 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_that_fails_is_told_once() {
+    fn a_reader_that_went_away_is_noticed() {
         let (near, far) = UnixStream::pair().unwrap();
         drop(near);
-        let (tell, told) = std::sync::mpsc::channel();
-        let background = Background::to("test", far, move |error| tell.send(error.kind()).unwrap()).unwrap();
+        let background = to(far);
+        let (tell, noticed) = std::sync::mpsc::channel();
+        background.on_abandoned(move || tell.send(()).unwrap());
         background.put(b"x");
-        assert_eq!(told.recv().unwrap(), io::ErrorKind::BrokenPipe);
-        background.put(b"y");
+        noticed.recv().unwrap();
         assert_eq!(background.finish(None), 0, "nothing is queued any more");
-        assert!(told.recv().is_err());
+    }
+
+    #[test]
+    fn a_full_disk_holds_nobody_up() {
+        let background = to(std::fs::File::create("/dev/full").unwrap());
+        background.on_abandoned(|| panic!("a full disk is no reader that went away"));
+        for _ in 0..(8 << 20) / 4096 {
+            background.put(&[b'x'; 4096]);
+        }
+        background.finish(None);
     }
 }

@@ -1,29 +1,32 @@
 //! One machine and its connections to the host, from a checked spec to its end. It knows neither
 //! the command line nor images, so that it can as well be a process of its own.
 
+mod background;
 mod crash;
 mod ending;
 mod output;
+mod outputs;
 mod stats;
+mod trace;
 
 pub use crash::Shown as ShownCrash;
 pub use ending::{Deadline, Ending, Why};
 pub use output::Output;
+pub use outputs::Outputs;
 pub use stats::Stats;
+pub use trace::Traces;
 
 use crate::engine::Engine;
 use crate::host;
 use crate::{status::Status, terminal};
 use anyhow::{Context, Result, bail};
-use motu_machine::{BootSource, Finished, Flat, Image, Machine, MachineConfig, Module, OnReset, Role, Tracing};
+use motu_machine::{BootSource, Finished, Flat, Image, Machine, MachineConfig, Module, OnReset, Role};
 use motu_spec::VmSpec;
 use signal_hook::consts::SIGPIPE;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a guest's last output may take when motu was told to end at once.
-const HASTY_FLUSH: Duration = Duration::from_millis(200);
 /// A machine that does not stop within this time after it was told to is left behind.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -55,7 +58,7 @@ impl Boot {
 /// A machine that is about to run.
 pub struct Vmm {
     machine: Machine,
-    output: Output,
+    outputs: Outputs,
     ending: Arc<Ending>,
     contract: &'static str,
     started: Instant,
@@ -73,7 +76,7 @@ impl Vmm {
     ///
     /// # Errors
     /// What is to be booted cannot be, or the host lacks a resource.
-    pub fn new(spec: &VmSpec, boot: Boot, engine: &Engine, output: Output) -> Result<Self> {
+    pub fn new(spec: &VmSpec, boot: Boot, engine: &Engine, outputs: Outputs) -> Result<Self> {
         let started = Instant::now();
         let contract = contract(spec, engine)?;
         let config = MachineConfig {
@@ -81,29 +84,29 @@ impl Vmm {
             cpus: spec.cpus,
             contract,
             boot: boot.open()?,
-            serial: Box::new(output.clone()),
+            serial: Box::new(outputs.console.clone()),
             ports: boot.ports,
             entropy: Box::new(host::random),
             on_reset: boot.on_reset,
             debug_exit: spec.debug_exit,
-            tracing: Tracing::default(),
+            tracing: outputs.traces.tracing(),
         };
         let machine = Machine::new(config, engine.hypervisor.as_ref())?;
         let handle = machine.handle();
-        let release = output.clone();
+        let release = outputs.clone();
         let ending = Ending::new(move |status| {
             handle.stop();
             // A guest that waits for a terminal which takes nothing cannot be stopped otherwise.
             release.release();
-            leave_behind_after(STOP_GRACE, status);
+            leave_behind_after(STOP_GRACE, status, release.clone());
         });
         let abandon = Arc::downgrade(&ending);
-        output.on_abandoned(move || {
+        outputs.on_abandoned(move || {
             if let Some(ending) = abandon.upgrade() {
                 ending.end(Why::Signal(SIGPIPE));
             }
         });
-        Ok(Self { machine, output, ending, contract, started })
+        Ok(Self { machine, outputs, ending, contract, started })
     }
 
     pub fn machine(&mut self) -> &mut Machine {
@@ -119,22 +122,24 @@ impl Vmm {
     /// # Errors
     /// The host's trouble.
     pub fn run(self, spec: &VmSpec) -> Result<Ended> {
-        let Self { machine, output, ending, contract, started } = self;
+        let Self { machine, outputs, ending, contract, started } = self;
         let limit = spec.timeout.map(|timeout| Deadline::start(timeout.duration(), Arc::clone(&ending)));
         let _deadline = limit.transpose().context("starting the thread for --timeout")?;
-        let finished = machine.run()?;
-        let why = ending.take();
-        let stats = Stats::collect(&finished, contract, started.elapsed());
-        output.finish(why.is_some().then_some(HASTY_FLUSH));
-        Ok(Ended { why, finished, stats })
+        let ended = machine.run().map(|finished| {
+            let stats = Stats::collect(&finished, contract, started.elapsed());
+            Ended { why: ending.take(), finished, stats }
+        });
+        outputs.finish(ended.as_ref().map_or(true, |ended| ended.why.is_some()));
+        Ok(ended?)
     }
 }
 
 /// The safety net under everything that may fail to stop: leaves the process after `grace`.
-fn leave_behind_after(grace: Duration, status: Status) {
+fn leave_behind_after(grace: Duration, status: Status, outputs: Outputs) {
     let leave = move || {
         std::thread::sleep(grace);
         terminal::give_back();
+        outputs.traces.finish(Some(Duration::ZERO));
         eprintln!("motu: the machine did not stop within {} s and is left behind", grace.as_secs());
         std::process::exit(status.code().into());
     };

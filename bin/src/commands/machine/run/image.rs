@@ -1,7 +1,7 @@
 //! An image, and a command or a shell in it.
 
 use super::stdin::{self, Sink};
-use super::{Request, Run, console};
+use super::{Request, Run, outputs};
 use crate::agent::{Session, Wiring};
 use crate::error::Shown;
 use crate::images;
@@ -25,7 +25,7 @@ pub fn run(request: &Request) -> Result<Run> {
     let name = spec.image_name().unwrap_or(DEFAULT_IMAGE);
     let shows_console = request.verbose || spec.console.as_ref().is_some_and(|c| *c != Console::None);
     // Before the image is made, which may take a while.
-    let output = console(spec, if request.verbose { Console::Stdio } else { Console::None })?;
+    let outputs = outputs(spec, if request.verbose { Console::Stdio } else { Console::None })?;
     let making = Making::default();
     let signals = making.watch()?;
     let image = match images::prepare(name, &making.cancel) {
@@ -40,13 +40,13 @@ pub fn run(request: &Request) -> Result<Run> {
         ports: vec![PORT_NAME.to_owned()],
         on_reset: OnReset::End,
     };
-    let mut vmm = Vmm::new(spec, boot, &request.engine, output.clone())?;
+    let mut vmm = Vmm::new(spec, boot, &request.engine, outputs.clone())?;
     let spinner = if request.verbose { ProgressBar::hidden() } else { spinner(name) };
     let session = connect(&mut vmm, request, &spinner)?;
     forward_signals(&signals, session, vmm.ending());
     let ended = vmm.run(spec);
     spinner.finish_and_clear();
-    Ok(Run::Ended(Box::new(ended?), output))
+    Ok(Run::Ended(Box::new(ended?), outputs.console))
 }
 
 /// Signals while the image is made.

@@ -1,7 +1,7 @@
 //! A kernel of the person's own, its serial console on this terminal.
 
 use super::stdin::{self, Sink};
-use super::{Request, Run, console};
+use super::{Request, Run, outputs};
 use crate::terminal;
 use crate::terminal::signals::{Asked, Watch};
 use crate::vmm::{Boot, Vmm, Why};
@@ -23,8 +23,8 @@ pub fn run(request: &Request) -> Result<Run> {
         ports: Vec::new(),
         on_reset: OnReset::Restart,
     };
-    let output = console(spec, Console::Stdio)?;
-    let mut vmm = Vmm::new(spec, boot, &request.engine, output.clone())?;
+    let outputs = outputs(spec, Console::Stdio)?;
+    let mut vmm = Vmm::new(spec, boot, &request.engine, outputs.clone())?;
     let ending = vmm.ending();
     let on_signal = vmm.ending();
     Watch::start(move |asked| {
@@ -40,7 +40,7 @@ pub fn run(request: &Request) -> Result<Run> {
         }
         stdin::forward(Serial(vmm.machine().serial()), ending).context("starting the thread for stdin")?;
     }
-    Ok(Run::Ended(Box::new(vmm.run(spec)?), output))
+    Ok(Run::Ended(Box::new(vmm.run(spec)?), outputs.console))
 }
 
 /// Where and how the kernel starts that is not told by its content.

@@ -10,7 +10,7 @@ use crate::error::Shown;
 use crate::host;
 use crate::status::Status;
 use crate::terminal;
-use crate::vmm::{Ended, Output, ShownCrash, Why};
+use crate::vmm::{Ended, Output, Outputs, ShownCrash, Traces, Why};
 use anyhow::{Context, Result, bail};
 use motu_machine::Outcome;
 use motu_spec::{Console, Limits, VmSpec};
@@ -73,7 +73,11 @@ fn check(spec: &VmSpec, engine: &Engine) -> Result<()> {
     Ok(spec.validate(&limits)?)
 }
 
-/// Where the serial console goes; `default` if the spec does not say.
+/// Where what the machine says goes; the serial console's to `default` if the spec does not say.
+fn outputs(spec: &VmSpec, default: Console) -> Result<Outputs> {
+    Ok(Outputs { console: console(spec, default)?, traces: Traces::open(&spec.traces)? })
+}
+
 fn console(spec: &VmSpec, default: Console) -> Result<Output> {
     let output = match spec.console.as_ref().unwrap_or(&default) {
         Console::None => return Ok(Output::discard()),
