@@ -1,10 +1,11 @@
 //! Where things lie in guest memory below 1 MiB at the start.
 //!
 //! ```text
+//! 0x00000  interrupt vectors
 //! 0x00400  BIOS data area            0x20000  kernel command line, multiboot lists
 //! 0x00500  GDT                       0x9fc00  extended BIOS data area, reserved from here on
 //! 0x06000  PVH or multiboot info     0xe0000  RSDP and the other ACPI tables
-//! 0x07000  Linux zero page           0xf0000  SMBIOS entry point and structures
+//! 0x07000  Linux zero page           0xf0000  SMBIOS entry point and structures, BIOS stubs
 //! 0x09000  page tables (6 pages)    0x100000  RAM again
 //! ```
 
@@ -37,6 +38,8 @@ pub const COMMAND_LINE_ROOM: usize = 0x1_0000;
 pub const EBDA: u64 = 0x9_fc00;
 pub const ACPI_TABLES: u64 = 0xe_0000;
 pub const SMBIOS_TABLES: u64 = 0xf_0000;
+/// The segment that the BIOS' code lies in.
+pub const BIOS_CODE: u64 = 0xf_0000;
 /// End of the area of firmware and adapters; RAM that the guest may use goes on.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 /// Less than this much RAM boots nothing.
@@ -44,7 +47,7 @@ pub const MIN_RAM: u64 = 2 << 20;
 
 /// What lies below 1 MiB for a multiboot kernel, and has to stay there.
 pub const USED_BY_MULTIBOOT: [(Range<u64>, &str); 4] = [
-    (BDA..GDT_END, "BIOS data area and the GDT"),
+    (0..GDT_END, "interrupt vectors, BIOS data area and the GDT"),
     (BOOT_INFO..BOOT_INFO + 0x1000, "multiboot information"),
     (COMMAND_LINE..COMMAND_LINE + COMMAND_LINE_ROOM as u64, "command line and the lists of modules and memory"),
     (EBDA..HIGH_MEMORY, "firmware's tables"),

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod acpi;
+mod bios;
 mod board;
 mod bzimage;
 mod command_line;
@@ -97,8 +98,9 @@ pub fn load(ram: &GuestRam, source: &BootSource, board: &BoardTables) -> Result<
 fn write_firmware(loading: &Loading<'_>, taken: &Range<u64>) -> Result<(), BootError> {
     let Loading { ram, board, .. } = *loading;
     let free = |start: u64, end: u64| !layout::overlap(&(start..end), taken);
-    if free(layout::BDA, layout::GDT) {
+    if free(0, layout::GDT) {
         write_bios_data_area(ram)?;
+        bios::write(ram)?;
     }
     if free(layout::ACPI_TABLES, layout::SMBIOS_TABLES) {
         acpi::write(ram, board)?;
