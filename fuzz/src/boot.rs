@@ -5,8 +5,8 @@ use motu_boot::{BoardTables, BootSource, Flat, FlatMode, Image, Module, Role};
 use motu_memory::GuestRam;
 use std::cell::RefCell;
 
-/// Enough for a kernel at 16 MiB, where bzImages want to be.
-const RAM: u64 = 18 << 20;
+/// More takes longer to clear, and says no more.
+const RAM: u64 = 8 << 20;
 /// Where `setup_header` lies in a bzImage (Linux, Documentation/arch/x86/boot.rst).
 const HEADER: usize = 0x1f1;
 /// Modules of one input at most.

@@ -6,9 +6,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 
 /// Bytes of one allocation at most. The largest of motu's own is a kernel that was compressed, which may
-/// become as large as guest RAM (18 MiB here) in a buffer that doubles; then come a CPU's tables, 256 KiB.
+/// become as large as guest RAM (8 MiB here) in a buffer that doubles; then come a CPU's tables, 256 KiB.
 /// libFuzzer's own allocations are not made here.
-const LARGEST: usize = 40 << 20;
+const LARGEST: usize = 20 << 20;
 
 /// The system's allocator with that bound.
 struct Bounded;

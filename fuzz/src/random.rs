@@ -10,7 +10,7 @@ impl Random {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,7 +20,7 @@ impl Random {
 
     /// Below `end`; zero if there is nothing below it.
     pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % (end as u64).max(1)) as usize
+        (self.draw() % (end as u64).max(1)) as usize
     }
 }
 
@@ -53,12 +53,12 @@ fn change(random: &mut Random, bytes: &mut Vec<u8>) {
             }
         }
         1 => {
-            let edge = EDGES[random.below(EDGES.len())].wrapping_neg().wrapping_mul(1 + 2 * (random.next() & 1));
+            let edge = EDGES[random.below(EDGES.len())].wrapping_neg().wrapping_mul(1 + 2 * (random.draw() & 1));
             overwrite(bytes, at, &edge.to_le_bytes()[..1 << random.below(4)]);
         }
-        2 => overwrite(bytes, at, &random.next().to_le_bytes()[..1 << random.below(4)]),
+        2 => overwrite(bytes, at, &random.draw().to_le_bytes()[..1 << random.below(4)]),
         3 => {
-            let new: Vec<u8> = (0..=random.below(24)).map(|_| random.next() as u8).collect();
+            let new: Vec<u8> = (0..=random.below(24)).map(|_| random.draw() as u8).collect();
             bytes.splice(at..at, new);
         }
         4 => {

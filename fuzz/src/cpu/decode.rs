@@ -33,6 +33,6 @@ pub fn run(bytes: &[u8]) {
             // It may take a second round until the shutdown is reported.
             _ = machine.run() && machine.run();
         }
-        machine.end();
+        machine.end(bytes);
     });
 }

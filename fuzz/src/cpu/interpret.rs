@@ -158,7 +158,7 @@ fn go(machine: &mut Machine, plan: &Plan<'_>) {
             break;
         }
     }
-    machine.end();
+    machine.end(plan.code);
 }
 
 fn happen(machine: &Machine, event: Event) {

@@ -102,6 +102,6 @@ pub fn run(bytes: &[u8]) {
                 assert!(restored.is_ok(), "{restored:?}: {:x?}", state.lapic);
             }
         }
-        machine.end();
+        machine.end(bytes);
     });
 }

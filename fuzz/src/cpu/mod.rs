@@ -16,7 +16,7 @@ use guard::Guard;
 use motu_engine::SoftHypervisor;
 use motu_hv::{Exit, Hypervisor, Vcpu, VmConfig};
 use motu_memory::GuestRam;
-use motu_x86::{CpuState, Gpa};
+use motu_x86::Gpa;
 use start::{CODE, Mode, RAM};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -70,7 +70,7 @@ impl Machine {
     }
 
     fn clear(&mut self, mode: Mode, answers: &[u8]) {
-        const ZEROS: [u8; (RAM - CODE) as usize] = [0; (RAM - CODE) as usize];
+        static ZEROS: [u8; (RAM - CODE) as usize] = [0; (RAM - CODE) as usize];
         self.board.reset(answers);
         // Takes what was sent to the CPU after its last moment; what it does with it is forgotten.
         self.run();
@@ -91,13 +91,13 @@ impl Machine {
         self.vcpu.run(&self.board) != Exit::Shutdown
     }
 
-    /// What is done with a CPU that has stopped, wherever that was: a report for a person, and a snapshot
-    /// that can be gone on from.
+    /// What is done with a CPU that has stopped, wherever that was: a snapshot that can be gone on from, and
+    /// for one input in 16, as it takes longer than most guests, a report for a person.
     ///
     /// # Panics
     /// The state that was saved is not one that can be restored.
-    fn end(&mut self) {
-        let state: CpuState = self.vcpu.crash_report().state;
+    fn end(&mut self, input: &[u8]) {
+        let state = if input.len() % 16 == 1 { self.vcpu.crash_report().state } else { self.vcpu.save() };
         let restored = self.vcpu.restore(&state);
         assert!(restored.is_ok(), "{restored:?}: {state:x?}");
         _ = self.vcpu.stats();
