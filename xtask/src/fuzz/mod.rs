@@ -10,6 +10,7 @@ pub use targets::short;
 use anyhow::Result;
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
     #[command(subcommand)]
@@ -30,5 +31,21 @@ pub fn run(args: &Args) -> Result<()> {
     match &args.what {
         Some(What::Cpu(args)) => cpu::run(args),
         None => targets::run(&args.targets),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command, FromArgMatches};
+
+    #[test]
+    fn targets_and_the_cpu_share_a_command_line() {
+        let parse = |words: &[&str]| {
+            let command = super::Args::augment_args(Command::new("fuzz"));
+            super::Args::from_arg_matches(&command.try_get_matches_from(words)?)
+        };
+        assert!(parse(&["fuzz", "cpu", "--cases", "10", "--seed", "1"]).unwrap().what.is_some());
+        assert!(parse(&["fuzz", "uart", "--time", "1s"]).unwrap().what.is_none());
+        assert!(parse(&["fuzz"]).is_err() && parse(&["fuzz", "cpu", "--cases", "0"]).is_err());
     }
 }
