@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn bad_values_say_what_would_have_been_right() {
-        let cases: [(&[&str], &str); 9] = [
+        let cases: [(&[&str], &str); 14] = [
             (&["--memory", "lots"], "512M"),
             (&["--timeout", "-1"], "30s"),
             (&["--cpus", "-1"], "0..="),
@@ -187,12 +187,26 @@ mod tests {
             (&["--trace", "cpu"], "exec, int, mmio and io"),
             (&["--trace", "io:"], "io:FILE"),
             (&["--initrd", "x"], "--kernel"),
+            (&["--kernel-address", "0x7c00"], "--kernel"),
+            (&["--kernel", "k", "--kernel-address", "top"], "0x7c00"),
+            (&["--kernel", "k", "--kernel-address", "-1"], "0x7c00"),
+            (&["--kernel", "k", "--kernel-mode", "long"], "--kernel-address"),
+            (&["--kernel", "k", "--kernel-address", "0", "--kernel-mode", "16"], "real, protected and long"),
             (&["tiny", "--kernel", "k"], "cannot be used with"),
         ];
         for (line, expected) in cases {
             let error = run_args(line).unwrap_err().to_string();
             assert!(error.contains(expected), "{line:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_kernel_may_have_an_address_and_a_mode() {
+        let spec = run_args(&["--kernel", "k", "--kernel-address", "0x7c00"]).unwrap().spec();
+        assert_eq!((spec.kernel_address, spec.kernel_mode), (Some(GuestAddress(0x7c00)), None));
+        let line = ["--kernel", "k", "--kernel-address", "1048576", "--kernel-mode", "real"];
+        let spec = run_args(&line).unwrap().spec();
+        assert_eq!((spec.kernel_address, spec.kernel_mode), (Some(GuestAddress(1 << 20)), Some(KernelMode::Real)));
     }
 
     #[test]

@@ -77,6 +77,7 @@ mod tests {
             let code = handler(vector).code;
             let mut found = vec![0; code.len()];
             ram.read(Gpa(at), &mut found).unwrap();
+            assert!(at >= layout::BIOS_HANDLERS, "vector {vector:#x}");
             assert_eq!((found.as_slice(), found.last()), (code, Some(&0xcf)), "vector {vector:#x}");
         }
     }

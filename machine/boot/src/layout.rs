@@ -11,7 +11,6 @@
 
 use std::ops::Range;
 
-pub const BDA: u64 = 0x400;
 /// BIOS data area: the segment of the EBDA, 16 bits.
 pub const BDA_EBDA_SEGMENT: u64 = 0x40e;
 /// BIOS data area: KiB of conventional memory, 16 bits.
@@ -40,6 +39,8 @@ pub const ACPI_TABLES: u64 = 0xe_0000;
 pub const SMBIOS_TABLES: u64 = 0xf_0000;
 /// The segment that the BIOS' code lies in.
 pub const BIOS_CODE: u64 = 0xf_0000;
+/// Where the BIOS' handlers begin, and the room of the SMBIOS structures ends.
+pub const BIOS_HANDLERS: u64 = BIOS_CODE + 0xff50;
 /// End of the area of firmware and adapters; RAM that the guest may use goes on.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 /// Less than this much RAM boots nothing.

@@ -98,14 +98,18 @@ pub fn load(ram: &GuestRam, source: &BootSource, board: &BoardTables) -> Result<
 fn write_firmware(loading: &Loading<'_>, taken: &Range<u64>) -> Result<(), BootError> {
     let Loading { ram, board, .. } = *loading;
     let free = |start: u64, end: u64| !layout::overlap(&(start..end), taken);
-    if free(0, layout::GDT) {
+    let (low, high) = (free(0, layout::GDT), free(layout::SMBIOS_TABLES, layout::HIGH_MEMORY));
+    if low {
         write_bios_data_area(ram)?;
+    }
+    // Vectors without their handlers would be worse than none.
+    if low && high {
         bios::write(ram)?;
     }
     if free(layout::ACPI_TABLES, layout::SMBIOS_TABLES) {
         acpi::write(ram, board)?;
     }
-    if free(layout::SMBIOS_TABLES, layout::HIGH_MEMORY) {
+    if high {
         smbios::write(ram, board)?;
     }
     Ok(())

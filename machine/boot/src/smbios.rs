@@ -281,7 +281,7 @@ pub(crate) fn write(ram: &GuestRam, board: &BoardTables) -> Result<(), BootError
     let address = layout::SMBIOS_TABLES + ENTRY_ROOM;
     let len = u32::try_from(table.len())
         .ok()
-        .filter(|len| address + u64::from(*len) <= layout::HIGH_MEMORY)
+        .filter(|len| address + u64::from(*len) <= layout::BIOS_HANDLERS)
         .ok_or_else(|| BootError::Board(format!("{} bytes of SMBIOS tables are too many", table.len())))?;
     put(ram, layout::SMBIOS_TABLES, &entry_point(address, len), "SMBIOS entry point")?;
     put(ram, address, &table, "SMBIOS tables")

@@ -79,6 +79,7 @@ fn tables_give_way_to_the_binary() {
     assert_eq!(with(0, 0x500), (false, true, true));
     assert_eq!(with(0xe_0000, 16), (true, false, true));
     assert_eq!(with(0xf_fff0, 16), (true, true, false));
+    assert_eq!(with(0xf_ff00, 256), (true, true, false));
     assert_eq!(with(0, 1 << 20), (false, false, false));
 }
 
