@@ -4,6 +4,7 @@
 mod arch;
 mod bench;
 mod check;
+mod docs;
 mod fuzz;
 mod workspace;
 
@@ -24,6 +25,8 @@ enum Chore {
     Check(check::Args),
     /// Whether the crates keep the layers' directions (ARCHITECTURE.md)
     Arch,
+    /// Write the documents that are made from the code: the tables of docs/cpu.md
+    Docs,
     /// Hostile input: fuzz targets
     Fuzz(fuzz::Args),
     /// Measurements
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().chore {
         Chore::Check(args) => check::run(&args),
         Chore::Arch => arch::run(),
+        Chore::Docs => docs::run(),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Bench { what: Bench::Boot(args) } => bench::boot(&args),
     };
