@@ -78,7 +78,7 @@ pub struct RunArgs {
     /// What runs the guest's instructions: auto, kvm or soft
     #[arg(long, value_name = "ENGINE", default_value_t)]
     pub engine: EngineChoice,
-    /// CPU contract that the guest sees, such as v2-2026 [default: the highest that this host can keep]
+    /// CPU contract that the guest sees: v3-2026, v2-2026 or max-2026 [default: the first of them that this host can keep]
     #[arg(long, value_name = "NAME")]
     pub cpu: Option<String>,
     /// Stop the machine after this time, such as 30s or 5m
