@@ -35,6 +35,8 @@ pub mod port {
     pub const EXT_INT: u16 = 0x404;
     /// Calls the guest's own action on the board with the value.
     pub const ACTION: u16 = 0x408;
+    /// The next word of a trap record; the eighth files it.
+    pub const TRAP: u16 = 0x40c;
 }
 /// What the 8259 pair answers to the acknowledge cycle.
 pub const EXT_INT_VECTOR: u8 = 0x28;
@@ -72,6 +74,8 @@ struct Record {
     events: Vec<Event>,
     end: Option<u32>,
     trap: [u64; 8],
+    /// Words of the record that have come by the port.
+    words: usize,
     echo: [u8; 8],
 }
 
@@ -120,6 +124,12 @@ impl Board {
             record.events.push(Event::Trap(Trap { vector, error, rip, cs, flags, rsp, ss, cr2 }));
         }
     }
+
+    fn trap_port(&self, value: u64) {
+        let index = self.record().words;
+        self.trap_word(index, value);
+        self.record().words = (index + 1) % 8;
+    }
 }
 
 fn value_of(data: &[u8]) -> u64 {
@@ -139,6 +149,7 @@ impl GuestBus for Board {
             port::LOG => self.note(Event::Value(value)),
             port::END => self.end(value as u32),
             port::MSI => self.vm.signal_msi(Msi { address: 0xfee0_0000, data: value as u32 }),
+            port::TRAP => self.trap_port(value),
             port::EXT_INT => self.vm.set_ext_int(value & 1 != 0),
             port::ACTION => {
                 if let Some(action) = &self.action {

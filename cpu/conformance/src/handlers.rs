@@ -1,10 +1,13 @@
 //! What every guest has in its IDT, and the idioms of test code.
 
-use crate::bench::{Bench, Checked, Gate};
-use crate::board::register;
-use crate::layout::{APIC, BOARD, HANDLERS, RESUME, selector};
+use crate::bench::{Asm, Bench, Checked, Gate, gate};
+use crate::board::{port, register};
+use crate::layout::legacy::{HANDLERS16, RESUMES};
+use crate::layout::{APIC, BOARD, HANDLERS, IDT, RESUME, selector};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
+use motu_x86::Gpa;
+use motu_x86::flags::rflags;
 
 /// Vectors whose exceptions push an error code (SDM vol. 3, table 6-1).
 const WITH_ERROR: [u8; 7] = [8, 10, 11, 12, 13, 14, 17];
@@ -142,4 +145,169 @@ impl Idioms for CodeAssembler {
         self.push(r15)?;
         self.iretq()
     }
+}
+
+/// Gates of the 32-bit IDT for all vectors, and handlers in 32-bit code that file a
+/// [`crate::board::Trap`] by port. The gates of #BP, #OF, #BR and vectors beyond 31 have DPL 3.
+pub(crate) fn install32(bench: &mut Bench<'_>) -> Checked {
+    let mut a = Asm::new(32)?;
+    let mut common = a.create_label();
+    let mut stubs = Vec::new();
+    for vector in 0..=255u8 {
+        stubs.push(a.here()?);
+        if !WITH_ERROR.contains(&vector) {
+            a.push(0)?;
+        }
+        a.push(i32::from(vector))?;
+        a.jmp(common)?;
+    }
+    a.set_label(&mut common)?;
+    a.push(eax)?;
+    a.push(edx)?;
+    a.mov(edx, u32::from(port::TRAP))?;
+    for word in 0..5 {
+        a.mov(eax, dword_ptr(esp + 8 + 4 * word))?;
+        a.out(dx, eax)?;
+    }
+    let (mut outer, mut filed) = (a.create_label(), a.create_label());
+    a.test(dword_ptr(esp + 24), rflags::VM as u32)?;
+    a.jnz(outer)?;
+    a.mov(eax, cs)?;
+    a.xor(eax, dword_ptr(esp + 20))?;
+    a.test(eax, 3)?;
+    a.jnz(outer)?;
+    a.lea(eax, dword_ptr(esp + 28))?;
+    a.out(dx, eax)?;
+    a.mov(eax, ss)?;
+    a.out(dx, eax)?;
+    a.jmp(filed)?;
+    a.set_label(&mut outer)?;
+    for word in 5..7 {
+        a.mov(eax, dword_ptr(esp + 8 + 4 * word))?;
+        a.out(dx, eax)?;
+    }
+    a.set_label(&mut filed)?;
+    a.mov(eax, cr2)?;
+    a.out(dx, eax)?;
+    let (mut next, mut found, mut none, mut back) =
+        (a.create_label(), a.create_label(), a.create_label(), a.create_label());
+    a.mov(eax, dword_ptr(esp + 8))?;
+    a.unless_fault(back)?;
+    a.mov(edx, RESUMES as u32)?;
+    a.set_label(&mut next)?;
+    a.mov(eax, dword_ptr(edx).cs())?;
+    a.cmp(eax, -1)?;
+    a.je(none)?;
+    a.cmp(eax, dword_ptr(esp + 16))?;
+    a.je(found)?;
+    a.add(edx, 8)?;
+    a.jmp(next)?;
+    a.set_label(&mut found)?;
+    a.mov(eax, dword_ptr(edx + 4).cs())?;
+    a.mov(dword_ptr(esp + 16), eax)?;
+    a.jmp(back)?;
+    a.set_label(&mut none)?;
+    a.mov(eax, dword_ptr(esp + 8))?;
+    a.unexpected()?;
+    a.set_label(&mut back)?;
+    a.pop(edx)?;
+    a.pop(eax)?;
+    a.add(esp, 8)?;
+    a.iretd()?;
+    let code = bench.load_legacy(HANDLERS, 0, a)?;
+    for (vector, stub) in (0..=255u8).zip(stubs) {
+        let rights = if matches!(vector, 3..=5 | 32..) { 0xee } else { 0x8e };
+        bench.write(IDT + 8 * u64::from(vector), gate(rights, selector::CODE, code.at(&stub)?, 0))?;
+    }
+    Ok(())
+}
+
+impl Asm {
+    /// Goes to `back` if the vector in EAX is that of a trap or an interrupt.
+    fn unless_fault(&mut self, back: CodeLabel) -> Result<(), IcedError> {
+        self.cmp(eax, 32)?;
+        self.jae(back)?;
+        let mut fault = self.create_label();
+        self.test(eax, eax)?;
+        self.jz(fault)?;
+        self.cmp(eax, 4)?;
+        self.jbe(back)?;
+        self.set_label(&mut fault)?;
+        self.nop()
+    }
+
+    /// Ends the guest with the vector in EAX.
+    fn unexpected(&mut self) -> Result<(), IcedError> {
+        self.or(eax, UNEXPECTED as i32)?;
+        self.out(i32::from(port::END), eax)?;
+        self.stop()
+    }
+}
+
+/// Vectors of the IVT for real-address and virtual-8086 mode, and handlers in 16-bit code that file a
+/// [`crate::board::Trap`] by port.
+pub(crate) fn install16(bench: &mut Bench<'_>) -> Checked {
+    let mut a = Asm::new(16)?;
+    let mut common = a.create_label();
+    let mut stubs = Vec::new();
+    for vector in 0..=255u8 {
+        stubs.push(a.here()?);
+        a.push(i32::from(vector))?;
+        a.jmp(common)?;
+    }
+    a.set_label(&mut common)?;
+    a.push(eax)?;
+    a.push(edx)?;
+    a.push(bp)?;
+    a.mov(bp, sp)?;
+    a.mov(dx, u32::from(port::TRAP))?;
+    // Vector; error code; IP, CS, FLAGS.
+    for offset in [10, 0, 12, 14, 16] {
+        match offset {
+            0 => a.xor(eax, eax)?,
+            _ => a.movzx(eax, word_ptr(bp + offset))?,
+        }
+        a.out(dx, eax)?;
+    }
+    a.lea(ax, word_ptr(bp + 18))?;
+    a.movzx(eax, ax)?;
+    a.out(dx, eax)?;
+    a.mov(eax, ss)?;
+    a.out(dx, eax)?;
+    a.xor(eax, eax)?;
+    a.out(dx, eax)?;
+    let (mut next, mut found, mut none, mut back) =
+        (a.create_label(), a.create_label(), a.create_label(), a.create_label());
+    a.mov(dx, (RESUMES - HANDLERS16) as u32)?;
+    a.xchg(dx, bx)?;
+    a.movzx(eax, word_ptr(bp + 10))?;
+    a.unless_fault(back)?;
+    a.set_label(&mut next)?;
+    a.mov(eax, dword_ptr(bx).cs())?;
+    a.cmp(eax, -1)?;
+    a.je(none)?;
+    a.cmp(ax, word_ptr(bp + 12))?;
+    a.je(found)?;
+    a.add(bx, 8)?;
+    a.jmp(next)?;
+    a.set_label(&mut found)?;
+    a.mov(ax, word_ptr(bx + 4).cs())?;
+    a.mov(word_ptr(bp + 12), ax)?;
+    a.jmp(back)?;
+    a.set_label(&mut none)?;
+    a.movzx(eax, word_ptr(bp + 10))?;
+    a.unexpected()?;
+    a.set_label(&mut back)?;
+    a.mov(bx, dx)?;
+    a.pop(bp)?;
+    a.pop(edx)?;
+    a.pop(eax)?;
+    a.add(sp, 2)?;
+    a.iret()?;
+    let code = bench.load_legacy(HANDLERS16, HANDLERS16, a)?;
+    for (vector, stub) in (0..=255u64).zip(stubs) {
+        let vector_entry = (HANDLERS16 as u32 >> 4) << 16 | code.at(&stub)? as u32;
+        bench.ram.write(Gpa(4 * vector), &vector_entry.to_le_bytes())?;
+    }
+    Ok(())
 }

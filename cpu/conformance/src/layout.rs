@@ -57,3 +57,42 @@ pub mod selector {
     /// The first selector past the GDT's limit.
     pub const BEYOND: u16 = 0x80;
 }
+
+/// Where things lie for 16-bit and 32-bit code, beyond what they share with 64-bit code.
+pub mod legacy {
+    pub const LDT: u64 = 0x6000;
+    /// Room for TSSs of other tasks.
+    pub const TASKS: u64 = 0x7000;
+    /// The common handlers of 16-bit code; those of 32-bit code are at [`super::HANDLERS`].
+    pub const HANDLERS16: u64 = 0x2_8000;
+    /// Where instructions lie that are to fault, and where it goes on behind each, in pairs of 4 bytes.
+    pub const RESUMES: u64 = 0x2_b000;
+    /// Base of the 16-bit stack segment; SP starts at [`super::STACK`].
+    pub const STACK_BASE: u64 = 0x3_0000;
+    /// Handlers of a test's own.
+    pub const OWN: u64 = 0x2_c000;
+    /// Code in virtual-8086 mode, its stack's segment, where SP starts in it, and data.
+    pub const V86_CODE: u64 = 0x6_0000;
+    pub const V86_STACK: u64 = 0x7_0000;
+    pub const V86_SP: u64 = 0x1000;
+    pub const V86_DATA: u64 = 0x8_0000;
+
+    /// Offsets in the TSS: the interrupt redirection map, and the I/O map up to port 0x43f, which opens
+    /// every port.
+    pub const REDIRECTION: u64 = 0x68;
+    pub const IO_MAP: u64 = 0x88;
+    pub const TSS_LIMIT: u64 = 0x110;
+    pub const GDT_LIMIT: u16 = 0x1ff;
+
+    /// 16-bit code of ring 0 at [`super::CODE`].
+    pub const CODE16: u16 = 0x18;
+    /// 16-bit data of ring 0 from address 0.
+    pub const DATA16: u16 = 0x20;
+    /// Not loaded at the start.
+    pub const LDT_SELECTOR: u16 = 0x40;
+    pub const STACK16: u16 = 0x68;
+    /// The first of the GDT's descriptors that are the test's own.
+    pub const FREE_SELECTOR: u16 = 0x80;
+    /// The first selector past the GDT's limit.
+    pub const BEYOND: u16 = 0x200;
+}

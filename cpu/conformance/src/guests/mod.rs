@@ -7,17 +7,21 @@ mod exceptions;
 mod frames;
 mod interrupts;
 mod paging;
+mod protected;
+mod real;
 mod rights;
 mod segments;
 mod smc;
 mod syscalls;
 mod system;
 mod tlb;
+mod virtual86;
 
 use crate::Guest;
-use crate::bench::{Bench, Checked, Code};
+use crate::bench::{Asm, Bench, Checked, Code};
 use crate::board::port;
 use crate::handlers::Idioms;
+use crate::layout::legacy::V86_CODE;
 use crate::layout::{APIC, CODE, USER_CODE, USER_STACK};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -36,6 +40,15 @@ pub(crate) const THEMES: &[&[Guest]] = &[
     segments::GUESTS,
     compatibility::GUESTS,
     system::GUESTS,
+    real::DELIVERY,
+    real::MODES,
+    protected::LOADS,
+    protected::LIMITS,
+    protected::GATES,
+    protected::DELIVERY,
+    protected::TASK_SWITCHES,
+    virtual86::GUESTS,
+    virtual86::VME,
 ];
 
 /// One instruction, or a few.
@@ -63,6 +76,49 @@ fn handler<T>(b: &mut Bench<'_>, at: u64, emit: impl FnOnce(&mut CodeAssembler) 
     let mut a = b.assembler(64)?;
     let made = emit(&mut a)?;
     Ok((b.load(at, &mut a)?, made))
+}
+
+/// Real-address mode: code that begins the guest at [`CODE`] and ends it, content, behind what `emit` gives.
+fn real<T>(b: &mut Bench<'_>, emit: impl FnOnce(&mut Asm) -> Checked<T>) -> Checked<(Code, T)> {
+    b.real()?;
+    legacy(b, (16, CODE, CODE), emit)
+}
+
+/// 16-bit protected mode: the same in the segment at [`CODE`].
+fn protected16<T>(b: &mut Bench<'_>, emit: impl FnOnce(&mut Asm) -> Checked<T>) -> Checked<(Code, T)> {
+    b.protected16()?;
+    legacy(b, (16, CODE, CODE), emit)
+}
+
+/// 32-bit protected mode, ring 0: the same.
+fn protected<T>(b: &mut Bench<'_>, emit: impl FnOnce(&mut Asm) -> Checked<T>) -> Checked<(Code, T)> {
+    b.protected()?;
+    legacy(b, (32, CODE, 0), emit)
+}
+
+/// 32-bit protected mode, ring 3, which ring 0 enters with `flags` in EFLAGS.
+fn protected_user<T>(b: &mut Bench<'_>, flags: i32, emit: impl FnOnce(&mut Asm) -> Checked<T>) -> Checked<(Code, T)> {
+    protected(b, |a| Ok(a.to_ring3(USER_CODE, flags)?))?;
+    legacy(b, (32, USER_CODE, 0), emit)
+}
+
+/// Virtual-8086 mode, which ring 0 of 32-bit protected mode enters with `flags`, and VM, in EFLAGS.
+fn virtual86<T>(b: &mut Bench<'_>, flags: u64, emit: impl FnOnce(&mut Asm) -> Checked<T>) -> Checked<(Code, T)> {
+    b.real()?;
+    protected(b, |a| Ok(a.to_virtual86(flags)?))?;
+    legacy(b, (16, V86_CODE, V86_CODE), emit)
+}
+
+/// Code of that many bits, at that address, in a segment with that base, which ends the guest, content.
+fn legacy<T>(
+    b: &mut Bench<'_>,
+    (bits, at, base): (u32, u64, u64),
+    emit: impl FnOnce(&mut Asm) -> Checked<T>,
+) -> Checked<(Code, T)> {
+    let mut a = Asm::new(bits)?;
+    let made = emit(&mut a)?;
+    a.finish()?;
+    Ok((b.load_legacy(at, base, a)?, made))
 }
 
 /// Has the board send an MSI and waits until it is in the IRR; interrupts are off. Bits 8 to 15 of `data` are

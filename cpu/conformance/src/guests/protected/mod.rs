@@ -1,0 +1,13 @@
+//! 16-bit and 32-bit protected mode.
+
+mod delivery;
+mod gates;
+mod limits;
+mod loads;
+mod tasks;
+
+pub(crate) use delivery::GUESTS as DELIVERY;
+pub(crate) use gates::GUESTS as GATES;
+pub(crate) use limits::GUESTS as LIMITS;
+pub(crate) use loads::GUESTS as LOADS;
+pub(crate) use tasks::GUESTS as TASK_SWITCHES;
