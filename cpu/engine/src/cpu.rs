@@ -452,7 +452,7 @@ impl Cpu {
             let Segment { limit, attributes, .. } = self.segments[index];
             limit == u32::MAX && attributes & (Segment::UNUSABLE | Segment::S | 0b1110) == Segment::S | 0b0010
         };
-        let segmented = !bits64 && !(whole(seg::ES) && whole(seg::SS) && whole(seg::DS));
+        let segmented = !bits64 && ![seg::ES, seg::SS, seg::DS].into_iter().all(whole);
         let align = self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.system_flags & rflags::AC != 0;
         let code_limit = !bits64 && self.segments[seg::CS].limit != u32::MAX;
         let bit = |on: bool, bit: u32| if on { bit } else { 0 };

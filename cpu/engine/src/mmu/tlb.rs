@@ -132,7 +132,7 @@ impl Tlb {
     pub fn flush_page(&mut self, address: u64) {
         let page = address & !PAGE_MASK;
         for array in [Privilege::Supervisor, Privilege::User, Privilege::SupervisorWithUser] {
-            let index = index_of(address) | array as usize * ENTRIES;
+            let index = index_of(address) + array as usize * ENTRIES;
             let entry = &mut self.entries[index];
             if entry.read == page || entry.write == page || entry.exec == page {
                 *entry = empty(index);
