@@ -6,6 +6,8 @@ mod guard;
 mod interpret;
 mod lapic;
 mod start;
+#[cfg(test)]
+mod tests;
 
 pub use decode::run as decode;
 pub use interpret::run as interpret;
