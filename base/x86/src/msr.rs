@@ -30,6 +30,8 @@ pub const TSC_DEADLINE: u32 = 0x6e0;
 /// x2APIC registers: 0x800 to 0x8ff, MMIO offset divided by 16.
 pub const X2APIC_FIRST: u32 = 0x800;
 pub const X2APIC_LAST: u32 = 0x8ff;
+/// IA32_XSS: the supervisor components of XSAVES.
+pub const XSS: u32 = 0xda0;
 pub const EFER: u32 = 0xc000_0080;
 pub const STAR: u32 = 0xc000_0081;
 pub const LSTAR: u32 = 0xc000_0082;

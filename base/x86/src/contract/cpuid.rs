@@ -101,7 +101,7 @@ pub const LEAVES: &[Leaf] = &[
     sub(0xb, 2, "topology: end"),
     leaf(0xc, "reserved"),
     sub(0xd, 0, "XSAVE: components, size for XCR0, size for all"),
-    sub(0xd, 1, "XSAVE: XSAVEOPT, XSAVEC, XSAVES"),
+    sub(0xd, 1, "XSAVE: XSAVEOPT, XSAVEC, XSAVES; compacted size for XCR0"),
     sub(0xd, 2, "XSAVE: AVX's size and offset"),
     sub(0xd, 9, "XSAVE: PKRU's size and offset"),
     leaf(0xe, "reserved"),

@@ -122,6 +122,10 @@ const MAX: FeatureSet = V3.union(FeatureSet::of(&[
     Feature::Umip,
     Feature::Pku,
     Feature::Rdpid,
+    Feature::Xsaveopt,
+    Feature::Xsavec,
+    Feature::XgetbvInUse,
+    Feature::Xsaves,
 ]));
 
 static ALL: [Contract; 3] = [

@@ -139,6 +139,7 @@ fn xsave_areas_have_the_standard_sizes() {
     let keys = CpuidInputs { xcr0: 0x207, ..AT };
     assert_eq!(max.cpuid(0xd, 0, &keys), CpuidResult { eax: 0x207, ebx: 2696, ecx: 2696, edx: 0 });
     assert_eq!((max.cpuid(0xd, 0, &all).ebx, max.cpuid(0xd, 0, &all).ecx), (832, 2696));
+    assert_eq!(max.cpuid(0xd, 1, &keys), CpuidResult { eax: 0xf, ebx: 840, ecx: 0, edx: 0 });
     assert_eq!(max.cpuid(0xd, 9, &keys), CpuidResult { eax: 8, ebx: 2688, ecx: 0, edx: 0 });
     assert_eq!(contract("v3-2026").cpuid(0xd, 9, &all), CpuidResult::default());
 }

@@ -5,8 +5,6 @@ use crate::cpu::{CodeSize, Cpu, Done, Fault, Faulting, Flow, slot};
 use crate::decode::{Handler, Op};
 use crate::native::{self, ElementAddress, ElementMemory, EnvironmentFormat, ImageForm, StateImage, Unit};
 use iced_x86::{Code as C, Instruction, Mnemonic as M};
-use motu_x86::XSAVE_SIZE;
-use motu_x86::flags::{cr0, cr4, xcr0};
 
 /// The handler of a state image or element-wise instruction.
 pub fn handler(i: &Instruction) -> Option<Handler> {
@@ -15,10 +13,6 @@ pub fn handler(i: &Instruction) -> Option<Handler> {
         M::Fxsave64 => fxsave::<true>,
         M::Fxrstor => fxrstor::<false>,
         M::Fxrstor64 => fxrstor::<true>,
-        M::Xsave => xsave::<false>,
-        M::Xsave64 => xsave::<true>,
-        M::Xrstor => xrstor::<false>,
-        M::Xrstor64 => xrstor::<true>,
         M::Fnstenv => fnstenv,
         M::Fldenv => fldenv,
         M::Fnsave => fnsave,
@@ -26,7 +20,7 @@ pub fn handler(i: &Instruction) -> Option<Handler> {
         M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => elements::<true>,
         M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq => elements::<false>,
         _ if i.is_vsib() => elements::<false>,
-        _ => return None,
+        _ => return super::xsave::handler(i),
     })
 }
 
@@ -35,12 +29,12 @@ fn check_available(cpu: &mut Cpu) -> Faulting<()> {
     cpu.check_unit(Unit::X87)
 }
 
-fn form(cpu: &Cpu, wide: bool) -> ImageForm {
+pub(super) fn form(cpu: &Cpu, wide: bool) -> ImageForm {
     ImageForm { long: cpu.code_size == CodeSize::Bits64, wide }
 }
 
 /// The operand's address, which must be a multiple of `alignment`.
-fn aligned(cpu: &mut Cpu, op: &Op, alignment: u64) -> Faulting<u64> {
+pub(super) fn aligned(cpu: &mut Cpu, op: &Op, alignment: u64) -> Faulting<u64> {
     let address = op.linear(cpu);
     if address & (alignment - 1) != 0 { cpu.general_protection(0) } else { Ok(address) }
 }
@@ -66,79 +60,6 @@ fn fxrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Done {
         Ok(()) => Ok(Flow::Next),
         Err(_) => cpu.general_protection(0),
     }
-}
-
-/// #UD without CR4.OSXSAVE, #NM with CR0.TS (SDM vol. 1, 13.7).
-fn check_xsave(cpu: &mut Cpu) -> Faulting<u64> {
-    if cpu.cr4 & cr4::OSXSAVE == 0 {
-        return cpu.undefined();
-    }
-    if cpu.cr0 & cr0::TS != 0 {
-        return cpu.raise(motu_x86::Exception::plain(motu_x86::Exception::NM));
-    }
-    let requested = (cpu.gpr(slot::RDX) << 32) | (cpu.gpr(slot::RAX) & 0xffff_ffff);
-    Ok(requested & cpu.xcr0)
-}
-
-fn xsave<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Done {
-    let features = check_xsave(cpu)?;
-    let address = aligned(cpu, op, 64)?;
-    let mut image = [0; XSAVE_SIZE];
-    let bitmap_at = address.wrapping_add(motu_x86::XsaveArea::XSTATE_BV as u64);
-    cpu.check_write(bitmap_at, 8)?;
-    let bitmap = cpu.load::<u64>(bitmap_at)?;
-    let bitmap = if features & xcr0::PKRU != 0 { save_pkru(cpu, address, bitmap)? } else { bitmap };
-    if let Some(bytes) = image.get_mut(motu_x86::XsaveArea::XSTATE_BV..motu_x86::XsaveArea::XSTATE_BV + 8) {
-        bytes.copy_from_slice(&bitmap.to_le_bytes());
-    }
-    let ranges: Vec<_> = native::xsave_image(&cpu.fpu, features & !xcr0::PKRU, form(cpu, WIDE), &mut image).collect();
-    for range in &ranges {
-        cpu.check_write(address.wrapping_add(range.start as u64), range.len() as u64)?;
-    }
-    for range in ranges {
-        if let Some(bytes) = image.get(range.clone()) {
-            cpu.write_bytes(address.wrapping_add(range.start as u64), bytes)?;
-        }
-    }
-    Ok(Flow::Next)
-}
-
-fn xrstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Done {
-    let features = check_xsave(cpu)?;
-    let address = aligned(cpu, op, 64)?;
-    // The extended region is read only where it is asked for: a program may have no more than that.
-    let wanted = if features & xcr0::AVX != 0 { XSAVE_SIZE } else { 576 };
-    let mut image = [0; XSAVE_SIZE];
-    if let Some(bytes) = image.get_mut(..wanted) {
-        cpu.read_bytes(address, bytes)?;
-    }
-    let (form, xcr0) = (form(cpu, WIDE), cpu.xcr0);
-    let pkru = if features & xcr0::PKRU != 0 { Some(restored_pkru(cpu, address, &image)?) } else { None };
-    if native::xrstor_image(&mut cpu.fpu, features & !xcr0::PKRU, xcr0, form, &image).is_err() {
-        return cpu.general_protection(0);
-    }
-    if let Some(pkru) = pkru {
-        cpu.set_pkru(pkru);
-    }
-    Ok(Flow::Stop)
-}
-
-/// Writes PKRU's component of an XSAVE area; gives XSTATE_BV with its bit (SDM vol. 1, 13.6).
-fn save_pkru(cpu: &mut Cpu, area: u64, bitmap: u64) -> Faulting<u64> {
-    let mut component = [0; motu_x86::PKRU_SIZE];
-    component[..4].copy_from_slice(&cpu.pkru.to_le_bytes());
-    cpu.write_bytes(area.wrapping_add(motu_x86::PKRU_OFFSET as u64), &component)?;
-    Ok(if cpu.pkru == 0 { bitmap & !xcr0::PKRU } else { bitmap | xcr0::PKRU })
-}
-
-/// PKRU as XRSTOR restores it: zero where XSTATE_BV says that it is in its initial state.
-fn restored_pkru(cpu: &mut Cpu, area: u64, image: &[u8; XSAVE_SIZE]) -> Faulting<u32> {
-    let bitmap_at = motu_x86::XsaveArea::XSTATE_BV;
-    let bitmap = image.get(bitmap_at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b));
-    if bitmap & xcr0::PKRU == 0 {
-        return Ok(0);
-    }
-    cpu.load(area.wrapping_add(motu_x86::PKRU_OFFSET as u64))
 }
 
 fn environment_format(cpu: &Cpu, op: &Op) -> EnvironmentFormat {

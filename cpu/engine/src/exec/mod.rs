@@ -23,3 +23,4 @@ pub mod syscall;
 pub mod system;
 pub mod task;
 pub mod width;
+pub mod xsave;

@@ -4,7 +4,7 @@ use super::operand::{Source, in_segment};
 use super::width::Width;
 use crate::cpu::{CodeSize, Cpu, Done, Faulting, Flow, alert, slot};
 use crate::decode::Op;
-use motu_x86::contract::CpuidInputs;
+use motu_x86::contract::{CpuidInputs, Feature};
 use motu_x86::flags::{cr0, cr4, efer, rflags, xcr0};
 use motu_x86::{Exception, Segment};
 
@@ -331,10 +331,11 @@ pub fn xgetbv(cpu: &mut Cpu, _: &Op) -> Done {
     if cpu.cr4 & cr4::OSXSAVE == 0 {
         return cpu.undefined();
     }
-    if cpu.gpr(slot::RCX) as u32 != 0 {
-        return cpu.general_protection(0);
-    }
-    let value = cpu.xcr0;
+    let value = match cpu.gpr(slot::RCX) as u32 {
+        0 => cpu.xcr0,
+        1 if cpu.contract.has(Feature::XgetbvInUse) => cpu.xcr0 & cpu.components_in_use(),
+        _ => return cpu.general_protection(0),
+    };
     set_pair(cpu, value);
     Ok(Flow::Next)
 }

@@ -103,6 +103,7 @@ impl fmt::Display for Rule {
             Self::Any => "any value",
             Self::Canonical => "a canonical address",
             Self::Low32 => "bits 63:32 zero",
+            Self::Bits(0) => "zero",
             Self::Bits(bits) => return write!(f, "bits {bits:#x} only"),
             Self::SpecCtrl => "IBRS, STIBP, BHI_DIS_S only",
             Self::Pat => "eight of the types 0, 1, 4 to 7",

@@ -166,6 +166,8 @@ pub static STATE: &[Msr] = &[
     kept!(msr::MTRR_DEF_TYPE, "IA32_MTRR_DEF_TYPE", Rule::MtrrDefault, mtrr_def_type).needs(Feature::Mtrr),
     apic(msr::TSC_DEADLINE, "IA32_TSC_DEADLINE").needs(Feature::TscDeadline),
     apic(msr::X2APIC_FIRST, "x2APIC registers").to(msr::X2APIC_LAST).needs(Feature::X2apic),
+    // There is no supervisor component.
+    Msr::new(msr::XSS, "IA32_XSS", Rule::Bits(0), |_, _| Ok(0), |_, _, _| Ok(())).needs(Feature::Xsaves),
     Msr::new(msr::EFER, "IA32_EFER", Rule::Efer, |cpu, _| Ok(cpu.msrs.efer), write_efer).needs(Feature::LongMode),
     kept!(msr::STAR, "IA32_STAR", Rule::Any, star).needs(Feature::Syscall),
     kept!(msr::LSTAR, "IA32_LSTAR", Rule::Canonical, lstar).needs(Feature::Syscall),
