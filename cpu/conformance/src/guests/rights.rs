@@ -15,6 +15,7 @@ pub(crate) const GUESTS: &[Guest] = &[
     Guest { name: "accessed and dirty bits of 4 KiB pages", manual: "vol. 3, 4.8", check: accessed_dirty },
     Guest { name: "dirty bit after a cached read", manual: "vol. 3, 4.8", check: dirty_after_read },
     Guest { name: "refused writes leave no dirty bit", manual: "vol. 3, 4.8", check: refused_dirty },
+    Guest { name: "supervisor code that has just run is not the user's", manual: "vol. 3, 4.6.1", check: just_run },
     Guest { name: "pages of 2 MiB and 1 GiB", manual: "vol. 3, 4.5.4", check: large_pages },
 ];
 
@@ -39,6 +40,24 @@ fn write_protect(b: &mut Bench<'_>) -> Checked {
     same("the faults", b.run()?.faults(), vec![(14, 3); 4])?;
     same("the first page", b.read(FRAMES)?, 2)?;
     same("the second page", b.read(FRAMES + 0x1000)?, 3)
+}
+
+/// What an engine remembers of code must not outlive the privilege that it was fetched with.
+fn just_run(b: &mut Bench<'_>) -> Checked {
+    let mut a = b.assembler(64)?;
+    a.ret()?;
+    b.load(DATA, &mut a)?;
+    kernel(b, |a| {
+        a.mov(rax, DATA)?;
+        a.call(rax)?;
+        Ok(a.to_user(USER_CODE, USER_STACK, 2)?)
+    })?;
+    let mut a = b.assembler(64)?;
+    a.mov(rbx, DATA)?;
+    a.faulting(|a| a.jmp(rbx))?;
+    a.finish()?;
+    b.load(USER_CODE, &mut a)?;
+    same("the faults", b.run()?.faults(), vec![(14, 0x15)])
 }
 
 fn user_write_protect(b: &mut Bench<'_>) -> Checked {
