@@ -36,7 +36,7 @@ fn add(bus: &mut PciBus, slot: u8, router: &Arc<IntxRouter>, msi: &Arc<dyn MsiSi
     let mut config = ConfigSpace::new(&Identity { vendor: 0x1af4, device: 0x1234, ..Identity::default() });
     config.add_bar(0, BarKind::Io, 32).expect("BAR 0 is free");
     config.add_bar(1, BarKind::Memory32, 0x2000).expect("BAR 1 is free");
-    config.add_bar(2, BarKind::Memory64 { prefetchable: true }, 1 << 33).expect("BAR 2 is free");
+    config.add_bar(2, BarKind::Memory64 { prefetchable: true }, 1 << 24).expect("BAR 2 is free");
     config.add_bar(4, BarKind::Memory32, MsixBar::SIZE).expect("BAR 4 is free");
     config.add_msix(msix.clone(), (4, MsixBar::TABLE), (4, MsixBar::PENDING)).expect("there is room");
     config.set_intx(intx.clone());

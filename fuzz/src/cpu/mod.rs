@@ -94,12 +94,12 @@ impl Machine {
     }
 
     /// What is done with a CPU that has stopped, wherever that was: a snapshot that can be gone on from, and
-    /// for one input in 16, as it takes longer than most guests, a report for a person.
+    /// for one input in 64, as it takes longer than most guests, a report for a person.
     ///
     /// # Panics
     /// The state that was saved is not one that can be restored.
     fn end(&mut self, input: &[u8]) {
-        let state = if input.len() % 16 == 1 { self.vcpu.crash_report().state } else { self.vcpu.save() };
+        let state = if input.len() % 64 == 1 { self.vcpu.crash_report().state } else { self.vcpu.save() };
         let restored = self.vcpu.restore(&state);
         assert!(restored.is_ok(), "{restored:?}: {state:x?}");
         _ = self.vcpu.stats();
