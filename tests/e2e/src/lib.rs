@@ -3,9 +3,12 @@
 
 mod guest;
 pub mod newc;
+pub mod packages;
+mod screen;
 mod terminal;
 
 pub use guest::{Code, Kernel};
+pub use screen::Screen;
 pub use terminal::Terminal;
 
 use std::ffi::OsStr;

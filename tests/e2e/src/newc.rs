@@ -1,4 +1,4 @@
-//! Reads an uncompressed cpio archive of the "newc" kind, as the kernel does
+//! Reads and writes an uncompressed cpio archive of the "newc" kind, as the kernel does
 //! (Documentation/driver-api/early-userspace/buffer-format.rst).
 
 /// Magic, then 13 numbers of 8 hexadecimal digits each.
@@ -24,6 +24,22 @@ pub fn file<'a>(archive: &'a [u8], path: &str) -> Result<&'a [u8], String> {
             _ => at = entry.end,
         }
     }
+}
+
+/// One member of an archive. The last one of an archive is called `TRAILER!!!`.
+///
+/// # Panics
+/// The data are 4 GiB or more.
+pub fn member(name: &str, mode: u32, data: &[u8]) -> Vec<u8> {
+    let len = |len: usize| u32::try_from(len).expect("a member's length has 32 bits");
+    let numbers = [1, mode, 0, 0, 1, 0, len(data.len()), 0, 0, 0, 0, len(name.len() + 1), 0];
+    let mut bytes = b"070701".to_vec();
+    bytes.extend(numbers.iter().flat_map(|number| format!("{number:08x}").into_bytes()));
+    bytes.extend(name.bytes().chain([0]));
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes.extend(data);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
 }
 
 struct Entry<'a> {
@@ -54,25 +70,14 @@ fn entry(archive: &[u8], at: usize) -> Option<Entry<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use super::file;
-
-    fn entry(name: &str, mode: u32, data: &[u8]) -> Vec<u8> {
-        let numbers = [1, mode, 1, 0, 0, 0, data.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
-        let mut bytes = b"070701".to_vec();
-        bytes.extend(numbers.iter().flat_map(|number| format!("{number:08x}").into_bytes()));
-        bytes.extend(name.bytes().chain([0]));
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes.extend(data);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
+    use super::{file, member};
 
     fn archive() -> Vec<u8> {
         let entries = [
-            entry("bin", 0o040_755, b""),
-            entry("bin/sh", 0o120_777, b"busybox"),
-            entry("bin/busybox", 0o100_755, b"12345"),
-            entry("TRAILER!!!", 0, b""),
+            member("bin", 0o040_755, b""),
+            member("bin/sh", 0o120_777, b"busybox"),
+            member("bin/busybox", 0o100_755, b"12345"),
+            member("TRAILER!!!", 0, b""),
         ];
         entries.concat()
     }
@@ -89,8 +94,8 @@ mod tests {
     #[test]
     fn an_archive_that_is_cut_off_is_refused() {
         let whole = archive();
-        let busybox = entry("bin", 0, b"").len() + entry("bin/sh", 0, b"busybox").len();
-        for len in 0..busybox + entry("bin/busybox", 0, b"12345").len() - 3 {
+        let busybox = member("bin", 0, b"").len() + member("bin/sh", 0, b"busybox").len();
+        for len in 0..busybox + member("bin/busybox", 0, b"12345").len() - 3 {
             assert!(file(&whole[..len], "bin/busybox").is_err(), "{len} bytes");
         }
     }
