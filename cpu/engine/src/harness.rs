@@ -1,6 +1,7 @@
 //! One user-mode instruction at a time, for comparison with a real CPU.
 
 use crate::cpu::Flow;
+use crate::exec::segment::Descriptor;
 use crate::mmu::RamMap;
 use crate::vcpu::SoftVcpu;
 use crate::vm::Mailbox;
@@ -8,7 +9,7 @@ use motu_hv::{HvError, Vcpu};
 use motu_memory::{GuestRam, PAGE_SIZE};
 use motu_x86::contract::Contract;
 use motu_x86::flags::{cr0, cr4, efer};
-use motu_x86::{CpuState, Exception, Gpa, Segment, XsaveArea};
+use motu_x86::{CpuState, DescriptorTable, Exception, Gpa, Segment, XsaveArea};
 use std::sync::Arc;
 
 /// What a user-mode program sees of a CPU.
@@ -18,7 +19,27 @@ pub struct UserState {
     pub rip: u64,
     pub rflags: u64,
     pub xsave: XsaveArea,
+    /// ES, CS, SS, DS, FS, GS: the order of their encoding. They are those of [`SELECTORS`] or null.
+    pub selectors: [u16; 6],
 }
+
+/// Selectors of the descriptors that a program may use, at the places that Linux gives them: 32-bit code, data,
+/// 64-bit code.
+pub const SELECTORS: [u16; 3] = [0x23, 0x2b, 0x33];
+/// What an interrupt would not change: the global descriptor table as Linux has it, of which user mode sees these.
+const GDT: [u64; 7] = [
+    0,
+    0x00cf_9b00_0000_ffff,
+    0x00af_9b00_0000_ffff,
+    0x00cf_9300_0000_ffff,
+    0x00cf_fb00_0000_ffff,
+    0x00cf_f300_0000_ffff,
+    0x00af_fb00_0000_ffff,
+];
+/// Where it lies, in the supervisor's half.
+const GDT_ADDRESS: u64 = 0xffff_8000_0000_0000;
+/// Entries of the table, most of them empty.
+const GDT_ENTRIES: u16 = 16;
 
 /// A page that the program has.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +63,21 @@ pub struct UserHarness {
 /// Paging-entry bits: present, writable, user, accessed, dirty.
 const TABLE: u64 = 0x67;
 const READ_ONLY: u64 = 0x65;
+const SUPERVISOR: u64 = 0x63;
+
+impl UserPage {
+    fn protection(&self) -> u64 {
+        if self.writable { TABLE } else { READ_ONLY }
+    }
+}
+
+/// The register that loading `selector` gives.
+fn segment(selector: u16) -> Segment {
+    match GDT.get(usize::from(selector >> 3)) {
+        Some(&descriptor) if selector & !3 != 0 => Descriptor(descriptor).segment(selector),
+        _ => Segment { selector, ..Segment::null() },
+    }
+}
 
 impl UserHarness {
     /// # Errors
@@ -53,9 +89,13 @@ impl UserHarness {
         let contract = Contract::by_name(contract).expect("a contract of that name");
         let frames = pages.iter().map(|page| page.frame + 1).max().unwrap_or(0);
         let root = frames * PAGE_SIZE;
-        let ram = GuestRam::new(root + (1 + 3 * pages.len() as u64) * PAGE_SIZE).expect("a few pages of memory");
+        let ram = GuestRam::new(root + (5 + 3 * pages.len() as u64) * PAGE_SIZE).expect("a few pages of memory");
         let mut tables = Tables { ram: &ram, root, next: root + PAGE_SIZE };
-        pages.iter().for_each(|page| tables.map(page));
+        pages.iter().for_each(|page| tables.map(page.linear, page.frame * PAGE_SIZE | page.protection()));
+        let gdt = tables.take();
+        tables.map(GDT_ADDRESS, gdt | SUPERVISOR);
+        let table: Vec<u8> = GDT.iter().flat_map(|descriptor| descriptor.to_le_bytes()).collect();
+        ram.write(Gpa(gdt), &table).expect("the table is RAM");
         let mut vcpu = SoftVcpu::new(0, 1, contract, RamMap::new(ram.clone()), Arc::new(Mailbox::default()))?;
         vcpu.restore(&user_mode(contract, root))?;
         let host = ram.regions().next().expect("RAM has a region").host;
@@ -92,6 +132,10 @@ impl UserHarness {
         cpu.rip = state.rip;
         cpu.set_rflags(state.rflags);
         cpu.fpu.0.copy_from_slice(&state.xsave.0);
+        if cpu.segments.map(|segment| segment.selector) != state.selectors {
+            cpu.segments = state.selectors.map(segment);
+            cpu.mode_changed();
+        }
         let outcome = loop {
             let Ok(index) = cache.find(cpu) else { break Err(cpu.fault) };
             let Some(op) = cache.get(index).ops.first() else { break Err(cpu.fault) };
@@ -110,6 +154,7 @@ impl UserHarness {
         state.gpr = *cpu.gprs();
         state.rip = cpu.rip;
         state.rflags = cpu.rflags();
+        state.selectors = cpu.segments.map(|segment| segment.selector);
         state.xsave.0.copy_from_slice(&cpu.fpu.0);
         outcome
     }
@@ -129,31 +174,33 @@ struct Tables<'a> {
 }
 
 impl Tables<'_> {
-    fn map(&mut self, page: &UserPage) {
+    /// The next free frame.
+    fn take(&mut self) -> u64 {
+        let frame = self.next;
+        self.next += PAGE_SIZE;
+        frame
+    }
+
+    /// Maps the page at `linear` by the entry `leaf`.
+    fn map(&mut self, linear: u64, leaf: u64) {
         let mut table = self.root;
         for shift in [39, 30, 21] {
-            let at = Gpa(table + ((page.linear >> shift) & 0x1ff) * 8);
+            let at = Gpa(table + ((linear >> shift) & 0x1ff) * 8);
             let mut entry = [0; 8];
             self.ram.read(at, &mut entry).expect("tables are RAM");
             if entry == [0; 8] {
-                entry = (self.next | TABLE).to_le_bytes();
-                self.next += PAGE_SIZE;
+                entry = (self.take() | TABLE).to_le_bytes();
                 self.ram.write(at, &entry).expect("tables are RAM");
             }
             table = u64::from_le_bytes(entry) & !0xfff;
         }
-        let leaf = (page.frame * PAGE_SIZE) | if page.writable { TABLE } else { READ_ONLY };
-        let at = Gpa(table + ((page.linear >> 12) & 0x1ff) * 8);
+        let at = Gpa(table + ((linear >> 12) & 0x1ff) * 8);
         self.ram.write(at, &leaf.to_le_bytes()).expect("tables are RAM");
     }
 }
 
 /// 64-bit mode at CPL 3 with everything on that a modern kernel turns on.
 fn user_mode(contract: &Contract, root: u64) -> CpuState {
-    let dpl3 = |mut segment: Segment| {
-        segment.attributes |= 3 << 5;
-        segment
-    };
     let mut state = CpuState {
         cr0: cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::PG,
         cr4: cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE | cr4::FSGSBASE,
@@ -162,11 +209,12 @@ fn user_mode(contract: &Contract, root: u64) -> CpuState {
         ..CpuState::default()
     };
     state.msrs.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
-    let data = dpl3(Segment::flat_data(0x2b));
-    state.segments.cs = dpl3(Segment::flat_code(0x33, true));
-    state.segments.ss = data;
-    state.segments.ds = data;
-    state.segments.es = data;
+    let [_, data, code] = SELECTORS.map(segment);
+    state.segments.cs = code;
+    (state.segments.ss, state.segments.ds, state.segments.es) = (data, data, data);
+    (state.segments.fs, state.segments.gs) = (Segment::null(), Segment::null());
+    state.segments.ldtr = Segment::null();
+    state.gdtr = DescriptorTable { base: GDT_ADDRESS, limit: GDT_ENTRIES * 8 - 1 };
     state
 }
 
@@ -181,7 +229,8 @@ mod tests {
         ];
         let mut harness = UserHarness::new("v2-2026", &pages).unwrap();
         harness.write(0, code);
-        let mut state = UserState { gpr: [0; 16], rip: 0x40_0000, rflags: 2, xsave: XsaveArea::at_reset() };
+        let selectors = [0x2b, 0x33, 0x2b, 0x2b, 0, 0];
+        let mut state = UserState { gpr: [0; 16], rip: 0x40_0000, rflags: 2, xsave: XsaveArea::at_reset(), selectors };
         change(&mut state);
         let end = harness.step(&mut state);
         (state, end)

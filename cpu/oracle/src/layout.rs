@@ -13,6 +13,8 @@
 //!
 //! The page at [`SCAFFOLD_OFFSET`] is the native side's own; no case may address it.
 
+/// What an area does not take of the first 4 GiB: 32-bit code may address it, so nothing may be there.
+pub const LOW_GAPS: [(u64, u64); 2] = [(0x1_0000, 0x0fff_0000), (0x5000_0000, 0xb000_0000)];
 /// Where the two areas start.
 pub const AREAS: [u64; 2] = [0x1000_0000, 0x10_1000_0000];
 /// Bytes from the start of an area to its end.

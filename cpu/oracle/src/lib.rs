@@ -17,7 +17,7 @@ mod soft;
 mod state;
 
 pub use soft::Soft;
-pub use state::{End, UserState};
+pub use state::{End, Mode, UserState};
 
 /// Something that runs single user-mode instructions: the host CPU, or a CPU in software.
 pub trait UserCpu {

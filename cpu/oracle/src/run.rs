@@ -6,7 +6,7 @@
 use crate::cases::{Generator, Skip};
 use crate::compare::{Comparison, Report};
 use crate::native::{Oracle, OracleError};
-use crate::{Soft, UserCpu};
+use crate::{Mode, Soft, UserCpu};
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -134,13 +134,14 @@ pub fn main(arguments: impl IntoIterator<Item = String>) -> Result<ExitCode, Run
     let spec = Spec::parse(arguments)?;
     let start = Instant::now();
     let Some(generator) = generator(&spec)? else { return Ok(ExitCode::SUCCESS) };
-    let forms = generator.forms().len();
-    println!("seed {}, {} cases from number {} over {forms} forms", spec.seed, spec.cases, spec.first);
+    let forms =
+        Mode::ALL.map(|mode| format!("{} forms in {}-bit mode", generator.forms(mode).len(), mode.bits())).join(", ");
+    println!("seed {}, {} cases from number {} over {forms}", spec.seed, spec.cases, spec.first);
     let counts = if spec.jobs > 1 { shared(&spec)? } else { alone(&spec, generator)? };
     let seconds = start.elapsed().as_secs_f64();
     let Counts { cases, retired, not_made, mismatches } = counts;
     println!(
-        "{cases} cases compared over {forms} forms, {retired} retired, {} raised an exception, {not_made} not made; \
+        "{cases} cases compared over {forms}; {retired} retired, {} raised an exception, {not_made} not made; \
          {mismatches} mismatches; {seconds:.1} s, {:.0} a second; seed {}",
         cases - retired,
         cases as f64 / seconds.max(0.001),
@@ -157,14 +158,14 @@ fn generator(spec: &Spec) -> Result<Option<Generator>, RunError> {
         return Ok(None);
     }
     let mut generator = Generator::new(spec.seed);
-    for (reason, forms) in generator.skipped() {
+    for ((mode, reason), forms) in generator.skipped() {
         let marker = if matches!(reason, Skip::HostLacks(_)) { "SKIPPED" } else { "not compared" };
-        println!("{marker}: {} forms: {reason}", forms.len());
+        println!("{marker} in {}-bit mode: {} forms: {reason}", mode.bits(), forms.len());
     }
     if !spec.only.is_empty() {
         let is_wanted = |name: &str| spec.only.iter().any(|only| only.eq_ignore_ascii_case(name));
         generator.retain(|code| is_wanted(&format!("{:?}", code.mnemonic())) || is_wanted(&format!("{code:?}")));
-        if generator.forms().is_empty() {
+        if Mode::ALL.iter().all(|mode| generator.forms(*mode).is_empty()) {
             return Err(RunError::Usage(format!("no form that is compared is called {}", spec.only.join(" or "))));
         }
     }
@@ -228,7 +229,7 @@ fn shared(spec: &Spec) -> Result<Counts, RunError> {
         match Counts::parse(&line) {
             Some(count) => counts[job] = count,
             // The first process speaks for all of them about what they have in common.
-            None if line.starts_with("not compared") || line.starts_with("SKIPPED") || line.starts_with("seed ") => {}
+            None if line.starts_with("not compared") || line.starts_with("SKIPPED") || is_heading(&line) => {}
             None if is_total(&line) => {}
             None => println!("{line}"),
         }
@@ -246,6 +247,11 @@ fn shared(spec: &Spec) -> Result<Counts, RunError> {
         }
     }
     Ok(Counts::sum(&counts))
+}
+
+/// What a process says first. Mismatches begin with their seed too.
+fn is_heading(line: &str) -> bool {
+    line.starts_with("seed ") && line.contains(" cases from number ")
 }
 
 fn is_total(line: &str) -> bool {

@@ -25,7 +25,8 @@ impl Soft {
     /// The host lacks a resource.
     pub fn new() -> Result<Self, HvError> {
         let pages: Vec<_> = (0..AREAS.len()).flat_map(pages).collect();
-        let state = harness::UserState { gpr: [0; 16], rip: 0, rflags: 0, xsave: UserState::new(0).xsave };
+        let state =
+            harness::UserState { gpr: [0; 16], rip: 0, rflags: 0, xsave: UserState::new(0).xsave, selectors: [0; 6] };
         Ok(Self { harness: UserHarness::new("v3-2026", &pages)?, written: (0, Vec::new()), state })
     }
 }
@@ -77,9 +78,11 @@ impl UserCpu for Soft {
         self.write_code(offset, code);
         let state = &mut self.state;
         (state.gpr, state.rip, state.rflags) = (before.gpr, before.rip, before.rflags);
+        state.selectors = before.selectors;
         state.xsave.0.copy_from_slice(&before.xsave.0);
         let end = self.harness.step(state);
         (after.gpr, after.rip, after.rflags) = (state.gpr, state.rip, state.rflags);
+        after.selectors = state.selectors;
         after.xsave.0.copy_from_slice(&state.xsave.0);
         after.materialize_xsave();
         match end {

@@ -13,6 +13,38 @@ pub struct UserState {
     pub gpr: [u64; 16],
     pub rip: u64,
     pub rflags: u64,
+    /// ES, CS, SS, DS, FS, GS: the order of their encoding.
+    pub selectors: [u16; 6],
+}
+
+/// Operating mode of user code, as CS has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mode {
+    #[default]
+    Bits64,
+    /// Compatibility mode with flat segments.
+    Bits32,
+}
+
+impl Mode {
+    pub const ALL: [Self; 2] = [Self::Bits64, Self::Bits32];
+
+    /// Width of code.
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::Bits64 => 64,
+            Self::Bits32 => 32,
+        }
+    }
+
+    /// The selectors that a program begins with, those of Linux.
+    pub fn selectors(self) -> [u16; 6] {
+        const DATA: u16 = 0x2b;
+        match self {
+            Self::Bits64 => [DATA, 0x33, DATA, DATA, 0, 0],
+            Self::Bits32 => [DATA, 0x23, DATA, DATA, 0, 0],
+        }
+    }
 }
 
 /// How an instruction ended.
@@ -41,7 +73,13 @@ impl UserState {
         let mut xsave = XsaveArea::at_reset();
         xsave.0[0..2].copy_from_slice(&0x037fu16.to_le_bytes());
         xsave.0[XsaveArea::XSTATE_BV] = 7;
-        Self { xsave, gpr: [0; 16], rip, rflags: rflags::IF | rflags::FIXED_1 }
+        let selectors = Mode::Bits64.selectors();
+        Self { xsave, gpr: [0; 16], rip, rflags: rflags::IF | rflags::FIXED_1, selectors }
+    }
+
+    /// The mode that CS means.
+    pub fn mode(&self) -> Mode {
+        if self.selectors[1] == Mode::Bits32.selectors()[1] { Mode::Bits32 } else { Mode::Bits64 }
     }
 
     /// Writes what XSTATE_BV only implies: components in their initial state (SDM vol. 1, 13.6).

@@ -41,7 +41,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use iced_x86::{Encoder, Instruction, InstructionInfoFactory, OpAccess, OpKind};
+use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind};
 use motu_x86::XsaveArea;
 
 use arena::Arena;
@@ -147,6 +147,8 @@ pub struct Thunk {
     waiting: bool,
     memory: Option<MemoryOperand>,
     touches_flags: bool,
+    /// The source of VCVTPS2PH, which flushes nothing to zero: vector register, and how many lanes.
+    halves: Option<(usize, usize)>,
     /// What the x87 pointers record; `None` for anything but a non-control x87 instruction.
     opcode: Option<u16>,
 }
@@ -265,6 +267,8 @@ impl NativeCache {
             waiting,
             memory: entry.memory,
             touches_flags: stub::touches_flags(&plain),
+            halves: (mnemonic == Mnemonic::Vcvtps2ph)
+                .then(|| (instruction.op1_register().number(), instruction.op1_register().size() / 4)),
             opcode: records.then(|| x87_opcode(instruction)),
         })
     }
@@ -334,13 +338,13 @@ impl NativeCache {
                 self.call(offset, &mut state);
                 Outcome::Done
             }
-            Action::Simd(offset) => self.run_simd(offset, &mut state),
+            Action::Simd(offset) => self.run_simd(thunk, offset, &mut state),
             Action::X87(offset) => self.run_x87(thunk, &mut state, |state| {
                 self.call(offset, state);
                 Outcome::Done
             }),
             Action::MmxSimd { offset, transition } => self.run_x87(thunk, &mut state, |state| {
-                let outcome = self.run_simd(offset, state);
+                let outcome = self.run_simd(thunk, offset, state);
                 if outcome == Outcome::SimdException && transition {
                     x87::enter_mmx(state.fpu);
                 }
@@ -357,8 +361,8 @@ impl NativeCache {
     }
 
     #[inline]
-    fn run_simd(&self, offset: u32, state: &mut Registers<'_>) -> Outcome {
-        if simd::mxcsr(state.fpu) & simd::UNDERFLOW_MASK == 0 && self.raises_with_underflow(offset, state) {
+    fn run_simd(&self, thunk: &Thunk, offset: u32, state: &mut Registers<'_>) -> Outcome {
+        if simd::mxcsr(state.fpu) & simd::UNDERFLOW_MASK == 0 && self.raises_with_underflow(thunk, offset, state) {
             return Outcome::SimdException;
         }
         match self.call(offset, state) {
@@ -372,10 +376,10 @@ impl NativeCache {
 
     /// An unmasked underflow is raised by every tiny result, a masked one only by those that are inexact too
     /// (SDM vol. 1, 4.9.1.5). The stub runs masked, so the exact ones are found by flushing to zero, which
-    /// reports all of them. PE may be reported with an unmasked underflow or overflow although the result would
+    /// reports all of them, but for VCVTPS2PH, whose source is looked at. PE may be reported with an unmasked underflow or overflow although the result would
     /// be exact with an unbounded exponent. Works on copies; sets the guest's flags when anything unmasked is raised.
     #[cold]
-    fn raises_with_underflow(&self, offset: u32, state: &mut Registers<'_>) -> bool {
+    fn raises_with_underflow(&self, thunk: &Thunk, offset: u32, state: &mut Registers<'_>) -> bool {
         let guest = simd::mxcsr(state.fpu);
         let probe = |control: u32| {
             let (mut gpr, mut flags) = (*state.gpr, *state.flags);
@@ -384,7 +388,11 @@ impl NativeCache {
             self.call(offset, &mut Registers { gpr: &mut gpr, flags: &mut flags, fpu: &mut fpu, memory: &mut memory });
             simd::mxcsr(&fpu) & 0x3f
         };
-        let raised = probe(0) | (probe(simd::FLUSH_TO_ZERO) & simd::UNDERFLOW_FLAG);
+        let tiny = match thunk.halves {
+            Some((register, lanes)) if simd::has_exact_tiny_half(state.fpu, register, lanes) => simd::UNDERFLOW_FLAG,
+            _ => 0,
+        };
+        let raised = tiny | probe(0) | (probe(simd::FLUSH_TO_ZERO) & simd::UNDERFLOW_FLAG);
         if raised & !(guest >> 7) == 0 {
             return false;
         }

@@ -39,6 +39,24 @@ pub(super) fn record_unmasked(fpu: &mut XsaveArea, raised: u32) {
     set_mxcsr(fpu, old | (seen & EXCEPTION_FLAGS));
 }
 
+/// Whether one of the lowest `lanes` floats of vector register `register` is exactly a denormal of half precision.
+pub(super) fn has_exact_tiny_half(fpu: &XsaveArea, register: usize, lanes: usize) -> bool {
+    let start = register * 16;
+    let part = |from: usize| fpu.0.get(from + start..from + start + 16).unwrap_or_default();
+    let bytes = part(XsaveArea::XMM).iter().chain(part(XsaveArea::YMM_HIGH));
+    let bytes: Vec<u8> = bytes.take(4 * lanes).copied().collect();
+    bytes.as_chunks().0.iter().any(|lane| is_tiny_half(u32::from_le_bytes(*lane)))
+}
+
+/// Less than 2^-14, the least normal number, and a multiple of 2^-24, the least denormal one.
+fn is_tiny_half(float: u32) -> bool {
+    const LEAST: u32 = 127 - 24;
+    const NORMAL: u32 = 127 - 14;
+    let exponent = float >> 23 & 0xff;
+    let below = || (1u32 << (126 - exponent)) - 1;
+    (LEAST..NORMAL).contains(&exponent) && float & below() & 0x7f_ffff == 0
+}
+
 /// Instructions with IEEE 754 semantics: they read rounding and denormal control from MXCSR and raise its
 /// flags. RCPPS and RSQRTPS do neither, nor do moves, shuffles and logic (SDM vol. 1, appendix C.3).
 pub(super) fn depends_on_mxcsr(mnemonic: Mnemonic) -> bool {
@@ -242,4 +260,21 @@ pub(super) fn depends_on_mxcsr(mnemonic: Mnemonic) -> bool {
             | M::Vcvtph2ps
             | M::Vcvtps2ph
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiny_halves_are_the_denormals() {
+        let tiny = |value: f32| is_tiny_half(value.to_bits());
+        let least = 2f32.powi(-24);
+        for count in [1f32, 2.0, 3.0, 1023.0] {
+            assert!(tiny(count * least) && tiny(-count * least), "{count}");
+        }
+        for no in [0.0, least / 2.0, least * 1.5, 2f32.powi(-14), 1.0, f32::INFINITY, f32::MIN_POSITIVE] {
+            assert!(!tiny(no), "{no}");
+        }
+    }
 }

@@ -5,9 +5,9 @@ use super::place::{self, Wanted};
 use super::state::{self, Drawn};
 use super::values::{self, Format};
 use super::{PATCH_SIZE, Patch, operand};
-use crate::UserState;
 use crate::layout::{self, CODE_SIZE, PAGE, WINDOW_SIZE};
 use crate::rng::Rng;
+use crate::{Mode, UserState};
 use iced_x86::{Code, FlowControl, InstructionInfoFactory, MemorySize, Mnemonic, OpKind, Register, UsedMemory};
 use motu_x86::flags::rflags;
 
@@ -27,10 +27,10 @@ pub(super) struct Blueprint {
 
 impl Blueprint {
     /// Draws an instruction of the form `code`.
-    pub(super) fn draw(code: Code, rng: &mut Rng, factory: &mut InstructionInfoFactory) -> Option<Self> {
-        let area = rng.below(2) as usize;
+    pub(super) fn draw(code: Code, mode: Mode, rng: &mut Rng, factory: &mut InstructionInfoFactory) -> Option<Self> {
+        let area = if mode == Mode::Bits64 { rng.below(2) as usize } else { 0 };
         let rip = layout::code(area) + code_offset(rng);
-        Self::with(encoding::encode(code, rip, rng)?, area, rng, factory)
+        Self::with(encoding::encode(code, rip, mode, rng)?, area, rng, factory)
     }
 
     /// Settles what of the operands of `encoded`, which lies in `area`, is in its bytes.
@@ -41,7 +41,7 @@ impl Blueprint {
         factory: &mut InstructionInfoFactory,
     ) -> Option<Self> {
         let format = Format::of(encoded.instruction.code().op_code().memory_size());
-        let state = state::random(rng, encoded.instruction.ip(), format);
+        let state = state::random(rng, encoded.mode, encoded.instruction.ip(), format);
         let mut blueprint = Self { encoded, area, format, state, memory: Vec::new(), drawn: Drawn::default() };
         blueprint.vary_immediates(rng);
         blueprint.place_displacement(rng)?;
@@ -62,6 +62,7 @@ impl Blueprint {
         draft.place_memory(rng)?;
         draft.place_indirect_branch(rng);
         draft.adapt(rng);
+        state::narrow(&mut draft.state);
         Some(draft)
     }
 
@@ -96,10 +97,17 @@ impl Blueprint {
         let relative = instruction.is_ip_rel_memory_operand();
         let full = offsets.displacement_size() == 8;
         (0..8).find_map(|_| {
-            let wanted = Wanted { size, area: self.area, low: narrow || !relative && !full };
+            let wanted = Wanted {
+                size,
+                area: self.area,
+                low: narrow || !relative && !full || self.encoded.mode != Mode::Bits64,
+            };
             let target = place::operand(rng, wanted);
             let value = if relative { target.wrapping_sub(instruction.next_ip()) } else { target };
-            let fits = full || narrow || i32::try_from(value as i64).is_ok();
+            let fits = full
+                || narrow
+                || offsets.displacement_size() == 4 && self.encoded.mode != Mode::Bits64
+                || i32::try_from(value as i64).is_ok();
             let bytes = &value.to_le_bytes()[..offsets.displacement_size().min(8)];
             (fits && self.encoded.patch(offsets.displacement_offset(), bytes)).then_some(())
         })
@@ -110,13 +118,14 @@ impl Blueprint {
         if !has_near_branch(&self.encoded) {
             return;
         }
-        let target = place::branch_target(rng, self.area);
+        let target = place::branch_target(rng, self.encoded.mode, self.area);
         let offsets = self.encoded.offsets;
         let distance = target.wrapping_sub(self.encoded.instruction.next_ip()) as i64;
         if offsets.immediate_size() == 1 {
             self.encoded.patch(offsets.immediate_offset(), &[rng.next() as u8]);
         } else if let Ok(distance) = i32::try_from(distance) {
-            self.encoded.patch(offsets.immediate_offset(), &distance.to_le_bytes());
+            let bytes = &distance.to_le_bytes()[..offsets.immediate_size().min(4)];
+            self.encoded.patch(offsets.immediate_offset(), bytes);
         }
     }
 
@@ -133,7 +142,9 @@ impl Blueprint {
                     Some(operand::register_value(&draft.state, register, element, size))
                 });
                 match address {
-                    Some(address) if place::is_harmless_range(address, bytes) => draft.touch(address, bytes),
+                    Some(address) if place::is_harmless_range(self.encoded.mode, address, bytes) => {
+                        draft.touch(address, bytes)
+                    }
                     _ => return false,
                 }
             }
@@ -177,8 +188,10 @@ impl Draft {
     /// register of it is the address of anything.
     pub(super) fn invalid(encoded: Encoded, area: usize, rng: &mut Rng) -> Self {
         const NOT_CANONICAL: u64 = 1 << 63;
-        let mut state = state::random(rng, encoded.instruction.ip(), Format::Integer);
-        state.gpr.iter_mut().for_each(|register| *register = NOT_CANONICAL | rng.next() >> 20);
+        let mut state = state::random(rng, encoded.mode, encoded.instruction.ip(), Format::Integer);
+        if encoded.mode == Mode::Bits64 {
+            state.gpr.iter_mut().for_each(|register| *register = NOT_CANONICAL | rng.next() >> 20);
+        }
         Self { touches_all: true, ..Self::new(encoded, state, area, Format::Integer) }
     }
 
@@ -215,7 +228,7 @@ impl Draft {
     }
 
     pub(super) fn wanted(&self, size: u64, low: bool) -> Wanted {
-        Wanted { size, area: self.area, low }
+        Wanted { size, area: self.area, low: low || self.encoded.mode != Mode::Bits64 }
     }
 
     /// Where a branch by register or memory goes.
@@ -225,7 +238,7 @@ impl Draft {
         if !matches!(flow, FlowControl::Return | FlowControl::IndirectBranch | FlowControl::IndirectCall) {
             return;
         }
-        let target = place::branch_target(rng, self.area);
+        let target = place::branch_target(rng, self.encoded.mode, self.area);
         if flow == FlowControl::Return {
             self.store(self.state.gpr[4], &target.to_le_bytes());
         } else if instruction.op0_kind() == OpKind::Memory {
@@ -239,15 +252,16 @@ impl Draft {
 
     fn branch_is_harmless(&self, window: &[u8]) -> bool {
         let instruction = &self.encoded.instruction;
-        let fine = |target| place::is_harmless_target(target, instruction.ip(), instruction.len());
+        let fine = |target| place::is_harmless_target(self.encoded.mode, target, instruction.ip(), instruction.len());
         if has_near_branch(&self.encoded) {
             return fine(instruction.near_branch_target());
         }
+        let pointer = self.encoded.mode.bits() as usize / 8;
         let loaded = |address: u64| match layout::window_offset(address) {
             // A pointer that is cut by the window's end is not loaded at all.
-            Some(offset) => window.get(offset as usize..offset as usize + 8).is_none_or(|bytes| {
+            Some(offset) => window.get(offset as usize..offset as usize + pointer).is_none_or(|bytes| {
                 let mut target = [0; 8];
-                target.copy_from_slice(bytes);
+                target[..pointer].copy_from_slice(bytes);
                 fine(u64::from_le_bytes(target))
             }),
             None => true,
@@ -267,7 +281,7 @@ impl Draft {
     /// POPF with TF set would trap in the oracle's own code.
     fn sets_trap_flag(&self, window: &[u8]) -> bool {
         let flags_at = layout::window_offset(self.state.gpr[4].wrapping_add(1));
-        matches!(self.mnemonic(), Mnemonic::Popf | Mnemonic::Popfq)
+        matches!(self.mnemonic(), Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq)
             && flags_at
                 .and_then(|offset| window.get(offset as usize))
                 .is_some_and(|byte| byte & (rflags::TF >> 8) as u8 != 0)

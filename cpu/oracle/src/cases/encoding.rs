@@ -4,11 +4,12 @@
 //! in any order, SIB bytes without need, long displacements. The decoder says which of the attempts
 //! are the form that was asked for.
 
+use crate::Mode;
 use crate::native::MAX_INSTRUCTION;
 use crate::rng::Rng;
 use iced_x86::{
-    Code, ConstantOffsets, Decoder, DecoderOptions, EncodingKind, Instruction, MandatoryPrefix, Mnemonic, OpCodeInfo,
-    OpCodeOperandKind, OpCodeTableKind,
+    Code, CodeSize, ConstantOffsets, Decoder, DecoderOptions, EncodingKind, Instruction, MandatoryPrefix, Mnemonic,
+    OpCodeInfo, OpCodeOperandKind, OpCodeTableKind,
 };
 
 /// One instruction, as bytes and decoded.
@@ -17,15 +18,16 @@ pub(super) struct Encoded {
     bytes: [u8; MAX_INSTRUCTION],
     pub(super) instruction: Instruction,
     pub(super) offsets: ConstantOffsets,
+    pub(super) mode: Mode,
 }
 
 impl Encoded {
     /// Decodes the instruction at the start of `bytes`.
-    pub(super) fn decode(bytes: [u8; MAX_INSTRUCTION], rip: u64) -> Self {
-        let mut decoder = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE);
+    pub(super) fn decode(bytes: [u8; MAX_INSTRUCTION], rip: u64, mode: Mode) -> Self {
+        let mut decoder = Decoder::with_ip(mode.bits(), &bytes, rip, DecoderOptions::NONE);
         let instruction = decoder.decode();
         let offsets = decoder.get_constant_offsets(&instruction);
-        Self { bytes, instruction, offsets }
+        Self { bytes, instruction, offsets, mode }
     }
 
     /// The instruction; as much as an instruction may have where the decoder knows none.
@@ -43,7 +45,7 @@ impl Encoded {
         let mut bytes = self.bytes;
         let Some(target) = bytes.get_mut(offset..offset + with.len()) else { return false };
         target.copy_from_slice(with);
-        let patched = Self::decode(bytes, self.instruction.ip());
+        let patched = Self::decode(bytes, self.instruction.ip(), self.mode);
         let same = patched.instruction.code() == self.instruction.code()
             && patched.instruction.len() == self.instruction.len();
         if same {
@@ -57,18 +59,18 @@ impl Encoded {
 const ATTEMPTS: u32 = 500;
 
 /// Random bytes at `rip` that decode to `code`.
-pub(super) fn encode(code: Code, rip: u64, rng: &mut Rng) -> Option<Encoded> {
+pub(super) fn encode(code: Code, rip: u64, mode: Mode, rng: &mut Rng) -> Option<Encoded> {
     (0..ATTEMPTS).find_map(|_| {
-        let encoded = Encoded::decode(attempt(code, rng), rip);
+        let encoded = Encoded::decode(attempt(code, mode, rng), rip, mode);
         let wanted = encoded.instruction.code() == code && is_harmless(&encoded.instruction);
         wanted.then_some(encoded)
     })
 }
 
-/// FS and GS hold the host thread's own data; XACQUIRE would begin a transaction.
+/// In 64-bit mode FS and GS hold the host thread's own data; XACQUIRE would begin a transaction.
 pub(super) fn is_harmless(instruction: &Instruction) -> bool {
     use iced_x86::Register::{FS, GS};
-    !matches!(instruction.segment_prefix(), FS | GS)
+    (instruction.code_size() != CodeSize::Code64 || !matches!(instruction.segment_prefix(), FS | GS))
         && !instruction.has_xacquire_prefix()
         && !instruction.has_xrelease_prefix()
 }
@@ -94,13 +96,13 @@ impl Bytes {
     }
 }
 
-fn attempt(code: Code, rng: &mut Rng) -> [u8; MAX_INSTRUCTION] {
+fn attempt(code: Code, mode: Mode, rng: &mut Rng) -> [u8; MAX_INSTRUCTION] {
     let op = code.op_code();
     let mut bytes = Bytes { bytes: [0; MAX_INSTRUCTION], len: 0 };
     if code.encoding() == EncodingKind::VEX {
-        vex_prefixes(op, rng, &mut bytes);
+        vex_prefixes(op, mode, rng, &mut bytes);
     } else {
-        legacy_prefixes(code, op, rng, &mut bytes);
+        legacy_prefixes(code, op, mode, rng, &mut bytes);
     }
     opcode(op, rng, &mut bytes);
     let tail = bytes.len;
@@ -137,13 +139,14 @@ fn mandatory(op: &OpCodeInfo) -> Option<u8> {
     }
 }
 
-fn legacy_prefixes(code: Code, op: &OpCodeInfo, rng: &mut Rng, bytes: &mut Bytes) {
+fn legacy_prefixes(code: Code, op: &OpCodeInfo, mode: Mode, rng: &mut Rng, bytes: &mut Bytes) {
     let mut prefixes = Vec::with_capacity(6);
     prefixes.extend(mandatory(op));
     if op.operand_size() == 16 || rng.chance(2) {
         prefixes.push(0x66);
     }
-    if op.address_size() == 32 || rng.chance(8) {
+    let other_size = if mode == Mode::Bits64 { 32 } else { 16 };
+    if op.address_size() == other_size || rng.chance(8) {
         prefixes.push(0x67);
     }
     prefixes.extend(segment_override(rng));
@@ -159,7 +162,9 @@ fn legacy_prefixes(code: Code, op: &OpCodeInfo, rng: &mut Rng, bytes: &mut Bytes
         prefixes.swap(index, rng.below(index as u64 + 1) as usize);
     }
     prefixes.iter().for_each(|prefix| bytes.push(*prefix));
-    rex(op, rng, bytes);
+    if mode == Mode::Bits64 {
+        rex(op, rng, bytes);
+    }
     match op.table() {
         OpCodeTableKind::T0F => bytes.push(0x0f),
         OpCodeTableKind::T0F38 => [0x0f, 0x38].into_iter().for_each(|b| bytes.push(b)),
@@ -182,7 +187,7 @@ fn segment_override(rng: &mut Rng) -> Option<u8> {
     rng.chance(3).then(|| rng.pick(&[0x26, 0x2e, 0x36, 0x3e]))
 }
 
-fn vex_prefixes(op: &OpCodeInfo, rng: &mut Rng, bytes: &mut Bytes) {
+fn vex_prefixes(op: &OpCodeInfo, mode: Mode, rng: &mut Rng, bytes: &mut Bytes) {
     if rng.chance(8) {
         bytes.push(0x67);
     }
@@ -201,6 +206,8 @@ fn vex_prefixes(op: &OpCodeInfo, rng: &mut Rng, bytes: &mut Bytes) {
     let low = vvvv << 3 | u8::from(l) << 2 | pp;
     // R, X and B are stored inverted.
     let rxb = if rng.chance(70) { rng.below(8) as u8 } else { 7 };
+    // Elsewhere R and X clear make it LES or LDS.
+    let rxb = if mode == Mode::Bits64 { rxb } else { rxb | 6 };
     let map = match op.table() {
         OpCodeTableKind::T0F38 => 2,
         OpCodeTableKind::T0F3A => 3,

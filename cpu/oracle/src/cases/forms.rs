@@ -1,5 +1,6 @@
 //! Which instruction forms are compared, and why the others are not.
 
+use crate::Mode;
 use iced_x86::{Code, CpuidFeature, EncodingKind, Mnemonic, OpCodeOperandKind};
 use motu_x86::contract::{Contract, Feature};
 use std::fmt;
@@ -7,8 +8,8 @@ use std::fmt;
 /// Why a form is not compared with the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Skip {
-    /// It does not exist in 64-bit mode.
-    NotIn64BitMode,
+    /// It does not exist in this mode.
+    NotInThisMode,
     /// Only one vendor's processors have it.
     OneVendorOnly,
     /// No CPU contract has it.
@@ -40,7 +41,7 @@ pub enum Skip {
 impl fmt::Display for Skip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotIn64BitMode => "does not exist in 64-bit mode",
+            Self::NotInThisMode => "does not exist in this mode",
             Self::OneVendorOnly => "exists on one vendor's processors only",
             Self::OutsideContract => "in no CPU contract",
             Self::Privileged => "needs ring 0 or an I/O permission",
@@ -62,14 +63,18 @@ impl fmt::Display for Skip {
 const CONTRACT: &Contract = &Contract::ALL[0];
 
 /// Every form that the decoder knows, with the reason where it is skipped.
-pub fn all() -> impl Iterator<Item = (Code, Option<Skip>)> {
-    Code::values().filter(|code| code.op_code().is_instruction()).map(|code| (code, skip(code)))
+pub fn all(mode: Mode) -> impl Iterator<Item = (Code, Option<Skip>)> {
+    Code::values().filter(|code| code.op_code().is_instruction()).map(move |code| (code, skip(code, mode)))
 }
 
-fn skip(code: Code) -> Option<Skip> {
+fn skip(code: Code, mode: Mode) -> Option<Skip> {
     let op = code.op_code();
-    if !op.mode64() {
-        return Some(Skip::NotIn64BitMode);
+    let (exists, on_both) = match mode {
+        Mode::Bits64 => (op.mode64(), op.intel_decoder64() && op.amd_decoder64()),
+        Mode::Bits32 => (op.mode32(), op.intel_decoder32() && op.amd_decoder32()),
+    };
+    if !exists {
+        return Some(Skip::NotInThisMode);
     }
     if let Some(reason) = skip_by_name(code) {
         return Some(reason);
@@ -80,7 +85,7 @@ fn skip(code: Code) -> Option<Skip> {
     if !matches!(code.encoding(), EncodingKind::Legacy | EncodingKind::VEX) {
         return Some(Skip::OutsideContract);
     }
-    if op.decoder_option() != 0 || !(op.intel_decoder64() && op.amd_decoder64()) {
+    if op.decoder_option() != 0 || !on_both {
         return Some(Skip::OneVendorOnly);
     }
     if op.fwait() {
@@ -110,7 +115,7 @@ fn skip_by_name(code: Code) -> Option<Skip> {
         M::Syscall | M::Sysenter | M::Sysexit | M::Sysret | M::Int | M::Int1 | M::Int3 | M::Into => Skip::EntersKernel,
         M::Iret | M::Iretd | M::Iretq | M::Retf => Skip::FarTransfer,
         M::Lar | M::Lsl | M::Verr | M::Verw | M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => Skip::SystemState,
-        M::Lss | M::Lfs | M::Lgs => Skip::SystemState,
+        M::Lss | M::Lfs | M::Lgs | M::Les | M::Lds => Skip::SystemState,
         M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => Skip::ThreadBase,
         M::Ud0 => Skip::UndecidedLength,
         _ if code.is_jmp_far() || code.is_jmp_far_indirect() || code.is_call_far() || code.is_call_far_indirect() => {

@@ -20,8 +20,9 @@ impl Draft {
     pub(super) fn place_implied(&mut self, rng: &mut Rng) {
         let instruction = self.encoded.instruction;
         if instruction.is_stack_instruction() {
-            let at = place::operand(rng, self.wanted(8, false));
-            self.fill_around(at, 8, rng);
+            let word = u64::from(self.encoded.mode.bits() / 8);
+            let at = place::operand(rng, self.wanted(word, false));
+            self.fill_around(at, word, rng);
             let pushed = u64::try_from(-instruction.stack_pointer_increment()).unwrap_or(0);
             self.state.gpr[RSP] = at.wrapping_add(pushed);
             self.place_frame(rng);
@@ -95,7 +96,7 @@ impl Draft {
             M::Cmpxchg | M::Cmpxchg8b | M::Cmpxchg16b if rng.chance(50) => self.adapt_compare(),
             M::Fxrstor | M::Fxrstor64 if rng.chance(85) => self.store_mxcsr(24, rng),
             M::Ldmxcsr | M::Vldmxcsr if rng.chance(85) => self.store_mxcsr(0, rng),
-            M::Popf | M::Popfq => {
+            M::Popf | M::Popfd | M::Popfq => {
                 let upper = rng.next() as u8 & !1;
                 self.store(self.state.gpr[RSP].wrapping_add(1), &[upper]);
             }
@@ -190,6 +191,6 @@ impl Draft {
         let at = address.wrapping_add(moved as u64);
         let at = if narrow { u64::from(at as u32) } else { at };
         self.touch(at, size as u64);
-        place::is_harmless_range(at, size as u64)
+        place::is_harmless_range(self.encoded.mode, at, size as u64)
     }
 }

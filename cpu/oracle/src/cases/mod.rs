@@ -17,9 +17,9 @@ mod tests;
 
 pub use forms::Skip;
 
-use crate::UserState;
 use crate::layout::WINDOW_SIZE;
 use crate::rng::Rng;
+use crate::{Mode, UserState};
 use draft::{Blueprint, Draft};
 use encoding::Encoded;
 use iced_x86::{Code, Instruction, InstructionInfoFactory};
@@ -106,8 +106,9 @@ pub fn background() -> Vec<u8> {
 #[derive(Debug)]
 pub struct Generator {
     seed: u64,
-    forms: Vec<Code>,
-    skipped: BTreeMap<Skip, Vec<Code>>,
+    /// By mode, in the order of [`Mode::ALL`].
+    forms: [Vec<Code>; Mode::ALL.len()],
+    skipped: BTreeMap<(Mode, Skip), Vec<Code>>,
     /// The window as the case in the making would see it.
     window: Vec<u8>,
     background: Vec<u8>,
@@ -120,8 +121,10 @@ pub struct Generator {
 const DRAWS: u32 = 60;
 /// Cases that share an instruction: making and decoding one takes longer than running it.
 pub const STATES: u64 = 16;
-/// Instructions, one of which is about decoding.
+/// Instructions of one round: so many of 64-bit code, then of 32-bit code, then bytes to decode as either.
 const TURNS: u64 = 16;
+const WIDE: u64 = 10;
+const DECODING: u64 = 14;
 /// Tells the draws of instructions from those of states.
 const INSTRUCTIONS: u64 = 0x696e_7374_7275_6374;
 
@@ -129,7 +132,7 @@ impl Generator {
     pub fn new(seed: u64) -> Self {
         let mut generator = Self {
             seed,
-            forms: Vec::new(),
+            forms: Default::default(),
             skipped: BTreeMap::new(),
             window: background(),
             background: background(),
@@ -137,78 +140,91 @@ impl Generator {
             blueprint: None,
         };
         let mut rng = Rng::new(0, 1);
-        for (code, skip) in forms::all() {
-            let mut encodable = || encoding::encode(code, crate::layout::code(0), &mut rng).is_some();
-            match skip.or_else(|| if encodable() { None } else { Some(Skip::NotEncodable) }) {
-                Some(reason) => generator.skipped.entry(reason).or_default().push(code),
-                None => generator.forms.push(code),
+        for mode in Mode::ALL {
+            for (code, skip) in forms::all(mode) {
+                let mut encodable = || encoding::encode(code, crate::layout::code(0), mode, &mut rng).is_some();
+                match skip.or_else(|| if encodable() { None } else { Some(Skip::NotEncodable) }) {
+                    Some(reason) => generator.skipped.entry((mode, reason)).or_default().push(code),
+                    None => generator.forms[mode as usize].push(code),
+                }
             }
         }
         generator
     }
 
-    /// Every form that cases are made for.
-    pub fn forms(&self) -> &[Code] {
-        &self.forms
+    /// Every form that cases are made for in a mode.
+    pub fn forms(&self, mode: Mode) -> &[Code] {
+        &self.forms[mode as usize]
     }
 
     /// Every form that no case is made for.
-    pub fn skipped(&self) -> &BTreeMap<Skip, Vec<Code>> {
+    pub fn skipped(&self) -> &BTreeMap<(Mode, Skip), Vec<Code>> {
         &self.skipped
     }
 
     /// Only forms whose mnemonic `keep` accepts.
     pub fn retain(&mut self, keep: impl Fn(Code) -> bool) {
-        self.forms.retain(|code| keep(*code));
+        self.forms.iter_mut().for_each(|forms| forms.retain(|code| keep(*code)));
     }
 
     /// Case `number`: [`STATES`] cases share an instruction, and the forms take turns; the last instruction of every
     /// [`TURNS`] gives way to bytes to decode. `None` where all draws would touch the host's memory.
     pub fn case(&mut self, number: u64) -> Option<Case> {
         let (turn, step) = (number / STATES / TURNS, number / STATES % TURNS);
-        if step == TURNS - 1 {
-            return self.decoding_case(number);
-        }
-        let index = turn * (TURNS - 1) + step;
+        let (mode, index) = match step {
+            0..WIDE => (Mode::Bits64, turn * WIDE + step),
+            WIDE..DECODING => (Mode::Bits32, turn * (DECODING - WIDE) + step - WIDE),
+            DECODING => return self.decoding_case(number, Mode::Bits32),
+            _ => return self.decoding_case(number, Mode::Bits64),
+        };
         let blueprint = match self.blueprint.take() {
-            Some((of, blueprint)) if of == index => blueprint,
-            _ => self.instruction(index)?,
+            Some((of, blueprint)) if of == number / STATES => blueprint,
+            _ => self.instruction(index, mode)?,
         };
         let mut rng = Rng::new(self.seed, number);
         let case =
             (0..DRAWS).find_map(|_| blueprint.draft(&mut rng).and_then(|draft| self.finish(number, &blueprint, draft)));
-        self.blueprint = Some((index, blueprint));
+        self.blueprint = Some((number / STATES, blueprint));
         case
     }
 
     /// Instruction `index`, for which at least one state was found that does no harm.
-    fn instruction(&mut self, index: u64) -> Option<Blueprint> {
-        let code = *self.forms.get((index % (self.forms.len() as u64).max(1)) as usize)?;
-        let mut rng = Rng::new(self.seed ^ INSTRUCTIONS, index);
+    fn instruction(&mut self, index: u64, mode: Mode) -> Option<Blueprint> {
+        let (mode, forms) = self.forms_of(mode);
+        let code = *forms.get((index % (forms.len() as u64).max(1)) as usize)?;
+        let mut rng = Rng::new(self.seed ^ INSTRUCTIONS ^ mode as u64, index);
         (0..DRAWS).find_map(|_| {
-            let blueprint = Blueprint::draw(code, &mut rng, &mut self.factory)?;
+            let blueprint = Blueprint::draw(code, mode, &mut rng, &mut self.factory)?;
             let found = (0..4)
                 .any(|_| blueprint.draft(&mut rng).is_some_and(|draft| self.finish(0, &blueprint, draft).is_some()));
             found.then_some(blueprint)
         })
     }
 
+    /// The forms of a mode, or of another where it has none left.
+    fn forms_of(&self, mode: Mode) -> (Mode, &[Code]) {
+        let modes = [mode].into_iter().chain(Mode::ALL);
+        let with = modes.map(|mode| (mode, self.forms(mode))).find(|(_, forms)| !forms.is_empty());
+        with.unwrap_or((mode, &[]))
+    }
+
     /// Case `number` of those that are about decoding: an instruction with some of its bytes changed.
     /// What is an instruction still is run; what is none must be none for the CPU either.
-    fn decoding_case(&mut self, number: u64) -> Option<Case> {
+    fn decoding_case(&mut self, number: u64, mode: Mode) -> Option<Case> {
         let mut rng = Rng::new(!self.seed, number);
-        let code = *self.forms.get(rng.below(self.forms.len() as u64) as usize)?;
+        let (mode, forms) = self.forms_of(mode);
+        let code = *forms.get(rng.below(forms.len() as u64) as usize)?;
         (0..DRAWS).find_map(|_| {
-            let area = rng.below(2) as usize;
+            let area = if mode == Mode::Bits64 { rng.below(2) as usize } else { 0 };
             let rip = crate::layout::code(area) + rng.below(crate::layout::CODE_SIZE - 32);
-            let encoded = mutation::mutate(&encoding::encode(code, rip, &mut rng)?, &mut rng);
+            let encoded = mutation::mutate(&encoding::encode(code, rip, mode, &mut rng)?, &mut rng);
             let instruction = &encoded.instruction;
             if instruction.is_invalid() {
                 if encoding::may_call_hypervisor(&encoded) {
                     return None;
                 }
                 Some(self.case_of(number, Draft::invalid(encoded, area, &mut rng)))
-            } else if self.forms.contains(&instruction.code()) && encoding::is_harmless(instruction) {
+            } else if self.forms(mode).contains(&instruction.code()) && encoding::is_harmless(instruction) {
                 let blueprint = Blueprint::with(encoded, area, &mut rng, &mut self.factory)?;
                 let draft = blueprint.draft(&mut rng)?;
                 self.finish(number, &blueprint, draft)

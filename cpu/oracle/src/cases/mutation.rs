@@ -33,7 +33,7 @@ pub(super) fn mutate(encoded: &Encoded, rng: &mut Rng) -> Encoded {
             bytes[rng.below(6) as usize] = rng.next() as u8;
         }
     }
-    Encoded::decode(bytes, encoded.instruction.ip())
+    Encoded::decode(bytes, encoded.instruction.ip(), encoded.mode)
 }
 
 fn prefix(rng: &mut Rng) -> u8 {

@@ -1,5 +1,6 @@
 //! Where memory operands and branch targets lie, and which addresses a case may touch at all.
 
+use crate::Mode;
 use crate::layout::{self, AREA_SIZE, AREAS, CODE_OFFSET, CODE_SIZE, PAGE, SCAFFOLD_OFFSET, WINDOW_SIZE};
 use crate::rng::Rng;
 
@@ -13,12 +14,13 @@ const NULL_END: u64 = 0x1_0000;
 const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
 
 /// Whether an access to `address` reaches the window or nothing at all.
-pub(super) fn is_harmless(address: u64) -> bool {
+pub(super) fn is_harmless(mode: Mode, address: u64) -> bool {
+    let address = if mode == Mode::Bits64 { address } else { u64::from(address as u32) };
     let scaffold = SCAFFOLD_OFFSET..CODE_OFFSET + CODE_SIZE;
     if let Some(offset) = AREAS.iter().map(|area| address.wrapping_sub(*area)).find(|offset| *offset < AREA_SIZE) {
         return !scaffold.contains(&offset);
     }
-    is_unmapped_everywhere(address)
+    mode != Mode::Bits64 || is_unmapped_everywhere(address)
 }
 
 fn is_unmapped_everywhere(address: u64) -> bool {
@@ -28,20 +30,20 @@ fn is_unmapped_everywhere(address: u64) -> bool {
 }
 
 /// Whether all of `bytes` bytes at `address` are harmless.
-pub(super) fn is_harmless_range(address: u64, bytes: u64) -> bool {
-    is_harmless(address) && is_harmless(address.wrapping_add(bytes.saturating_sub(1)))
+pub(super) fn is_harmless_range(mode: Mode, address: u64, bytes: u64) -> bool {
+    is_harmless(mode, address) && is_harmless(mode, address.wrapping_add(bytes.saturating_sub(1)))
 }
 
 /// Whether a branch from the instruction of `len` bytes at `rip` may go to `target`: to the next
 /// instruction, to an INT3, or to where nothing can be fetched.
-pub(super) fn is_harmless_target(target: u64, rip: u64, len: usize) -> bool {
+pub(super) fn is_harmless_target(mode: Mode, target: u64, rip: u64, len: usize) -> bool {
     /// The jump back behind the instruction.
-    const WAY_BACK: u64 = 6;
+    const WAY_BACK: u64 = 7;
     let own = layout::code_offset(rip).unwrap_or(0);
     match layout::code_offset(target) {
         Some(_) if target == rip.wrapping_add(len as u64) => true,
         Some(offset) => !(own..own + len as u64 + WAY_BACK).contains(&offset),
-        None => is_harmless(target),
+        None => is_harmless(mode, target),
     }
 }
 
@@ -83,8 +85,12 @@ pub(super) fn operand(rng: &mut Rng, wanted: Wanted) -> u64 {
 }
 
 /// A place for a branch to go.
-pub(super) fn branch_target(rng: &mut Rng, area: usize) -> u64 {
-    match rng.below(20) {
+pub(super) fn branch_target(rng: &mut Rng, mode: Mode, area: usize) -> u64 {
+    let kind = rng.below(20);
+    if mode == Mode::Bits32 && matches!(kind, 14..16 | 19..) {
+        return u64::from(rng.next() as u32);
+    }
+    match kind {
         0..14 => layout::code(area) + rng.below(CODE_SIZE),
         14..16 => layout::code(1 - area) + rng.below(CODE_SIZE),
         16 => layout::window(area) + rng.below(WINDOW_SIZE),

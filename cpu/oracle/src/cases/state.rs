@@ -1,16 +1,26 @@
 //! Random register contents.
 
 use super::values::{self, Format};
-use crate::UserState;
 use crate::rng::Rng;
+use crate::{Mode, UserState};
 use iced_x86::{CpuidFeature, Instruction, InstructionInfo};
 use motu_x86::flags::rflags;
 
 /// A state at `rip` whose vector registers hold values of `format`.
-pub(super) fn random(rng: &mut Rng, rip: u64, format: Format) -> UserState {
+pub(super) fn random(rng: &mut Rng, mode: Mode, rip: u64, format: Format) -> UserState {
     let mut state = UserState::new(rip);
+    state.selectors = mode.selectors();
     redraw(rng, &mut state, format, Drawn::ALL);
+    narrow(&mut state);
     state
+}
+
+/// Takes away what 32-bit code cannot have in its registers.
+pub(super) fn narrow(state: &mut UserState) {
+    if state.mode() == Mode::Bits32 {
+        state.gpr[..8].iter_mut().for_each(|register| *register &= 0xffff_ffff);
+        state.gpr[8..].fill(0);
+    }
 }
 
 /// What of a state differs between the cases of one instruction: what the instruction reads or changes.
@@ -73,6 +83,9 @@ pub(super) fn redraw(rng: &mut Rng, state: &mut UserState, format: Format, drawn
     if rng.chance(25) {
         state.rflags |= rflags::DF;
     }
+    if state.mode() == Mode::Bits32 {
+        segments(rng, &mut state.selectors);
+    }
     let format = format.vary(rng);
     for index in (0..16).filter(|index| drawn.vectors >> index & 1 != 0) {
         let mut value = [0; 32];
@@ -82,6 +95,21 @@ pub(super) fn redraw(rng: &mut Rng, state: &mut UserState, format: Format, drawn
     state.set_mxcsr(mxcsr(rng));
     if drawn.x87 {
         x87(rng, state, format);
+    }
+}
+
+/// Data segments that 32-bit code may find: flat ones mostly, else null or read-only ones.
+fn segments(rng: &mut Rng, selectors: &mut [u16; 6]) {
+    const CODE: u16 = 0x23;
+    const DATA: u16 = 0x2b;
+    for (index, selector) in selectors.iter_mut().enumerate() {
+        let odd = match index {
+            0 | 3 => rng.chance(4),
+            4 | 5 => rng.chance(30),
+            _ => continue,
+        };
+        // IRETQ, by which the case is entered, would take the RPL of another null selector away.
+        *selector = if odd { rng.pick(&[0, CODE]) } else { DATA };
     }
 }
 

@@ -16,10 +16,14 @@ fn a_case_follows_from_seed_and_number() {
 #[test]
 fn every_form_is_compared_or_skipped_for_a_reason() {
     let generator = Generator::new(1);
-    let skipped: usize = generator.skipped().values().map(Vec::len).sum();
-    assert_eq!(generator.forms().len() + skipped, forms::all().count());
-    assert!(generator.forms().len() > 1000, "{} forms", generator.forms().len());
-    assert_eq!(generator.skipped().get(&Skip::NotEncodable), None);
+    for mode in Mode::ALL {
+        let skipped: usize =
+            generator.skipped().iter().filter(|(key, _)| key.0 == mode).map(|(_, forms)| forms.len()).sum();
+        let forms = generator.forms(mode).len();
+        assert_eq!(forms + skipped, forms::all(mode).count());
+        assert!(forms > 1000, "{forms} forms in {mode:?}");
+        assert_eq!(generator.skipped().get(&(mode, Skip::NotEncodable)), None);
+    }
 }
 
 #[test]

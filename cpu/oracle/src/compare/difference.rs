@@ -3,7 +3,7 @@
 use super::Outcome;
 use super::undefined::{self, Fault, Undefined};
 use crate::cases::Case;
-use crate::{End, UserState};
+use crate::{End, Mode, UserState};
 use motu_x86::exception::pf;
 use motu_x86::flags::rflags;
 use motu_x86::{Exception, XsaveArea};
@@ -19,6 +19,8 @@ pub enum Difference {
     Flags(u64, u64),
     /// Register number as encoded.
     Gpr(usize, u64, u64),
+    /// ES, CS, SS, DS, FS, GS.
+    Selectors([u16; 6], [u16; 6]),
     Mxcsr(u32, u32),
     /// Control, status and tag word.
     X87([u16; 3], [u16; 3]),
@@ -45,6 +47,10 @@ pub(super) fn find(case: &Case, host: &Outcome<'_>, other: &Outcome<'_>) -> Vec<
     if undefined.fault == Fault::Whether && is_memory_fault(host.end) {
         return found;
     }
+    let out_of_range = matches!(host.end, End::Exception { vector: Exception::BR, .. });
+    if undefined.fault == Fault::UnlessOutOfRange && out_of_range && is_memory_fault(other.end) {
+        return found;
+    }
     let faults = is_memory_fault(host.end) && is_memory_fault(other.end);
     if faults {
         undefined.window = undefined.window.or(undefined.window_on_fault.take());
@@ -63,8 +69,12 @@ pub(super) fn find(case: &Case, host: &Outcome<'_>, other: &Outcome<'_>) -> Vec<
     if (a.rflags ^ b.rflags) & flags != 0 {
         found.push(Difference::Flags(a.rflags & flags, b.rflags & flags));
     }
+    if a.selectors != b.selectors {
+        found.push(Difference::Selectors(a.selectors, b.selectors));
+    }
     for (index, (a, b)) in a.gpr.iter().zip(&b.gpr).enumerate() {
-        if (a ^ b) & !undefined.gpr[index] != 0 {
+        let open = faults && undefined.gpr_on_fault && index != 4;
+        if !open && (a ^ b) & visible(case.before.mode(), index) & !undefined.gpr[index] != 0 {
             found.push(Difference::Gpr(index, *a, *b));
         }
     }
@@ -88,6 +98,15 @@ pub(super) fn find(case: &Case, host: &Outcome<'_>, other: &Outcome<'_>) -> Vec<
     found
 }
 
+/// The bits of general register `index` that a program sees.
+fn visible(mode: Mode, index: usize) -> u64 {
+    match (mode, index) {
+        (Mode::Bits64, _) => u64::MAX,
+        (Mode::Bits32, 0..8) => 0xffff_ffff,
+        (Mode::Bits32, _) => 0,
+    }
+}
+
 /// Whether all but the windows is the same, which spares finding out what may differ.
 pub(super) fn are_equal(host: &Outcome<'_>, other: &Outcome<'_>) -> bool {
     let (a, b) = (host.after, other.after);
@@ -95,6 +114,7 @@ pub(super) fn are_equal(host: &Outcome<'_>, other: &Outcome<'_>) -> bool {
         && (a.rflags ^ b.rflags) & COMPARED_FLAGS == 0
         && a.rip == b.rip
         && a.gpr == b.gpr
+        && a.selectors == b.selectors
         && a.mxcsr() == b.mxcsr()
         && a.xsave.0[..5] == b.xsave.0[..5]
         && (0..8).all(|index| a.st(index) == b.st(index))
@@ -183,6 +203,7 @@ impl Difference {
             Self::Rip(..) => "rip".into(),
             Self::Flags(..) => "flags".into(),
             Self::Gpr(..) => "general register".into(),
+            Self::Selectors(..) => "segment register".into(),
             Self::Mxcsr(..) => "mxcsr".into(),
             Self::X87(..) => "x87 words".into(),
             Self::St(..) => "x87 register".into(),
@@ -199,6 +220,7 @@ impl fmt::Display for Difference {
             Self::Rip(a, b) => write!(f, "rip: host {a:#x}, other {b:#x}"),
             Self::Flags(a, b) => write!(f, "flags: host {a:#x}, other {b:#x}, differing {:#x}", a ^ b),
             Self::Gpr(index, a, b) => write!(f, "{}: host {a:#x}, other {b:#x}", GPR_NAMES[index & 15]),
+            Self::Selectors(a, b) => write!(f, "es, cs, ss, ds, fs, gs: host {a:04x?}, other {b:04x?}"),
             Self::Mxcsr(a, b) => write!(f, "mxcsr: host {a:#x}, other {b:#x}"),
             Self::X87(a, b) => write!(f, "control, status, tags: host {a:04x?}, other {b:04x?}"),
             Self::St(index, a, b) => write!(f, "st{index}: host {}, other {}", number(a), number(b)),
@@ -232,7 +254,8 @@ fn bytes(value: &[u8]) -> String {
 
 /// The registers of a state that are not zero, for a person.
 pub(super) fn describe(state: &crate::UserState) -> String {
-    let mut text = format!("  rip {:#x} rflags {:#x} mxcsr {:#x}", state.rip, state.rflags, state.mxcsr());
+    let mut text = format!("  {:?}, selectors {:04x?}\n", state.mode(), state.selectors);
+    text += &format!("  rip {:#x} rflags {:#x} mxcsr {:#x}", state.rip, state.rflags, state.mxcsr());
     let image = &state.xsave.0;
     text += &format!(" fcw {:02x}{:02x} fsw {:02x}{:02x} ftw {:02x}", image[1], image[0], image[3], image[2], image[4]);
     for (index, value) in state.gpr.iter().enumerate() {

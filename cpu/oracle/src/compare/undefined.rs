@@ -18,6 +18,8 @@ pub(super) struct Undefined {
     /// The same, where the instruction faults.
     pub(super) window_on_fault: Option<Range<usize>>,
     pub(super) fault: Fault,
+    /// All general registers but RSP, where the instruction faults.
+    pub(super) gpr_on_fault: bool,
     /// The x87 state, where the instruction faults.
     pub(super) x87_on_fault: bool,
     /// MXCSR, where a memory operand faults.
@@ -37,6 +39,8 @@ pub(super) enum Fault {
     WhichPiece,
     /// Whether there is one at all.
     Whether,
+    /// Whether there is one where #BR is the other answer.
+    UnlessOutOfRange,
 }
 
 pub(super) fn of(case: &Case) -> Undefined {
@@ -72,6 +76,15 @@ pub(super) fn of(case: &Case) -> Undefined {
         // SDM vol. 2, MASKMOVDQU: whether bytes that are not stored may fault is the processor's own choice.
         M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => undefined.fault = Fault::Whether,
         M::Call => call(case, &mut undefined),
+        // The lower bound is enough to be out of range: whether the upper one is read then is not said.
+        M::Bound => undefined.fault = Fault::UnlessOutOfRange,
+        // What was popped before the fault may be in its registers already.
+        M::Popa | M::Popad => undefined.gpr_on_fault = true,
+        M::Pusha | M::Pushad => {
+            undefined.fault = Fault::WhichPiece;
+            let bytes = if instruction.mnemonic() == M::Pusha { 16 } else { 32 };
+            undefined.window_on_fault = window_range(case.before.gpr[4].wrapping_sub(bytes as u64), bytes);
+        }
         _ if instruction.is_vsib() => {
             // SDM vol. 2, VGATHERDPS: elements may be gathered in any order, and a fault comes in between.
             undefined.fault = Fault::WhichPiece;
@@ -124,7 +137,8 @@ fn flags(bits: u32) -> u64 {
 /// Where the target is not canonical, the return address may be stored all the same before the fault.
 fn call(case: &Case, undefined: &mut Undefined) {
     undefined.fault = Fault::WhichPiece;
-    undefined.window_on_fault = window_range(case.before.gpr[4].wrapping_sub(8), 8);
+    let bytes = u64::from(case.before.mode().bits() / 8);
+    undefined.window_on_fault = window_range(case.before.gpr[4].wrapping_sub(bytes), bytes as usize);
 }
 
 /// Memory that is read or written in several pieces: those before the fault are done.
@@ -137,8 +151,12 @@ fn pieces(case: &Case, undefined: &mut Undefined) {
 
 /// Where `bytes` bytes at `address` lie in the window, as far as they do.
 fn window_range(address: u64, bytes: usize) -> Option<Range<usize>> {
-    let start = layout::window_offset(address)? as usize;
-    Some(start..(start + bytes).min(layout::WINDOW_SIZE as usize))
+    let size = layout::WINDOW_SIZE as usize;
+    if let Some(start) = layout::window_offset(address) {
+        return Some(start as usize..(start as usize + bytes).min(size));
+    }
+    let end = layout::window_offset(address.wrapping_add(bytes as u64).wrapping_sub(1))?;
+    Some(0..end as usize + 1)
 }
 
 /// The count of a shift after masking (SDM vol. 2, SAL/SAR/SHL/SHR), and the operand's bits.

@@ -82,7 +82,7 @@ impl UserCpu for Oracle {
     fn run_one(&mut self, before: &UserState, code: &[u8], after: &mut UserState) -> End {
         assert!(code.len() <= MAX_INSTRUCTION, "{} bytes are no single instruction", code.len());
         let offset = layout::code_offset(before.rip).expect("the instruction must lie in a code page");
-        self.pages.write_code(offset as usize, code);
+        self.pages.write_code(offset as usize, code, before.mode());
         // SAFETY: the code page holds the instruction and a way back, the handlers are installed on
         // this thread, and the lock makes this the only user of the stub's context.
         let trap = unsafe { stub::run(before, after) };

@@ -1,6 +1,7 @@
 //! The pages of [`crate::layout`] in this process.
 
 use super::{MAX_INSTRUCTION, OracleError};
+use crate::Mode;
 use crate::layout::{self, PAGE};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -10,6 +11,12 @@ const INT3: u8 = 0xcc;
 /// `jmp [rip + disp32]`: opcode and ModRM.
 const JMP_INDIRECT: [u8; 2] = [0xff, 0x25];
 const JMP_SIZE: usize = 6;
+/// `jmp far cs:[disp32]` of 32-bit code.
+const JMP_FAR: [u8; 3] = [0x2e, 0xff, 0x2d];
+const JMP_FAR_SIZE: usize = 7;
+/// In the scaffold page: the pointer of [`JMP_FAR`], and the 64-bit code that it leads to.
+const FAR_POINTER: u64 = 16;
+const LANDING: u64 = 32;
 
 /// Code and window, mapped at their fixed addresses and once more, writable, for the host.
 #[derive(Debug)]
@@ -20,6 +27,7 @@ pub struct Pages {
     written: (usize, usize),
     /// The instruction that lies there.
     code: Vec<u8>,
+    mode: Mode,
 }
 
 const SCAFFOLD: u64 = 0;
@@ -41,11 +49,22 @@ impl Pages {
             )?
         };
         // Dropping unmaps whatever was mapped when a later step fails.
-        let mut pages = Self { host: host as *mut u8, written: (0, 0), code: Vec::new() };
+        let mut pages = Self { host: host as *mut u8, written: (0, 0), code: Vec::new(), mode: Mode::Bits64 };
         pages.slice(SCAFFOLD, 8).copy_from_slice(&exit.to_le_bytes());
+        let landing = (layout::AREAS[0] + layout::SCAFFOLD_OFFSET + LANDING) as u32;
+        pages.slice(FAR_POINTER, 4).copy_from_slice(&landing.to_le_bytes());
+        pages.slice(FAR_POINTER + 4, 2).copy_from_slice(&Mode::Bits64.selectors()[1].to_le_bytes());
+        let back = -((LANDING + JMP_SIZE as u64) as i32);
+        pages.slice(LANDING, 2).copy_from_slice(&JMP_INDIRECT);
+        pages.slice(LANDING + 2, 4).copy_from_slice(&back.to_le_bytes());
         pages.slice(CODE, layout::CODE_SIZE).fill(INT3);
         for area in 0..layout::AREAS.len() {
             map_area(area, &memory)?;
+        }
+        let reserve = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+        for (start, len) in layout::LOW_GAPS {
+            // SAFETY: takes only addresses that are free.
+            unsafe { map(start, len, libc::PROT_NONE, reserve, None)? };
         }
         Ok(pages)
     }
@@ -63,13 +82,14 @@ impl Pages {
 
     /// Puts `code` at `offset` of the code pages and the way back after it. Where that does not
     /// fit, running on ends in a fetch fault behind the last page, which is as good a way back.
-    pub(super) fn write_code(&mut self, offset: usize, code: &[u8]) {
+    pub(super) fn write_code(&mut self, offset: usize, code: &[u8], mode: Mode) {
         debug_assert!(code.len() <= MAX_INSTRUCTION);
         let size = layout::CODE_SIZE as usize;
         let (start, len) = self.written;
-        if start == offset && self.code == code {
+        if start == offset && self.code == code && self.mode == mode {
             return;
         }
+        self.mode = mode;
         self.code.clear();
         self.code.extend_from_slice(code);
         let page = self.slice(CODE, layout::CODE_SIZE);
@@ -78,7 +98,14 @@ impl Pages {
         page[offset..offset + len].copy_from_slice(&code[..len]);
         let end = offset + len;
         let mut written = len;
-        if end + JMP_SIZE <= size {
+        if mode == Mode::Bits32 {
+            if end + JMP_FAR_SIZE <= size {
+                let pointer = (layout::AREAS[0] + layout::SCAFFOLD_OFFSET + FAR_POINTER) as u32;
+                page[end..end + 3].copy_from_slice(&JMP_FAR);
+                page[end + 3..end + 7].copy_from_slice(&pointer.to_le_bytes());
+                written += JMP_FAR_SIZE;
+            }
+        } else if end + JMP_SIZE <= size {
             let after_jump = layout::CODE_OFFSET + (end + JMP_SIZE) as u64;
             let displacement = (layout::SCAFFOLD_OFFSET as i64 - after_jump as i64) as i32;
             page[end..end + 2].copy_from_slice(&JMP_INDIRECT);
@@ -98,6 +125,9 @@ impl Drop for Pages {
             for start in layout::AREAS {
                 libc::munmap(start as *mut libc::c_void, layout::AREA_SIZE as usize);
             }
+            for (start, len) in layout::LOW_GAPS {
+                libc::munmap(start as *mut libc::c_void, len as usize);
+            }
         }
     }
 }
@@ -112,7 +142,7 @@ fn map_area(area: usize, memory: &OwnedFd) -> Result<(), OracleError> {
     unsafe {
         let reserve = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
         map(start, layout::AREA_SIZE, libc::PROT_NONE, reserve, None)?;
-        map(start + layout::SCAFFOLD_OFFSET, PAGE, read, fixed, Some((memory, SCAFFOLD)))?;
+        map(start + layout::SCAFFOLD_OFFSET, PAGE, execute, fixed, Some((memory, SCAFFOLD)))?;
         map(layout::code(area), layout::CODE_SIZE, execute, fixed, Some((memory, CODE)))?;
         for page in 0..layout::WINDOW_PAGES {
             let protection = if page == layout::READ_ONLY_PAGE { read } else { write };

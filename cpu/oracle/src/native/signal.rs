@@ -65,7 +65,7 @@ impl Handlers {
                 return Err(failed("setting the signal stack"));
             }
             let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
-            action.sa_sigaction = handler as *const () as usize;
+            action.sa_sigaction = stub::signal_entry as *const () as usize;
             // The handler never returns for a guest's fault, so nothing may be blocked in it.
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
             for (signal, old) in SIGNALS.iter().zip(&mut previous.actions) {
@@ -97,7 +97,7 @@ fn failed(doing: &str) -> OracleError {
     OracleError::Host { doing: doing.into(), source: io::Error::last_os_error() }
 }
 
-extern "C" fn handler(signal: c_int, _info: *mut siginfo_t, context: *mut c_void) {
+pub(super) extern "C" fn handler(signal: c_int, _info: *mut siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel passes a ucontext_t to an SA_SIGINFO handler.
     let machine = unsafe { &(*context.cast::<ucontext_t>()).uc_mcontext };
     let register = |index: c_int| machine.gregs[index as usize] as u64;
@@ -120,7 +120,10 @@ extern "C" fn handler(signal: c_int, _info: *mut siginfo_t, context: *mut c_void
     // SAFETY: with the magic, the image has the size of the enabled components: AVX is among them.
     let xsave = unsafe { std::slice::from_raw_parts(xsave, if magic == XSTATE_MAGIC { XSAVE_SIZE } else { 512 }) };
     let gpr = GREGS.map(register);
-    let fault = Fault { gpr, rip, rflags: register(libc::REG_EFL), xsave, trap };
+    // CS, GS, FS and SS, 16 bits each; the kernel fills in only CS and SS.
+    let selectors = register(libc::REG_CSGSFS);
+    let (cs, ss) = (selectors as u16, (selectors >> 48) as u16);
+    let fault = Fault { gpr, rip, rflags: register(libc::REG_EFL), cs, ss, xsave, trap };
     // SAFETY: the guest's instruction was running and this is its fault.
     unsafe { stub::abandon(&fault) }
 }

@@ -3,7 +3,7 @@
 //! All state passes through [`CONTEXT`], which is addressed relative to RIP, because every general
 //! register, RSP too, holds the guest's value while its instruction runs.
 
-use crate::UserState;
+use crate::{Mode, UserState};
 use motu_x86::XsaveArea;
 use std::arch::naked_asm;
 use std::cell::UnsafeCell;
@@ -16,6 +16,13 @@ pub(super) struct Context {
     xsave_out: XsaveArea,
     gpr: [u64; 16],
     gpr_out: [u64; 16],
+    /// ES, CS, SS, DS, FS, GS.
+    selectors: [u16; 8],
+    pub(super) selectors_out: [u16; 8],
+    /// Not zero where segment registers are not what a 64-bit program has: they are loaded, and given back after.
+    segmented: u64,
+    /// The host's FS base, which loading FS takes away.
+    fs_base: u64,
     /// What IRETQ pops: RIP, CS, RFLAGS, RSP, SS.
     frame: [u64; 5],
     rflags_out: u64,
@@ -52,6 +59,10 @@ pub(super) static CONTEXT: Shared = Shared(UnsafeCell::new(Context {
     xsave_out: XsaveArea([0; motu_x86::XSAVE_SIZE]),
     gpr: [0; 16],
     gpr_out: [0; 16],
+    selectors: [0; 8],
+    selectors_out: [0; 8],
+    segmented: 0,
+    fs_base: 0,
     frame: [0; 5],
     rflags_out: 0,
     rip_out: 0,
@@ -87,6 +98,13 @@ pub(super) unsafe fn run(before: &UserState, after: &mut UserState) -> Option<Tr
         after.gpr = context.gpr_out;
         after.rflags = context.rflags_out;
         after.rip = context.rip_out;
+        after.selectors = before.selectors;
+        if context.segmented != 0 {
+            after.selectors.copy_from_slice(&context.selectors_out[..6]);
+            if context.trap.vector == Trap::NONE {
+                after.selectors[1] = before.selectors[1];
+            }
+        }
         (context.trap.vector != Trap::NONE).then_some(context.trap)
     }
 }
@@ -99,7 +117,11 @@ fn load(context: &mut Context, before: &UserState) {
     header[0] = 7;
     context.xsave.0[26..28].fill(0);
     context.gpr = before.gpr;
+    context.selectors[..6].copy_from_slice(&before.selectors);
+    context.segmented = u64::from(before.selectors != Mode::Bits64.selectors());
     context.frame[0] = before.rip;
+    context.frame[1] = before.selectors[1].into();
+    context.frame[4] = before.selectors[2].into();
     context.frame[2] = before.rflags & UserState::SETTABLE_FLAGS;
     context.frame[3] = before.gpr[4];
     context.trap = Trap { vector: Trap::NONE, error_code: 0, address: 0 };
@@ -110,6 +132,8 @@ pub(super) struct Fault<'a> {
     pub(super) gpr: [u64; 16],
     pub(super) rip: u64,
     pub(super) rflags: u64,
+    pub(super) cs: u16,
+    pub(super) ss: u16,
     /// The kernel's XSAVE image.
     pub(super) xsave: &'a [u8],
     pub(super) trap: Trap,
@@ -129,6 +153,7 @@ pub(super) unsafe fn abandon(fault: &Fault<'_>) -> ! {
         context.gpr_out = fault.gpr;
         context.rip_out = fault.rip;
         context.rflags_out = fault.rflags;
+        (context.selectors_out[1], context.selectors_out[2]) = (fault.cs, fault.ss);
         context.trap = fault.trap;
         leave()
     }
@@ -149,12 +174,19 @@ unsafe extern "C" fn enter() {
         "stmxcsr [rsp]",
         "fnstcw [rsp + 4]",
         "mov [rip + {c} + {host_rsp}], rsp",
-        "mov [rip + {c} + {frame} + 8], cs",
-        "mov [rip + {c} + {frame} + 32], ss",
         "mov qword ptr [rip + {c} + {running}], 1",
         "mov eax, 7",
         "xor edx, edx",
         "xrstor64 [rip + {c} + {xsave}]",
+        "cmp qword ptr [rip + {c} + {segmented}], 0",
+        "je 2f",
+        "rdfsbase rax",
+        "mov [rip + {c} + {fs_base}], rax",
+        "mov es, word ptr [rip + {c} + {selectors}]",
+        "mov ds, word ptr [rip + {c} + {selectors} + 6]",
+        "mov fs, word ptr [rip + {c} + {selectors} + 8]",
+        "mov gs, word ptr [rip + {c} + {selectors} + 10]",
+        "2:",
         "mov rax, [rip + {c} + {gpr}]",
         "mov rcx, [rip + {c} + {gpr} + 8]",
         "mov rdx, [rip + {c} + {gpr} + 16]",
@@ -176,6 +208,9 @@ unsafe extern "C" fn enter() {
         host_rsp = const offset_of!(Context, host_rsp),
         frame = const offset_of!(Context, frame),
         running = const offset_of!(Context, running),
+        segmented = const offset_of!(Context, segmented),
+        selectors = const offset_of!(Context, selectors),
+        fs_base = const offset_of!(Context, fs_base),
         xsave = const offset_of!(Context, xsave),
         gpr = const offset_of!(Context, gpr),
     )
@@ -207,6 +242,11 @@ unsafe extern "C" fn exit() {
         "mov rsp, [rip + {c} + {host_rsp}]",
         "pushfq",
         "pop [rip + {c} + {rflags}]",
+        "mov word ptr [rip + {c} + {selectors}], es",
+        "mov word ptr [rip + {c} + {selectors} + 4], ss",
+        "mov word ptr [rip + {c} + {selectors} + 6], ds",
+        "mov word ptr [rip + {c} + {selectors} + 8], fs",
+        "mov word ptr [rip + {c} + {selectors} + 10], gs",
         "mov eax, 7",
         "xor edx, edx",
         "xsave64 [rip + {c} + {xsave}]",
@@ -215,6 +255,7 @@ unsafe extern "C" fn exit() {
         leave = sym leave,
         host_rsp = const offset_of!(Context, host_rsp),
         rflags = const offset_of!(Context, rflags_out),
+        selectors = const offset_of!(Context, selectors_out),
         xsave = const offset_of!(Context, xsave_out),
         gpr = const offset_of!(Context, gpr_out),
     )
@@ -231,6 +272,18 @@ unsafe extern "C" fn leave() -> ! {
         // The guest may have set AC, DF or NT.
         "push 0x202",
         "popfq",
+        "cmp qword ptr [rip + {c} + {segmented}], 0",
+        "je 2f",
+        "xor eax, eax",
+        "mov fs, eax",
+        "mov gs, eax",
+        "mov rax, [rip + {c} + {fs_base}]",
+        "wrfsbase rax",
+        "mov eax, 0x2b",
+        "mov ds, eax",
+        "mov es, eax",
+        "mov ss, eax",
+        "2:",
         "mov qword ptr [rip + {c} + {running}], 0",
         "vzeroupper",
         "fninit",
@@ -247,5 +300,38 @@ unsafe extern "C" fn leave() -> ! {
         c = sym CONTEXT,
         host_rsp = const offset_of!(Context, host_rsp),
         running = const offset_of!(Context, running),
+        segmented = const offset_of!(Context, segmented),
+        fs_base = const offset_of!(Context, fs_base),
+    )
+}
+
+/// Where the kernel enters on a signal: the guest's AC, segments and FS base are still there, with which nothing
+/// that a compiler made may run.
+///
+/// # Safety
+/// The kernel's to call, as a handler with SA_SIGINFO.
+#[unsafe(naked)]
+pub(super) unsafe extern "C" fn signal_entry(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    naked_asm!(
+        "push 0x202",
+        "popfq",
+        "cmp qword ptr [rip + {c} + {running}], 0",
+        "je 2f",
+        "mov word ptr [rip + {c} + {selectors}], es",
+        "mov word ptr [rip + {c} + {selectors} + 6], ds",
+        "mov word ptr [rip + {c} + {selectors} + 8], fs",
+        "mov word ptr [rip + {c} + {selectors} + 10], gs",
+        "cmp qword ptr [rip + {c} + {segmented}], 0",
+        "je 2f",
+        "mov rax, [rip + {c} + {fs_base}]",
+        "wrfsbase rax",
+        "2:",
+        "jmp {handler}",
+        c = sym CONTEXT,
+        running = const offset_of!(Context, running),
+        segmented = const offset_of!(Context, segmented),
+        selectors = const offset_of!(Context, selectors_out),
+        fs_base = const offset_of!(Context, fs_base),
+        handler = sym super::signal::handler,
     )
 }
