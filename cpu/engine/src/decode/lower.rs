@@ -1,6 +1,6 @@
 //! From a decoded instruction to an operation.
 
-use super::op::{Extra, Op};
+use super::op::{Extra, Handler, Op};
 use super::operands::operation;
 use super::{gate, lower_integer, lower_system};
 use crate::exec::{guard, host, system};
@@ -12,10 +12,15 @@ use motu_x86::contract::Contract;
 /// what is no instruction, becomes #UD. What `key` (see [`crate::cpu::key`]) wants checked gets a guard.
 pub fn lower(instruction: &Instruction, offset: u16, key: u32, contract: &Contract, native: &mut NativeCache) -> Op {
     let mut op = lower_unguarded(instruction, offset, contract, native);
-    if let Some(guard) = guard::guard(instruction, key, &op) {
+    // #UD comes before anything that a guard finds.
+    let exists = !std::ptr::fn_addr_eq(op.run, system::undefined as Handler);
+    if exists && let Some(guard) = guard::guard(instruction, key, &op) {
         let bare = || Box::new(Extra { instruction: *instruction, thunk: None, guard: None });
-        op.extra.get_or_insert_with(bare).guard = Some(guard);
-        op.run = guard::guarded;
+        let extra = op.extra.get_or_insert_with(bare);
+        extra.guard = Some(guard);
+        if extra.thunk.is_none() {
+            op.run = guard::guarded;
+        }
     }
     op
 }

@@ -84,11 +84,20 @@ pub fn adjust_rpl<D: Place>(cpu: &mut Cpu, op: &Op) -> Done {
         return cpu.undefined();
     }
     let wanted = cpu.register::<u16>(op.src) & 3;
+    let in_memory = D::IN_MEMORY;
+    let offset = op.effective(cpu);
+    if in_memory {
+        cpu.guard_access(op.segment.into(), offset, 2, false)?;
+    }
     let selector = <D as Source>::get::<u16>(cpu, op)?;
     let lower = selector & 3 < wanted;
     if lower {
+        if in_memory {
+            cpu.guard_access(op.segment.into(), offset, 2, true)?;
+        }
         D::set(cpu, op, (selector & !3) | wanted)?;
     }
     cpu.set_flags(arith::ZF, lower);
+    cpu.note_watch_hits();
     Ok(Flow::Next)
 }

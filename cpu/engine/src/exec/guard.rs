@@ -53,7 +53,7 @@ pub fn guard(instruction: &Instruction, flags: u32, op: &Op) -> Option<Guard> {
 
 fn operand(i: &Instruction) -> Option<Access> {
     let index = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory)?;
-    let elsewhere = i.is_vsib() || is_bit_string(i) || i.mnemonic() == Mnemonic::Xlatb;
+    let elsewhere = i.is_vsib() || is_bit_string(i) || checks_itself(i.mnemonic());
     if elsewhere {
         return None;
     }
@@ -65,6 +65,12 @@ fn operand(i: &Instruction) -> Option<Access> {
     };
     let bytes = i.memory_size().size().clamp(1, 0xffff) as u16;
     Some(Access { bytes, write, alignment: alignment(i) })
+}
+
+/// Instructions that learn while they run what they access.
+fn checks_itself(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(mnemonic, M::Xlatb | M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq | M::Arpl)
 }
 
 /// BT and its kin with the bit number in a register reach beyond the operand: their handler guards itself.
@@ -134,21 +140,25 @@ pub fn guarded(cpu: &mut Cpu, op: &Op) -> Done {
     result
 }
 
-fn check(cpu: &mut Cpu, op: &Op, guard: &Guard) -> Faulting<()> {
-    if let Some(thunk) = op.extra.as_ref().and_then(|extra| extra.thunk) {
-        cpu.check_unit(thunk.unit())?;
-    }
-    if let Some(access) = &guard.operand {
+impl Guard {
+    /// Checks the explicit operand. What the host executes calls it by itself, as some exceptions come before and
+    /// some stores are not made at all.
+    pub fn check_operand(&self, cpu: &mut Cpu, op: &Op) -> Faulting<()> {
+        let Some(access) = &self.operand else { return Ok(()) };
         let mut offset = op.effective(cpu);
         if op.base == slot::RSP
-            && let Some(StackAccess { bytes, write: false, .. }) = guard.stack
+            && let Some(StackAccess { bytes, write: false, .. }) = self.stack
         {
             // POP m has an address with the stack pointer after the pop.
             offset = offset.wrapping_add(bytes.into()) & op.address_mask;
         }
         cpu.check_access(op.segment.into(), offset, access.bytes.into(), access.write)?;
-        cpu.check_alignment(op.segment.into(), offset, access.alignment.into())?;
+        cpu.check_alignment(op.segment.into(), offset, access.alignment.into())
     }
+}
+
+fn check(cpu: &mut Cpu, op: &Op, guard: &Guard) -> Faulting<()> {
+    guard.check_operand(cpu, op)?;
     if let Some(StackAccess { words, bytes, write }) = guard.stack {
         for word in 0..u64::from(words) {
             let distance =

@@ -76,31 +76,42 @@ fn run(cpu: &mut Cpu, op: &Op) -> Done {
     if address & u64::from(memory.alignment - 1) != 0 {
         return cpu.general_protection(0);
     }
+    let guard = extra.guard.as_ref();
     let size = usize::from(memory.size);
     let mut staging = Staging::default();
     let Some(bytes) = staging.0.get_mut(..size) else { return cpu.undefined() };
     if memory.reads {
+        if let Some(guard) = guard {
+            guard.check_operand(cpu, op)?;
+        }
         let readable = if memory.writes { cpu.check_write(address, size as u64) } else { Ok(()) };
         readable.and_then(|()| cpu.read_operand(address, bytes)).map_err(|fault| in_segment(cpu, op, fault))?;
     }
     if !memory.writes {
-        return execute(cpu, op, &mut thunk, &mut staging);
+        let done = execute(cpu, op, &mut thunk, &mut staging)?;
+        cpu.note_watch_hits();
+        return Ok(done);
     }
     // A store comes last, and its fault takes back what the instruction did to the FPU.
     let changes_fpu = !matches!(thunk.unit(), Unit::Integer) && thunk.changes_state();
-    let revocable = changes_fpu && !cpu.store_cannot_fault(address, size as u64);
+    let revocable = changes_fpu && (guard.is_some() || !cpu.store_cannot_fault(address, size as u64));
     let before = revocable.then(|| cpu.fpu.clone());
     execute(cpu, op, &mut thunk, &mut staging)?;
     if thunk.unit() == Unit::X87 && thunk.is_waiting_x87() && withholds_store(&cpu.fpu) {
         return Ok(Flow::Next);
     }
     let Some(bytes) = staging.0.get(..size) else { return cpu.undefined() };
-    if cpu.write_operand(address, bytes).is_err() {
+    let allowed = match guard {
+        Some(guard) if !memory.reads => guard.check_operand(cpu, op),
+        _ => Ok(()),
+    };
+    if allowed.and_then(|()| cpu.write_operand(address, bytes)).is_err() {
         if let Some(before) = before {
             cpu.fpu = before;
         }
         return Err(in_segment(cpu, op, Fault));
     }
+    cpu.note_watch_hits();
     Ok(Flow::Next)
 }
 

@@ -11,6 +11,8 @@ pub trait Source {
 
 /// Something that is read, changed and written.
 pub trait Place: Source {
+    /// It is the memory operand.
+    const IN_MEMORY: bool;
     fn set<W: Width>(cpu: &mut Cpu, op: &Op, value: W) -> Faulting<()>;
     fn update<W: Width>(cpu: &mut Cpu, op: &Op, change: impl FnOnce(&mut Cpu, W) -> W) -> Faulting<()>;
 }
@@ -32,6 +34,8 @@ impl Source for Dst {
 }
 
 impl Place for Dst {
+    const IN_MEMORY: bool = false;
+
     #[inline(always)]
     fn set<W: Width>(cpu: &mut Cpu, op: &Op, value: W) -> Faulting<()> {
         cpu.set_register(op.dst, value);
@@ -70,6 +74,8 @@ impl Source for Mem {
 }
 
 impl Place for Mem {
+    const IN_MEMORY: bool = true;
+
     #[inline(always)]
     fn set<W: Width>(cpu: &mut Cpu, op: &Op, value: W) -> Faulting<()> {
         let address = op.linear(cpu);

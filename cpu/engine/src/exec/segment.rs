@@ -338,11 +338,11 @@ pub const STATUS: u64 = 2;
 
 impl Source for SystemWord {
     fn get<W: Width>(cpu: &mut Cpu, op: &Op) -> Faulting<W> {
-        if cpu.cr4 & cr4::UMIP != 0 {
-            cpu.require_cpl0()?;
-        }
         if op.imm != STATUS && !cpu.protected_mode() {
             return cpu.undefined();
+        }
+        if cpu.cr4 & cr4::UMIP != 0 {
+            cpu.require_cpl0()?;
         }
         Ok(W::from_u64(match op.imm {
             LDTR => u64::from(cpu.ldtr.selector),

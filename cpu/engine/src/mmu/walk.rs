@@ -124,17 +124,15 @@ impl Mmu {
             Access::Write => writable,
             Access::Execute => executable,
         };
-        if !allowed {
-            return Err(code | pf::PRESENT);
-        }
         let keys = self.key_rights(&found, user);
         let denied = match access {
             Access::Read => !keys.read,
             Access::Write => !keys.write,
             Access::Execute => false,
         };
-        if denied {
-            return Err(code | pf::PRESENT | pf::PROTECTION_KEY);
+        if !allowed || denied {
+            // The key is told of even where the page's own rights forbid as much (SDM vol. 3, 4.7).
+            return Err(code | pf::PRESENT | if denied { pf::PROTECTION_KEY } else { 0 });
         }
         if access == Access::Write && found.leaf & entry::D == 0 {
             self.ram.set_bits(found.leaf_at, entry::D as u8);
