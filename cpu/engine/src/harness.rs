@@ -202,7 +202,7 @@ impl Tables<'_> {
 /// 64-bit mode at CPL 3 with everything on that a modern kernel turns on.
 fn user_mode(contract: &Contract, root: u64) -> CpuState {
     let mut state = CpuState {
-        cr0: cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::PG,
+        cr0: cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG,
         cr4: cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE | cr4::FSGSBASE,
         cr3: root,
         xcr0: contract.xcr0_mask(),

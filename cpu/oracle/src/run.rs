@@ -21,6 +21,8 @@ pub struct Spec {
     pub first: u64,
     /// Mnemonics to be left in; all where empty.
     pub only: Vec<String>,
+    /// How many cases in a hundred have EFLAGS.AC set.
+    pub alignment_checks: u64,
     /// Processes to share the cases out among; at least 1.
     pub jobs: u64,
 }
@@ -38,7 +40,8 @@ pub enum RunError {
     Process { doing: &'static str, source: io::Error },
 }
 
-pub const USAGE: &str = "motu-differ [--cases N] [--seed S] [--first N] [--only MNEMONIC,...] [--jobs N]";
+pub const USAGE: &str =
+    "motu-differ [--cases N] [--seed S] [--first N] [--only MNEMONIC,...] [--ac PERCENT] [--jobs N]";
 
 /// The seed where none is given.
 pub const DEFAULT_SEED: u64 = 20_260_101;
@@ -55,7 +58,8 @@ impl Spec {
     /// # Errors
     /// An unknown argument, or a value that is no number.
     pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self, RunError> {
-        let mut spec = Self { cases: 1_000_000, seed: DEFAULT_SEED, first: 0, only: Vec::new(), jobs: 1 };
+        let mut spec =
+            Self { cases: 1_000_000, seed: DEFAULT_SEED, first: 0, only: Vec::new(), alignment_checks: 0, jobs: 1 };
         let mut arguments = arguments.into_iter();
         while let Some(name) = arguments.next() {
             let value =
@@ -68,6 +72,7 @@ impl Spec {
                 "--cases" => spec.cases = number()?,
                 "--seed" => spec.seed = number()?,
                 "--first" => spec.first = number()?,
+                "--ac" => spec.alignment_checks = number()?,
                 "--jobs" => spec.jobs = number()?.max(1),
                 "--only" => spec.only = value.split(',').map(str::to_owned).collect(),
                 _ => return Err(RunError::Usage(format!("there is no argument {name}; usage: {USAGE}"))),
@@ -80,7 +85,12 @@ impl Spec {
     fn share(&self, job: u64) -> (u64, Vec<String>) {
         let (start, end) = (self.cases * job / self.jobs, self.cases * (job + 1) / self.jobs);
         let mut arguments = Vec::new();
-        let numbers = [("--cases", end - start), ("--seed", self.seed), ("--first", self.first + start)];
+        let numbers = [
+            ("--cases", end - start),
+            ("--seed", self.seed),
+            ("--first", self.first + start),
+            ("--ac", self.alignment_checks),
+        ];
         for (name, value) in numbers {
             arguments.extend([name.to_owned(), value.to_string()]);
         }
@@ -158,6 +168,7 @@ fn generator(spec: &Spec) -> Result<Option<Generator>, RunError> {
         return Ok(None);
     }
     let mut generator = Generator::new(spec.seed);
+    generator.check_alignment(spec.alignment_checks);
     for ((mode, reason), forms) in generator.skipped() {
         let marker = if matches!(reason, Skip::HostLacks(_)) { "SKIPPED" } else { "not compared" };
         println!("{marker} in {}-bit mode: {} forms: {reason}", mode.bits(), forms.len());

@@ -102,6 +102,12 @@ impl UserState {
         image[XsaveArea::XSTATE_BV] = 7;
     }
 
+    /// FOP, FIP and FDP (SDM vol. 1, 8.1.8 and 8.1.9).
+    pub fn x87_pointers(&self) -> [u64; 3] {
+        let quad = |at: usize| self.xsave.0[at..].first_chunk().copied().map_or(0, u64::from_le_bytes);
+        [u64::from(u16::from_le_bytes([self.xsave.0[6], self.xsave.0[7]])), quad(8), quad(16)]
+    }
+
     /// MXCSR (SDM vol. 1, 10.2.3).
     pub fn mxcsr(&self) -> u32 {
         u32::from_le_bytes([self.xsave.0[24], self.xsave.0[25], self.xsave.0[26], self.xsave.0[27]])

@@ -165,6 +165,7 @@ pub fn make_live(fpu: &mut XsaveArea) {
 fn load_x87(fpu: &mut XsaveArea, image: &[u8], form: ImageForm) {
     copy(&mut fpu.0, image, X87_HEAD);
     form.narrow(&mut fpu.0);
+    x87::set_instruction_pointer(fpu, canonical(x87::instruction_pointer(fpu)));
     x87::set_control(fpu, x87::control(fpu));
     x87::set_tags(fpu, x87::tags(fpu));
     x87::set_opcode(fpu, x87::opcode(fpu));
@@ -174,6 +175,12 @@ fn load_x87(fpu: &mut XsaveArea, image: &[u8], form: ImageForm) {
         let register = image.get(start..start + 10).and_then(|bytes| bytes.try_into().ok());
         x87::set_register(fpu, index, register.unwrap_or_default());
     }
+}
+
+/// FIP has the bits of a linear address, FDP all 64.
+fn canonical(address: u64) -> u64 {
+    const UNUSED: u32 = 64 - 48;
+    ((address << UNUSED) as i64 >> UNUSED) as u64
 }
 
 /// The initial configuration of XSAVE component 0: as after FNINIT, with all registers zero.

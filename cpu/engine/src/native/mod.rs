@@ -183,16 +183,17 @@ impl Thunk {
     }
 
     /// Sets FIP, FDP and FOP after an x87 instruction at offset `rip` with its memory operand at offset `data`
-    /// in its segment. Control instructions leave them as they were; FOP is recorded only with an unmasked
-    /// exception, as on every CPU without FOP compatibility mode (SDM vol. 1, 8.1.8 and 8.1.9).
+    /// in its segment. Control instructions leave them as they were. FOP is recorded only with an unmasked
+    /// exception, as on every CPU without FOP compatibility mode, and so is FDP, as CPUID.7.EBX[6] says (SDM
+    /// vol. 1, 8.1.8 and 8.1.9).
     pub fn record_x87_pointers(&self, fpu: &mut XsaveArea, rip: u64, data: Option<u64>) {
         let Some(opcode) = self.opcode else { return };
         x87::set_instruction_pointer(fpu, rip);
-        if let Some(data) = data {
-            x87::set_data_pointer(fpu, data);
-        }
         if pending_x87_exception(fpu) {
             x87::set_opcode(fpu, opcode);
+            if let Some(data) = data {
+                x87::set_data_pointer(fpu, data);
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct Blueprint {
     /// What the cases start from; registers that the instruction uses are drawn anew for each.
     state: UserState,
     memory: Vec<UsedMemory>,
-    drawn: Drawn,
+    pub(super) drawn: Drawn,
 }
 
 impl Blueprint {

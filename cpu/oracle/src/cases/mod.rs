@@ -113,6 +113,7 @@ pub struct Generator {
     window: Vec<u8>,
     background: Vec<u8>,
     factory: InstructionInfoFactory,
+    alignment_checks: u64,
     /// The instruction of the last case, by number.
     blueprint: Option<(u64, Blueprint)>,
 }
@@ -137,6 +138,7 @@ impl Generator {
             window: background(),
             background: background(),
             factory: InstructionInfoFactory::new(),
+            alignment_checks: 0,
             blueprint: None,
         };
         let mut rng = Rng::new(0, 1);
@@ -150,6 +152,11 @@ impl Generator {
             }
         }
         generator
+    }
+
+    /// Sets EFLAGS.AC in `percent` of the cases.
+    pub fn check_alignment(&mut self, percent: u64) {
+        self.alignment_checks = percent;
     }
 
     /// Every form that cases are made for in a mode.
@@ -194,7 +201,8 @@ impl Generator {
         let code = *forms.get((index % (forms.len() as u64).max(1)) as usize)?;
         let mut rng = Rng::new(self.seed ^ INSTRUCTIONS ^ mode as u64, index);
         (0..DRAWS).find_map(|_| {
-            let blueprint = Blueprint::draw(code, mode, &mut rng, &mut self.factory)?;
+            let mut blueprint = Blueprint::draw(code, mode, &mut rng, &mut self.factory)?;
+            blueprint.drawn.alignment_checks = self.alignment_checks;
             let found = (0..4)
                 .any(|_| blueprint.draft(&mut rng).is_some_and(|draft| self.finish(0, &blueprint, draft).is_some()));
             found.then_some(blueprint)

@@ -31,6 +31,8 @@ pub(super) struct Drawn {
     /// Bit i for vector register i.
     vectors: u16,
     x87: bool,
+    /// How many cases in a hundred have EFLAGS.AC set.
+    pub(super) alignment_checks: u64,
 }
 
 /// Features of instructions that read or write the x87 state.
@@ -45,7 +47,7 @@ const X87_FEATURES: [CpuidFeature; 7] = [
 ];
 
 impl Drawn {
-    const ALL: Self = Self { general: u16::MAX, vectors: u16::MAX, x87: true };
+    const ALL: Self = Self { general: u16::MAX, vectors: u16::MAX, x87: true, alignment_checks: 0 };
 
     pub(super) fn by(instruction: &Instruction, info: &InstructionInfo) -> Self {
         let x87 = instruction.cpuid_features().iter().any(|feature| X87_FEATURES.contains(feature));
@@ -79,9 +81,12 @@ pub(super) fn redraw(rng: &mut Rng, state: &mut UserState, format: Format, drawn
             *register = values::integer(rng);
         }
     }
-    state.rflags = state.rflags & !(rflags::ARITHMETIC | rflags::DF) | rng.next() & rflags::ARITHMETIC;
+    state.rflags = state.rflags & !(rflags::ARITHMETIC | rflags::DF | rflags::AC) | rng.next() & rflags::ARITHMETIC;
     if rng.chance(25) {
         state.rflags |= rflags::DF;
+    }
+    if rng.chance(drawn.alignment_checks) {
+        state.rflags |= rflags::AC;
     }
     if state.mode() == Mode::Bits32 {
         segments(rng, &mut state.selectors);
@@ -161,6 +166,15 @@ fn x87(rng: &mut Rng, state: &mut UserState, format: Format) {
     state.xsave.0[0..2].copy_from_slice(&control.to_le_bytes());
     state.xsave.0[2..4].copy_from_slice(&status.to_le_bytes());
     state.xsave.0[4] = tags;
+    if rng.chance(50) {
+        let opcode = rng.next() as u16 & 0x7ff;
+        state.xsave.0[6..8].copy_from_slice(&opcode.to_le_bytes());
+        for pointer in [8, 16] {
+            // Canonical, and in the lower half: processors keep no more of it.
+            let value = rng.next() >> rng.pick(&[17, 33]);
+            state.xsave.0[pointer..pointer + 8].copy_from_slice(&value.to_le_bytes());
+        }
+    }
     let as_mmx = format == Format::Integer && rng.chance(40);
     for index in 0..8 {
         let mut value = values::st(rng);

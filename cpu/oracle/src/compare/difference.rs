@@ -9,6 +9,7 @@ use motu_x86::flags::rflags;
 use motu_x86::{Exception, XsaveArea};
 use std::fmt;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// One part of the result that is not the same: the host's and the other CPU's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum Difference {
     Mxcsr(u32, u32),
     /// Control, status and tag word.
     X87([u16; 3], [u16; 3]),
+    /// FOP, FIP and FDP.
+    X87Pointers([u64; 3], [u64; 3]),
     St(usize, [u8; 10], [u8; 10]),
     Ymm(usize, [u8; 32], [u8; 32]),
     /// Offset of the first byte that differs.
@@ -117,6 +120,7 @@ pub(super) fn are_equal(host: &Outcome<'_>, other: &Outcome<'_>) -> bool {
         && a.selectors == b.selectors
         && a.mxcsr() == b.mxcsr()
         && a.xsave.0[..5] == b.xsave.0[..5]
+        && pointers(a) == pointers(b)
         && (0..8).all(|index| a.st(index) == b.st(index))
         && a.xsave.0[XsaveArea::XMM..416] == b.xsave.0[XsaveArea::XMM..416]
         && a.xsave.0[XsaveArea::YMM_HIGH..] == b.xsave.0[XsaveArea::YMM_HIGH..]
@@ -131,11 +135,34 @@ fn floating_point(a: &UserState, b: &UserState, found: &mut Vec<Difference>) {
     if words(a) != words(b) {
         found.push(Difference::X87(words(a), words(b)));
     }
+    if pointers(a) != pointers(b) && keeps_pointers_as_we_do() {
+        found.push(Difference::X87Pointers(a.x87_pointers(), b.x87_pointers()));
+    }
     for index in 0..8 {
         if a.st(index) != b.st(index) {
             found.push(Difference::St(index, a.st(index), b.st(index)));
         }
     }
+}
+
+/// FOP, FIP and FDP as far as they are compared.
+fn pointers(state: &UserState) -> [u64; 3] {
+    /// ModRM's mod and rm, which the software CPU takes from the shortest encoding of the instruction: a known
+    /// deviation.
+    const FOP_MODRM: u64 = 0xc7;
+    /// Bits of a linear address: hosts with five-level paging keep more of FIP than the contracts have.
+    const UNUSED: u32 = 64 - 48;
+    let [opcode, instruction, data] = state.x87_pointers();
+    [opcode & !FOP_MODRM, instruction << UNUSED, data]
+}
+
+/// Whether the host records FDP with unmasked exceptions only, and no selectors (CPUID.7.EBX[6] and [13]), as the
+/// contracts say. Others record more, or lose the pointers where no exception is pending.
+fn keeps_pointers_as_we_do() -> bool {
+    const DEPRECATED: u32 = 1 << 6 | 1 << 13;
+    static KEEPS: OnceLock<bool> = OnceLock::new();
+    // Leaf 7 is there where AVX is.
+    *KEEPS.get_or_init(|| std::arch::x86_64::__cpuid_count(7, 0).ebx & DEPRECATED == DEPRECATED)
 }
 
 fn vectors(undefined: &Undefined, a: &UserState, b: &UserState, found: &mut Vec<Difference>) {
@@ -178,7 +205,8 @@ fn is_simd_exception(end: End) -> bool {
 }
 
 fn is_memory_fault(end: End) -> bool {
-    matches!(end, End::Exception { vector: Exception::SS | Exception::GP | Exception::PF, .. })
+    use Exception as E;
+    matches!(end, End::Exception { vector: E::SS | E::GP | E::PF | E::AC, .. })
 }
 
 fn normalized(end: End) -> End {
@@ -206,6 +234,7 @@ impl Difference {
             Self::Selectors(..) => "segment register".into(),
             Self::Mxcsr(..) => "mxcsr".into(),
             Self::X87(..) => "x87 words".into(),
+            Self::X87Pointers(..) => "x87 pointers".into(),
             Self::St(..) => "x87 register".into(),
             Self::Ymm(..) => "vector register".into(),
             Self::Window(..) => "memory".into(),
@@ -223,6 +252,7 @@ impl fmt::Display for Difference {
             Self::Selectors(a, b) => write!(f, "es, cs, ss, ds, fs, gs: host {a:04x?}, other {b:04x?}"),
             Self::Mxcsr(a, b) => write!(f, "mxcsr: host {a:#x}, other {b:#x}"),
             Self::X87(a, b) => write!(f, "control, status, tags: host {a:04x?}, other {b:04x?}"),
+            Self::X87Pointers(a, b) => write!(f, "fop, fip, fdp: host {a:x?}, other {b:x?}"),
             Self::St(index, a, b) => write!(f, "st{index}: host {}, other {}", number(a), number(b)),
             Self::Ymm(index, a, b) => write!(f, "ymm{index}: host {}\n      other {}", number(a), number(b)),
             Self::Window(at, a, b) => {
