@@ -1,13 +1,18 @@
 //! The guests, by theme.
 
+mod alignment;
 mod apic;
+mod breakpoints;
 mod compatibility;
 mod debug;
 mod exceptions;
 mod frames;
 mod interrupts;
+mod long_segments;
 mod paging;
+mod paging32;
 mod protected;
+mod protection;
 mod real;
 mod rights;
 mod segments;
@@ -47,6 +52,12 @@ pub(crate) const THEMES: &[&[Guest]] = &[
     protected::GATES,
     protected::DELIVERY,
     protected::TASK_SWITCHES,
+    protected::PRIVILEGES,
+    breakpoints::GUESTS,
+    alignment::GUESTS,
+    paging32::GUESTS,
+    protection::GUESTS,
+    long_segments::GUESTS,
     virtual86::GUESTS,
     virtual86::VME,
 ];

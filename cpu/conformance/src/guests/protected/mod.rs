@@ -4,10 +4,12 @@ mod delivery;
 mod gates;
 mod limits;
 mod loads;
+mod privileges;
 mod tasks;
 
 pub(crate) use delivery::GUESTS as DELIVERY;
 pub(crate) use gates::GUESTS as GATES;
 pub(crate) use limits::GUESTS as LIMITS;
 pub(crate) use loads::GUESTS as LOADS;
+pub(crate) use privileges::GUESTS as PRIVILEGES;
 pub(crate) use tasks::GUESTS as TASK_SWITCHES;
