@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Inputs by chance that each target gets on top.
-const BY_CHANCE: u64 = 200;
+const BY_CHANCE: u64 = 500;
 
 fn files(folder: &str, target: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(target);
