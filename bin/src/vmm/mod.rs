@@ -24,11 +24,13 @@ use motu_machine::{BootSource, Finished, Flat, Image, Machine, MachineConfig, Mo
 use motu_spec::VmSpec;
 use signal_hook::consts::SIGPIPE;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 /// A machine that does not stop within this time after it was told to is left behind.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// How long it may take to say so.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What to boot: names are resolved.
 #[derive(Debug)]
@@ -139,8 +141,17 @@ fn leave_behind_after(grace: Duration, status: Status, outputs: Outputs) {
     let leave = move || {
         std::thread::sleep(grace);
         terminal::give_back();
-        outputs.traces.finish(Some(Duration::ZERO));
-        eprintln!("motu: the machine did not stop within {} s and is left behind", grace.as_secs());
+        let (said, wait) = mpsc::channel();
+        let say = move || {
+            outputs.traces.finish(Some(Duration::ZERO));
+            eprintln!("motu: the machine did not stop within {} s and is left behind", grace.as_secs());
+            // It may be too late.
+            let _ = said.send(());
+        };
+        if std::thread::Builder::new().name("last words".into()).spawn(say).is_ok() {
+            // A stderr that nobody reads keeps nobody alive.
+            let _ = wait.recv_timeout(LAST_WORDS);
+        }
         std::process::exit(status.code().into());
     };
     if let Err(error) = std::thread::Builder::new().name("safety net".into()).spawn(leave) {
