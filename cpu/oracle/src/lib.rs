@@ -5,6 +5,10 @@
 //! The rest of the crate makes such cases from the decoder's own table of instruction forms and
 //! compares the answers of the host with those of another [`UserCpu`].
 //!
+//! [`run`] is the program around it, `motu-differ`: `cargo xtask fuzz cpu` builds and starts it, the crate's own test
+//! runs five million cases with it. [`compare`] says what differs, and leaves out what processors may do as they like.
+//! [`cases`] draws the cases: one number stands for one case, whatever ran before it.
+//!
 //! For tests only: no part of a machine runs guest instructions this way.
 
 pub mod cases;
