@@ -27,7 +27,7 @@ pub struct UserState {
 /// 64-bit code.
 pub const SELECTORS: [u16; 3] = [0x23, 0x2b, 0x33];
 /// What an interrupt would not change: the global descriptor table as Linux has it, of which user mode sees these.
-const GDT: [u64; 7] = [
+const GDT: [u64; 16] = [
     0,
     0x00cf_9b00_0000_ffff,
     0x00af_9b00_0000_ffff,
@@ -35,11 +35,19 @@ const GDT: [u64; 7] = [
     0x00cf_fb00_0000_ffff,
     0x00cf_f300_0000_ffff,
     0x00af_fb00_0000_ffff,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    // Read-only, its limit the processor's number.
+    0x0040_f500_0000_0000,
 ];
 /// Where it lies, in the supervisor's half.
 const GDT_ADDRESS: u64 = 0xffff_8000_0000_0000;
-/// Entries of the table, most of them empty.
-const GDT_ENTRIES: u16 = 16;
 
 /// A page that the program has.
 #[derive(Clone, Copy, Debug)]
@@ -214,7 +222,7 @@ fn user_mode(contract: &Contract, root: u64) -> CpuState {
     (state.segments.ss, state.segments.ds, state.segments.es) = (data, data, data);
     (state.segments.fs, state.segments.gs) = (Segment::null(), Segment::null());
     state.segments.ldtr = Segment::null();
-    state.gdtr = DescriptorTable { base: GDT_ADDRESS, limit: GDT_ENTRIES * 8 - 1 };
+    state.gdtr = DescriptorTable { base: GDT_ADDRESS, limit: (GDT.len() * 8 - 1) as u16 };
     state
 }
 

@@ -18,7 +18,7 @@ pub enum Skip {
     Privileged,
     /// It reads what differs on every run: time, processor number, random numbers.
     NotDeterministic,
-    /// It reads or writes segments, descriptor tables or control registers, which differ from the host's.
+    /// It reads or writes descriptor tables or control registers, which differ from the host's.
     SystemState,
     /// It changes the FS or GS base, where the host thread keeps its own data.
     ThreadBase,
@@ -46,7 +46,7 @@ impl fmt::Display for Skip {
             Self::OutsideContract => "in no CPU contract",
             Self::Privileged => "needs ring 0 or an I/O permission",
             Self::NotDeterministic => "differs on every run (time, random numbers, processor number)",
-            Self::SystemState => "depends on segments, descriptor tables or control registers of the host",
+            Self::SystemState => "depends on descriptor tables or control registers of the host",
             Self::ThreadBase => "changes the FS or GS base, which the host thread needs",
             Self::EntersKernel => "enters the host's kernel",
             Self::ExtendedState => "depends on the state components that the host enabled",
@@ -101,9 +101,9 @@ fn skip(code: Code, mode: Mode) -> Option<Skip> {
     })
 }
 
-const SYSTEM_OPERANDS: [OpCodeOperandKind; 11] = {
+const SYSTEM_OPERANDS: [OpCodeOperandKind; 4] = {
     use OpCodeOperandKind as K;
-    [K::seg_reg, K::cr_reg, K::dr_reg, K::tr_reg, K::es, K::cs, K::ss, K::ds, K::fs, K::gs, K::bnd_reg]
+    [K::cr_reg, K::dr_reg, K::tr_reg, K::bnd_reg]
 };
 
 fn skip_by_name(code: Code) -> Option<Skip> {
@@ -114,8 +114,9 @@ fn skip_by_name(code: Code) -> Option<Skip> {
         M::Xsaveopt | M::Xsaveopt64 | M::Xsavec | M::Xsavec64 => Skip::ExtendedState,
         M::Syscall | M::Sysenter | M::Sysexit | M::Sysret | M::Int | M::Int1 | M::Int3 | M::Into => Skip::EntersKernel,
         M::Iret | M::Iretd | M::Iretq | M::Retf => Skip::FarTransfer,
-        M::Lar | M::Lsl | M::Verr | M::Verw | M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => Skip::SystemState,
-        M::Lss | M::Lfs | M::Lgs | M::Les | M::Lds => Skip::SystemState,
+        // Linux keeps the processor's number in the limit of a segment that anybody may ask for.
+        M::Lsl => Skip::NotDeterministic,
+        M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => Skip::SystemState,
         M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => Skip::ThreadBase,
         M::Ud0 => Skip::UndecidedLength,
         _ if code.is_jmp_far() || code.is_jmp_far_indirect() || code.is_call_far() || code.is_call_far_indirect() => {

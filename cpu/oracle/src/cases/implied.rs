@@ -4,7 +4,7 @@ use super::draft::Draft;
 use super::{operand, place};
 use crate::layout::WINDOW_SIZE;
 use crate::rng::Rng;
-use iced_x86::{Mnemonic, OpKind, Register};
+use iced_x86::{MemorySize, Mnemonic, OpKind, Register};
 
 const RAX: usize = 0;
 const RCX: usize = 1;
@@ -93,6 +93,12 @@ impl Draft {
             M::Loop | M::Loope | M::Loopne | M::Jrcxz | M::Jecxz => {
                 self.state.gpr[RCX] = rng.pick(&[0, 1, 2, 1 << 32, 1 << 32 | 1, 0xffff_ffff, u64::MAX]);
             }
+            M::Mov | M::Pop if self.encoded.instruction.op0_register().is_segment_register() && rng.chance(80) => {
+                self.adapt_selector(rng);
+            }
+            M::Lds | M::Les | M::Lss | M::Lfs | M::Lgs | M::Lar | M::Verr | M::Verw if rng.chance(80) => {
+                self.adapt_selector(rng);
+            }
             M::Cmpxchg | M::Cmpxchg8b | M::Cmpxchg16b if rng.chance(50) => self.adapt_compare(),
             M::Fxrstor | M::Fxrstor64 if rng.chance(85) => self.store_mxcsr(24, rng),
             M::Ldmxcsr | M::Vldmxcsr if rng.chance(85) => self.store_mxcsr(0, rng),
@@ -101,6 +107,29 @@ impl Draft {
                 self.store(self.state.gpr[RSP].wrapping_add(1), &[upper]);
             }
             _ => (),
+        }
+    }
+
+    /// A selector that means something, mostly.
+    fn adapt_selector(&mut self, rng: &mut Rng) {
+        use Mnemonic as M;
+        const SELECTORS: [u16; 18] =
+            [0, 1, 2, 3, 0x23, 0x20, 0x2b, 0x2b, 0x28, 0x29, 0x33, 0x08, 0x10, 0x1b, 0x43, 0x63, 0x2f, 0x83];
+        let instruction = self.encoded.instruction;
+        let selector = rng.pick(&SELECTORS).to_le_bytes();
+        let pointer = match instruction.memory_size() {
+            MemorySize::SegPtr16 => 2,
+            MemorySize::SegPtr32 => 4,
+            MemorySize::SegPtr64 => 8,
+            _ => 0,
+        };
+        let source = instruction.op_count() - 1;
+        if instruction.mnemonic() == M::Pop {
+            self.store(self.state.gpr[RSP], &selector);
+        } else if let Some(address) = operand::explicit_address(&instruction, &self.state) {
+            self.store(address.wrapping_add(pointer), &selector);
+        } else if let Some(register) = self.gpr_mut(instruction.op_register(source)) {
+            *register = *register & !0xffff | u64::from(u16::from_le_bytes(selector));
         }
     }
 

@@ -3,7 +3,7 @@
 use super::values::{self, Format};
 use crate::rng::Rng;
 use crate::{Mode, UserState};
-use iced_x86::{CpuidFeature, Instruction, InstructionInfo};
+use iced_x86::{CpuidFeature, Instruction, InstructionInfo, Mnemonic, OpKind, Register};
 use motu_x86::flags::rflags;
 
 /// A state at `rip` whose vector registers hold values of `format`.
@@ -31,6 +31,8 @@ pub(super) struct Drawn {
     /// Bit i for vector register i.
     vectors: u16,
     x87: bool,
+    /// It reads or loads a segment register.
+    segments: bool,
     /// How many cases in a hundred have EFLAGS.AC set.
     pub(super) alignment_checks: u64,
 }
@@ -47,7 +49,7 @@ const X87_FEATURES: [CpuidFeature; 7] = [
 ];
 
 impl Drawn {
-    const ALL: Self = Self { general: u16::MAX, vectors: u16::MAX, x87: true, alignment_checks: 0 };
+    const ALL: Self = Self { general: u16::MAX, vectors: u16::MAX, x87: true, segments: false, alignment_checks: 0 };
 
     pub(super) fn by(instruction: &Instruction, info: &InstructionInfo) -> Self {
         let x87 = instruction.cpuid_features().iter().any(|feature| X87_FEATURES.contains(feature));
@@ -61,6 +63,7 @@ impl Drawn {
                 drawn.general |= 1 << (full.number() & 15);
             }
             drawn.x87 |= register.is_mm() || register.is_st();
+            drawn.segments |= register.is_segment_register() && is_explicit(instruction, register);
         }
         // What used memory is addressed by counts too.
         for used in info.used_memory() {
@@ -90,6 +93,10 @@ pub(super) fn redraw(rng: &mut Rng, state: &mut UserState, format: Format, drawn
     }
     if state.mode() == Mode::Bits32 {
         segments(rng, &mut state.selectors);
+    } else if drawn.segments {
+        // Because GS is not null, the native side gives the host its own segments back.
+        state.selectors[4] = rng.pick(&[0, DATA]);
+        state.selectors[5] = DATA;
     }
     let format = format.vary(rng);
     for index in (0..16).filter(|index| drawn.vectors >> index & 1 != 0) {
@@ -103,10 +110,19 @@ pub(super) fn redraw(rng: &mut Rng, state: &mut UserState, format: Format, drawn
     }
 }
 
+const DATA: u16 = 0x2b;
+
+/// Whether `register` is not only there to address memory.
+fn is_explicit(instruction: &Instruction, register: Register) -> bool {
+    use Mnemonic as M;
+    let operand = (0..instruction.op_count())
+        .any(|n| instruction.op_kind(n) == OpKind::Register && instruction.op_register(n) == register);
+    operand || matches!(instruction.mnemonic(), M::Lds | M::Les | M::Lss | M::Lfs | M::Lgs)
+}
+
 /// Data segments that 32-bit code may find: flat ones mostly, else null or read-only ones.
 fn segments(rng: &mut Rng, selectors: &mut [u16; 6]) {
     const CODE: u16 = 0x23;
-    const DATA: u16 = 0x2b;
     for (index, selector) in selectors.iter_mut().enumerate() {
         let odd = match index {
             0 | 3 => rng.chance(4),

@@ -39,6 +39,8 @@ pub(super) enum Fault {
     WhichPiece,
     /// Whether there is one at all.
     Whether,
+    /// Whether there is one for memory that need not be accessed.
+    Memory,
     /// Whether there is one where #BR is the other answer.
     UnlessOutOfRange,
 }
@@ -76,6 +78,9 @@ pub(super) fn of(case: &Case) -> Undefined {
         // SDM vol. 2, MASKMOVDQU: whether bytes that are not stored may fault is the processor's own choice.
         M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => undefined.fault = Fault::Whether,
         M::Call => call(case, &mut undefined),
+        M::Push | M::Pop if instruction.op0_register().is_segment_register() => selector_on_stack(case, &mut undefined),
+        // Which of operand and stack faults first.
+        M::Push | M::Pop => undefined.fault = Fault::WhichPiece,
         // The lower bound is enough to be out of range: whether the upper one is read then is not said.
         M::Bound => undefined.fault = Fault::UnlessOutOfRange,
         // What was popped before the fault may be in its registers already.
@@ -139,6 +144,16 @@ fn call(case: &Case, undefined: &mut Undefined) {
     undefined.fault = Fault::WhichPiece;
     let bytes = u64::from(case.before.mode().bits() / 8);
     undefined.window_on_fault = window_range(case.before.gpr[4].wrapping_sub(bytes), bytes as usize);
+}
+
+/// SDM vol. 2, PUSH: the upper bytes of a selector's slot are zeroed or left alone. What is left alone faults not.
+fn selector_on_stack(case: &Case, undefined: &mut Undefined) {
+    undefined.fault = Fault::Memory;
+    let bytes = case.instruction().stack_pointer_increment().unsigned_abs() as usize;
+    if case.instruction().mnemonic() == Mnemonic::Push {
+        let slot = case.before.gpr[4].wrapping_sub(bytes as u64);
+        undefined.window = window_range(slot.wrapping_add(2), bytes.saturating_sub(2).max(1));
+    }
 }
 
 /// Memory that is read or written in several pieces: those before the fault are done.
