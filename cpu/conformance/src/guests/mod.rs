@@ -60,6 +60,8 @@ pub(crate) const THEMES: &[&[Guest]] = &[
     long_segments::GUESTS,
     virtual86::GUESTS,
     virtual86::VME,
+    virtual86::STEPPING,
+    protected::IMPLICIT,
 ];
 
 /// One instruction, or a few.

@@ -1,6 +1,6 @@
 //! What newer processors protect: SMAP, UMIP, protection keys, PCIDs.
 
-use super::{Emit, handler, kernel, protected_user, user};
+use super::{Emit, handler, kernel, protected_user, user, virtual86};
 use crate::Guest;
 use crate::bench::{Bench, Checked, Gate, page, same};
 use crate::board::PAGE;
@@ -16,7 +16,9 @@ pub(crate) const GUESTS: &[Guest] = &[
     Guest { name: "SMAP: STAC and CLAC", manual: "vol. 2, STAC and CLAC", check: stac },
     Guest { name: "UMIP in ring 3", manual: "vol. 3, 2.5", check: umip },
     Guest { name: "UMIP in 32-bit code", manual: "vol. 2, SGDT to STR", check: umip_legacy },
+    Guest { name: "UMIP in V86", manual: "vol. 2, SGDT to STR", check: umip_v86 },
     Guest { name: "protection keys of the user", manual: "vol. 3, 4.6.2", check: keys },
+    Guest { name: "protection keys and page rights", manual: "vol. 3, 4.7", check: keys_and_rights },
     Guest { name: "protection keys of the supervisor", manual: "vol. 3, 4.6.2", check: supervisor_keys },
     Guest { name: "RDPKRU and WRPKRU", manual: "vol. 2", check: pkru },
     Guest { name: "PCIDs: what CR3 and CR4 refuse", manual: "vol. 3, 4.10.1", check: pcid_rules },
@@ -165,6 +167,18 @@ fn umip_legacy(b: &mut Bench<'_>) -> Checked {
     same("the faults in ring 3", b.run()?.faults(), vec![(13, 0); 5])
 }
 
+fn umip_v86(b: &mut Bench<'_>) -> Checked {
+    virtual86(b, 0x3002, |a| {
+        for bytes in BYTES {
+            a.faulting(|a| a.db(bytes))?;
+        }
+        Ok(())
+    })?;
+    b.contract = CONTRACT;
+    b.state.cr4 |= cr4::UMIP;
+    same("the faults in V86", b.run()?.faults(), vec![(13, 0), (13, 0), (6, 0), (6, 0), (13, 0)])
+}
+
 /// A page at [`FREE`] + `index` pages with key `index`.
 fn keyed(b: &mut Bench<'_>, rights: u64) -> Checked {
     b.contract = CONTRACT;
@@ -205,6 +219,20 @@ fn keys(b: &mut Bench<'_>) -> Checked {
     b.write(FRAMES, 0xc3)?;
     // AL was 0xc3 from the load, but for the page that could not be read: RET stays RET.
     same("the faults", b.run()?.faults(), vec![(14, 0x25), (14, 0x27), (14, 0x27)])
+}
+
+fn keys_and_rights(b: &mut Bench<'_>) -> Checked {
+    // Page rights and keys both count, and the code tells of both; a page that is not present has no key.
+    user(b, 2, |a| {
+        set_pkru(a, 0)?;
+        try_pages(a)
+    })?;
+    keyed(b, page::P | page::U)?;
+    let expected = vec![(14, 7), (14, 0x25), (14, 0x27), (14, 0x27), (14, 7)];
+    same("the faults of read-only pages", b.run()?.faults(), expected)?;
+    keyed(b, page::W | page::U)?;
+    let absent = [(14, 4), (14, 6)].repeat(4);
+    same("the faults of absent pages", b.run()?.faults(), absent)
 }
 
 fn supervisor_keys(b: &mut Bench<'_>) -> Checked {

@@ -2,6 +2,7 @@
 
 mod delivery;
 mod gates;
+mod implicit;
 mod limits;
 mod loads;
 mod privileges;
@@ -9,6 +10,7 @@ mod tasks;
 
 pub(crate) use delivery::GUESTS as DELIVERY;
 pub(crate) use gates::GUESTS as GATES;
+pub(crate) use implicit::GUESTS as IMPLICIT;
 pub(crate) use limits::GUESTS as LIMITS;
 pub(crate) use loads::GUESTS as LOADS;
 pub(crate) use privileges::GUESTS as PRIVILEGES;

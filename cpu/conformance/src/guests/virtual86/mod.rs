@@ -1,7 +1,9 @@
 //! Virtual-8086 mode (SDM vol. 3, 20.2).
 
+mod stepping;
 mod vme;
 
+pub(crate) use stepping::GUESTS as STEPPING;
 pub(crate) use vme::GUESTS as VME;
 
 use super::{Emit, legacy, protected_user, virtual86};
