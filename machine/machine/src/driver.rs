@@ -4,7 +4,7 @@
 //!            start            reset (restart in place)
 //!   made ----------> running <-------------------------+
 //!                     |   |                            |
-//!         power-off,  |   | reset                      | all CPUs parked:
+//!   power-off, exit,  |   | reset                      | all CPUs parked:
 //!         stop, crash |   v                            | devices reset, kernel loaded again
 //!                     |  halting(reset) ---------------+
 //!                     v        | stop, crash
