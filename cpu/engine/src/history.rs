@@ -9,6 +9,8 @@ use motu_hv::RecentInstruction;
 const BLOCKS: usize = 32;
 /// Instructions of a block that a report shows.
 const SHOWN: usize = 8;
+/// Bytes of one instruction at most (SDM vol. 2, 2.3.11).
+const MAX_LEN: usize = 15;
 
 /// Where a block began: its address in the code segment, and that segment's base.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,7 +63,7 @@ fn disassemble(cpu: &Cpu, Place { rip, base, bits }: Place, limit: usize) -> Vec
     let linear = rip.wrapping_add(base) & mask;
     let Ok(page) = cpu.mmu.walk(linear, Access::Read, Privilege::SupervisorWithUser) else { return Vec::new() };
     let mut bytes = Vec::new();
-    for offset in linear & PAGE_MASK..=PAGE_MASK {
+    for offset in (linear & PAGE_MASK..=PAGE_MASK).take(limit * MAX_LEN) {
         let Some([byte]) = cpu.mmu.ram.read::<1>(page.physical + offset) else { break };
         bytes.push(byte);
     }
