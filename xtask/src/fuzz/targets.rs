@@ -131,7 +131,7 @@ fn tell(driver: &Driver) {
     match driver {
         Driver::Guided(_) => println!("inputs are guided by coverage (libFuzzer)"),
         Driver::Random(_) => {
-            println!("inputs are by chance: without a C++ compiler (apt-get install g++) no libFuzzer")
+            println!("inputs are by chance; a C++ compiler (apt-get install g++) and libFuzzer guide them")
         }
     }
 }
