@@ -69,7 +69,12 @@ impl Cpu {
     pub fn signal(&mut self, signal: Signal) {
         match signal {
             Signal::Nmi => self.nmi_pending = true,
-            Signal::Init => self.initialize(),
+            // It takes effect behind the instruction that may have sent it.
+            Signal::Init => {
+                self.init_pending = true;
+                self.limit = 0;
+                self.set_alert(alert::TIMER, true);
+            }
             Signal::StartUp { page } => self.start_up(page),
             Signal::None => {}
         }

@@ -173,6 +173,8 @@ pub struct Cpu {
     /// The running instruction is not followed by a single-step trap whatever TF was before it.
     pub no_step: bool,
     pub nmi_pending: bool,
+    /// INIT came.
+    pub init_pending: bool,
     pub nmi_blocked: bool,
     /// Operations of the running block that may still run; a store to decoded code lowers it.
     pub limit: usize,
@@ -237,6 +239,7 @@ impl Cpu {
             watches_ports: false,
             no_step: false,
             nmi_pending: false,
+            init_pending: false,
             nmi_blocked: false,
             limit: 0,
             code_writes: Vec::new(),

@@ -38,7 +38,7 @@ impl Cpu {
         self.pkru = 0;
         self.cpl = 0;
         self.directories = [0; 4];
-        (self.nmi_pending, self.nmi_blocked) = (false, false);
+        (self.init_pending, self.nmi_pending, self.nmi_blocked) = (false, false, false);
         self.repeat_flags = None;
         self.lapic.init();
         self.alerts = 0;

@@ -111,6 +111,7 @@ impl Cpu {
         } else {
             0
         };
+        self.init_pending = false;
         (self.restart, self.external) = (None, 0);
         (self.watch_hits, self.debug_trap_bits) = (0, 0);
         self.code_writes.clear();

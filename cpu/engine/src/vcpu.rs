@@ -22,6 +22,9 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The alerts of a CPU that does not run instructions.
+const SLEEPING: u8 = alert::HALTED | alert::WAIT_FOR_SIPI;
+
 /// Blocks between two looks at the clock: some tens of microseconds.
 const BLOCKS_PER_TICK: u32 = 1024;
 
@@ -73,6 +76,9 @@ impl SoftVcpu {
                 cpu.signal(signal);
             }
         }
+        if cpu.init_pending {
+            cpu.initialize();
+        }
         let at = cpu.moment();
         if cpu.timer_deadline(at).is_some_and(|deadline| deadline <= at.now) {
             cpu.lapic.expire(at);
@@ -89,7 +95,8 @@ impl SoftVcpu {
             if let Some(exit) = self.attend() {
                 return Some(exit);
             }
-            if self.cpu.has_event() {
+            // INIT and start-up messages end the sleep without an event.
+            if self.cpu.has_event() || self.cpu.alerts & SLEEPING == 0 {
                 return None;
             }
             let at = self.cpu.moment();
@@ -138,7 +145,7 @@ impl SoftVcpu {
             return Ok(1);
         }
         self.cpu.deliver_events();
-        while self.cpu.alerts & (alert::HALTED | alert::WAIT_FOR_SIPI) != 0 {
+        while self.cpu.alerts & SLEEPING != 0 {
             self.sleep().map_or(Ok(()), Err)?;
             self.cpu.deliver_events();
         }

@@ -1,5 +1,6 @@
 //! Far jumps, calls and returns (Intel SDM vol. 2; vol. 3, 5.8). Gates are in `call_gate`, tasks in `task`.
 
+use super::operand::in_segment;
 use super::segment::Descriptor;
 use super::width::Width;
 use crate::cpu::{Cpu, Done, Faulting, Flow, seg, slot};
@@ -232,8 +233,9 @@ pub fn call_far_memory<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
 
 fn far_pointer<W: Width>(cpu: &mut Cpu, op: &Op) -> Faulting<(u16, u64)> {
     let address = op.linear(cpu);
-    let offset = cpu.load::<W>(address)?.to_u64();
-    let selector = cpu.load::<u16>(address.wrapping_add(W::BYTES) & cpu.linear_mask)?;
+    let offset = cpu.load::<W>(address).map_err(|fault| in_segment(cpu, op, fault))?.to_u64();
+    let selector = cpu.load::<u16>(address.wrapping_add(W::BYTES) & cpu.linear_mask);
+    let selector = selector.map_err(|fault| in_segment(cpu, op, fault))?;
     Ok((selector, offset))
 }
 

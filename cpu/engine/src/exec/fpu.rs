@@ -150,10 +150,8 @@ struct Segment<'a> {
 }
 
 impl Segment<'_> {
-    /// Byte by byte: processors do not check the alignment of elements.
     fn check(&mut self, offset: u64, bytes: usize, write: bool) -> Result<(), Fault> {
-        (0..bytes as u64)
-            .try_for_each(|byte| self.cpu.guard_access(self.base.into(), offset.wrapping_add(byte), 1, write))
+        self.cpu.guard_element(self.base.into(), offset, bytes as u64, write)
     }
 
     fn linear(&self, offset: u64) -> u64 {

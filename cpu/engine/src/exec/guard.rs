@@ -157,18 +157,35 @@ impl Guard {
     }
 }
 
+/// An operand is checked, and found to be mapped, before the stack is looked at if it is read (PUSH m, CALL m), and
+/// after it if it is written (POP m).
 fn check(cpu: &mut Cpu, op: &Op, guard: &Guard) -> Faulting<()> {
-    guard.check_operand(cpu, op)?;
-    if let Some(StackAccess { words, bytes, write }) = guard.stack {
-        for word in 0..u64::from(words) {
-            let distance =
-                if write { (word + 1).wrapping_mul(u64::from(bytes)).wrapping_neg() } else { word * u64::from(bytes) };
-            let offset = cpu.gpr(slot::RSP).wrapping_add(distance) & cpu.stack_mask;
-            cpu.check_access(seg::SS, offset, bytes.into(), write)?;
-            cpu.check_alignment(seg::SS, offset, bytes.into())?;
-        }
+    let Some(stack) = guard.stack else { return guard.check_operand(cpu, op) };
+    let Some(operand) = &guard.operand else { return stack.check(cpu) };
+    if stack.write {
+        guard.check_operand(cpu, op)?;
+        let at = op.linear(cpu);
+        cpu.check_read(at, operand.bytes.into())?;
+        stack.check(cpu)
+    } else {
+        stack.check(cpu)?;
+        let top = cpu.stack_linear(cpu.gpr(slot::RSP));
+        cpu.check_read(top, stack.bytes.into())?;
+        guard.check_operand(cpu, op)
     }
-    Ok(())
+}
+
+impl StackAccess {
+    fn check(self, cpu: &mut Cpu) -> Faulting<()> {
+        let bytes = u64::from(self.bytes);
+        for word in 0..u64::from(self.words) {
+            let distance = if self.write { ((word + 1) * bytes).wrapping_neg() } else { word * bytes };
+            let offset = cpu.gpr(slot::RSP).wrapping_add(distance) & cpu.stack_mask;
+            cpu.check_access(seg::SS, offset, bytes, self.write)?;
+            cpu.check_alignment(seg::SS, offset, bytes)?;
+        }
+        Ok(())
+    }
 }
 
 impl Cpu {
@@ -181,6 +198,11 @@ impl Cpu {
             self.check_alignment(segment, offset, bytes)?;
         }
         Ok(())
+    }
+
+    /// The same without alignment: masked moves and gathers are not checked for it.
+    pub fn guard_element(&mut self, segment: usize, offset: u64, bytes: u64, write: bool) -> Faulting<()> {
+        if self.guards { self.check_access(segment, offset, bytes, write) } else { Ok(()) }
     }
 
     #[cold]

@@ -1,6 +1,6 @@
 //! Segment registers and descriptors (Intel SDM vol. 3, 3.4, 3.5, 5.5 ff.).
 
-use super::operand::Source;
+use super::operand::{Source, in_segment};
 use super::width::{Width, arith};
 use crate::cpu::{Cpu, Done, Faulting, Flow, alert, seg};
 use crate::decode::Op;
@@ -235,8 +235,9 @@ impl Source for Selector {
 /// LDS, LES, LFS, LGS, LSS: `op.imm` is the segment's index.
 pub fn load_far_pointer<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
     let address = op.linear(cpu);
-    let offset = cpu.load::<W>(address)?;
-    let selector = cpu.load::<u16>(address.wrapping_add(W::BYTES) & cpu.linear_mask)?;
+    let offset = cpu.load::<W>(address).map_err(|fault| in_segment(cpu, op, fault))?;
+    let selector = cpu.load::<u16>(address.wrapping_add(W::BYTES) & cpu.linear_mask);
+    let selector = selector.map_err(|fault| in_segment(cpu, op, fault))?;
     cpu.load_data_segment(op.imm as usize, selector)?;
     cpu.set_register(op.dst, offset);
     Ok(Flow::Stop)

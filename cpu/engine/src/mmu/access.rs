@@ -171,6 +171,17 @@ impl Cpu {
         self.check_write_as(address, bytes, self.mmu.control.privilege)
     }
 
+    /// Raises what a read of `bytes` at `address` would, without reading.
+    pub fn check_read(&mut self, address: u64, bytes: u64) -> Faulting<()> {
+        self.check_canonical(address, bytes)?;
+        let privilege = self.mmu.control.privilege;
+        if (address & PAGE_MASK) + bytes > PAGE {
+            self.translate_both(address, Access::Read, privilege)
+        } else {
+            self.translate(address, Access::Read, privilege).map(drop)
+        }
+    }
+
     pub fn check_write_as(&mut self, address: u64, bytes: u64, privilege: Privilege) -> Faulting<()> {
         self.check_canonical(address, bytes)?;
         if (address & PAGE_MASK) + bytes > PAGE {
