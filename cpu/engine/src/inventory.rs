@@ -2,16 +2,17 @@
 
 mod bytes;
 mod deviations;
+mod msrs;
 
 pub use deviations::{DEVIATIONS, Deviation, Subject};
+pub use msrs::{MsrRow, msrs, x2apic};
 
 use crate::cpu::CodeSize;
 use crate::decode::{decoder_options, is_in_contract, lower};
 use crate::exec::system;
-use crate::msr::Rule;
 use crate::native::{NativeCache, NotNative};
 use iced_x86::{Code, CpuidFeature, Decoder, EncodingKind, Instruction, Mnemonic};
-use motu_x86::contract::{Contract, Feature};
+use motu_x86::contract::Contract;
 use std::io;
 
 /// How an instruction form stands under a contract, in code of one size.
@@ -118,47 +119,4 @@ impl std::fmt::Debug for Inventory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Inventory").finish_non_exhaustive()
     }
-}
-
-/// An MSR, or several in a row that are alike.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MsrRow {
-    pub first: u32,
-    pub last: u32,
-    /// As the SDM calls it.
-    pub name: &'static str,
-    /// What the contract must have; without it any access is #GP(0).
-    pub needs: Option<Feature>,
-    /// What RDMSR gives.
-    pub read: String,
-    /// What WRMSR does.
-    pub write: String,
-}
-
-/// Every MSR that exists, in the order of numbers; any other is #GP(0).
-pub fn msrs() -> Vec<MsrRow> {
-    use motu_x86::contract::FixedWrite;
-    let fixed = Contract::FIXED_MSRS.iter().map(|msr| MsrRow {
-        first: msr.number,
-        last: msr.number,
-        name: msr.name,
-        needs: None,
-        read: format!("always {:#x}", msr.value),
-        write: if msr.write == FixedWrite::Ignored { "ignored".into() } else { "#GP(0)".into() },
-    });
-    let state = crate::msr::STATE.iter().map(|msr| MsrRow {
-        first: msr.first,
-        last: msr.last,
-        name: msr.name,
-        needs: msr.needs,
-        read: if msr.is_readable() { "its state".into() } else { "#GP(0)".into() },
-        write: match msr.rule {
-            _ if !msr.is_writable() => "#GP(0)".into(),
-            Rule::Any => msr.rule.to_string(),
-            rule => format!("{rule}, else #GP(0)"),
-        },
-    });
-    let mut rows: Vec<_> = fixed.chain(state).collect();
-    rows.sort_by_key(|row| row.first);
-    rows
 }

@@ -42,8 +42,26 @@ pub const DEVIATIONS: &[Deviation] = &[
         reason: "IA32_SPEC_CTRL and IA32_PRED_CMD have no effect: docs/adr/0002 says what separates guests instead.",
     },
     Deviation {
-        of: Processor("system-management mode"),
-        reason: "There is none: SMI messages go nowhere, and RSM is #UD as everywhere outside of it.",
+        of: Processor("system-management mode, VMX"),
+        reason: "There is neither: SMIs are taken and dropped, and RSM is #UD as everywhere outside of it.",
     },
-    Deviation { of: Msr(motu_x86::msr::DEBUGCTL), reason: "LBR does not come on, since there are no branch records." },
+    Deviation { of: Processor("A20"), reason: "It is always on: docs/adr/0012." },
+    Deviation {
+        of: Processor("segments of 4 GiB"),
+        reason: "An operand that wraps around the end of one does not fault: flat code runs without checks of limits.",
+    },
+    Deviation {
+        of: Processor("data breakpoints"),
+        reason: "Frames of events, and what the processor writes to descriptor tables and task states, hit none.",
+    },
+    Deviation {
+        of: Processor("I/O APIC"),
+        reason: "A level-triggered entry has remote IRR as soon as its message is sent, though a local APIC that is \
+                 disabled by software takes none: it is the bus that says so, and there is none.",
+    },
+    Deviation {
+        of: Msr(motu_x86::msr::DEBUGCTL),
+        reason: "LBR does not come on, since there are no branch records. BTF is kept, and a step is an instruction \
+                 all the same.",
+    },
 ];

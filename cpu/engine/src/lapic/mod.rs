@@ -23,6 +23,7 @@ mod vectors;
 mod tests;
 
 pub use message::{DeliveryMode, Destination, Message, Trigger};
+pub use registers::X2APIC_NAMES;
 
 use lvt::{Entry, delivery};
 use motu_x86::Nanos;

@@ -32,6 +32,31 @@ pub(super) mod number {
 }
 use number::*;
 
+/// The registers of x2APIC mode by number, first and last, as the SDM names them (vol. 3, table 11-6).
+pub const X2APIC_NAMES: &[(u32, u32, &str)] = &[
+    (ID, ID, "x2APIC ID"),
+    (VERSION, VERSION, "version"),
+    (TPR, TPR, "TPR"),
+    (PPR, PPR, "PPR"),
+    (EOI, EOI, "EOI"),
+    (LDR, LDR, "LDR"),
+    (SVR, SVR, "SVR"),
+    (ISR, ISR + 7, "ISR"),
+    (TMR, TMR + 7, "TMR"),
+    (IRR, IRR + 7, "IRR"),
+    (ESR, ESR, "ESR"),
+    (ICR_LOW, ICR_LOW, "ICR"),
+    (LVT, LVT, "LVT timer"),
+    (LVT + 1, LVT + 1, "LVT thermal sensor"),
+    (LVT + 2, LVT + 2, "LVT performance counters"),
+    (LVT + 3, LVT + 4, "LVT LINT0 and LINT1"),
+    (LVT + 5, LVT + 5, "LVT error"),
+    (INITIAL_COUNT, INITIAL_COUNT, "initial count"),
+    (CURRENT_COUNT, CURRENT_COUNT, "current count"),
+    (DIVIDE, DIVIDE, "divide configuration"),
+    (SELF_IPI, SELF_IPI, "self IPI"),
+];
+
 /// An integrated APIC with six LVT entries, without suppression of EOI broadcasts.
 pub(super) const VERSION_VALUE: u32 = 0x0005_0014;
 /// The vector, software enable and focus checking.

@@ -1,7 +1,7 @@
 //! Contracts, MSRs and CPUID leaves.
 
 use crate::markdown::{list, table};
-use motu_engine::inventory::{self, DEVIATIONS, Subject};
+use motu_engine::inventory::{self, DEVIATIONS, MsrRow, Subject};
 use motu_x86::contract::{Contract, CpuidInputs, CpuidResult, Feature, LEAVES, Provider};
 
 /// One processor, its control registers as after reset.
@@ -50,7 +50,17 @@ fn deviation_of(first: u32, last: u32) -> Option<&'static str> {
 }
 
 pub fn msrs() -> String {
-    let rows = inventory::msrs().into_iter().map(|row| {
+    let head = ["MSR", "name", "RDMSR", "WRMSR takes", "status"];
+    format!(
+        "## MSRs\n\nAny other is #GP(0), as are both instructions outside ring 0.\n\n{}\
+         ### The local APIC in x2APIC mode\n\nIn the other modes they are #GP(0).\n\n{}",
+        table(head, msr_rows(inventory::msrs())),
+        table(head, msr_rows(inventory::x2apic()))
+    )
+}
+
+fn msr_rows(rows: Vec<MsrRow>) -> impl Iterator<Item = [String; 5]> {
+    rows.into_iter().map(|row| {
         let numbers = if row.first == row.last {
             format!("{:#x}", row.first)
         } else {
@@ -67,13 +77,7 @@ pub fn msrs() -> String {
             status += &format!("; #GP(0) in {}", list(&names));
         }
         [numbers, row.name.to_owned(), row.read, row.write, status]
-    });
-    let head = ["MSR", "name", "RDMSR", "WRMSR takes", "status"];
-    format!(
-        "## MSRs\n\nAny other is #GP(0), as are both instructions outside ring 0. The x2APIC registers have a table of \
-         their own in the SDM (vol. 3, 11.12.1.2), which holds.\n\n{}",
-        table(head, rows)
-    )
+    })
 }
 
 pub fn cpuid() -> String {

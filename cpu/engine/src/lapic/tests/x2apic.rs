@@ -134,3 +134,12 @@ fn init_keeps_the_mode_and_the_id() {
     lapic.reset();
     assert_eq!(rdmsr(&mut lapic, number::ID), Err(GP), "reset goes back to xAPIC mode");
 }
+
+#[test]
+fn every_register_has_a_name() {
+    for register in 0..0x100 {
+        let named = X2APIC_NAMES.iter().any(|&(first, last, _)| (first..=last).contains(&register));
+        let there = rdmsr(&mut x2apic(0), register).is_ok() || wrmsr(&mut x2apic(0), register, 0).is_ok();
+        assert_eq!(named, there, "{register:#x}");
+    }
+}
