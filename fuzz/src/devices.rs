@@ -2,12 +2,14 @@
 
 use crate::registers::{ManualClock, Nowhere, access, pass_time, steps};
 use arbitrary::Arbitrary;
-use motu_bus::{Clock, Device, IrqSink};
+use motu_bus::{Clock, Device, IrqSink, shared};
 use motu_devices::acpi_pm::{self, AcpiPm};
+use motu_devices::debug_exit::DebugExit;
 use motu_devices::i8042::I8042;
 use motu_devices::ioapic::IoApic;
 use motu_devices::pic::Pic;
 use motu_devices::pit::Pit;
+use motu_devices::ports::{DebugPort, Ignored, Window};
 use motu_devices::rtc::Rtc;
 use motu_devices::uart::Uart;
 use std::sync::Arc;
@@ -148,5 +150,19 @@ pub fn ioapic(bytes: &[u8]) {
             _ => io_apic.end_of_interrupt(u8::arbitrary(input)?),
         }
         Ok(())
+    });
+}
+
+/// Ports with next to nothing behind them.
+pub fn ports(bytes: &[u8]) {
+    let window = Window::new(shared(DebugPort::new()), 4);
+    let mut ports: [Box<dyn Device>; 4] =
+        [Box::new(DebugExit::new()), Box::new(DebugPort::new()), Box::new(Ignored), Box::new(window)];
+    steps(bytes, |operation, input| {
+        let Some(port) = ports.get_mut(usize::from(operation & 3)) else { return Ok(()) };
+        if operation == 4 {
+            port.reset();
+        }
+        access(&mut **port, 0xffff, input)
     });
 }

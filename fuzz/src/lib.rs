@@ -42,6 +42,7 @@ pub const TARGETS: &[Target] = &[
     target("pci", "configuration space, BARs, MSI-X and INTx", 1024, pci::run),
     target("pic", "the 8259 pair's registers and inputs", 512, devices::pic),
     target("pit", "the 8254's registers and port 0x61", 512, devices::pit),
+    target("ports", "POST code, debug exit and ports that nothing depends on", 512, devices::ports),
     target("rtc", "the MC146818's registers", 512, devices::rtc),
     target("spec", "what a person asks for: sizes, times and JSON", 1024, spec::run),
     target("uart", "the 16550A's registers, and input", 512, devices::uart),
