@@ -1,8 +1,8 @@
 //! Tiny guests that every engine must run identically.
 //!
-//! A guest is a few instructions in 64-bit mode with page tables, GDT, IDT and TSS of its own, and says of a
-//! rule of the Intel SDM whether it is kept. It meets the engine through `motu-hv` alone. [`all`] lists
-//! them; [`run`] runs one:
+//! A guest is a few instructions with page tables, GDT, IDT and TSS of its own, and says of a rule of the Intel SDM
+//! whether it is kept. It starts in 64-bit mode, or where [`bench::Bench::real`], [`bench::Bench::protected`] and the
+//! like put it. It meets the engine through `motu-hv` alone. [`all`] lists them; [`run`] runs one:
 //!
 //! ```text
 //!   guests/*  --builds-->  Bench: RAM, tables, CpuState

@@ -14,6 +14,7 @@ mod paging32;
 mod protected;
 mod protection;
 mod real;
+mod reset;
 mod rights;
 mod segments;
 mod smc;
@@ -62,6 +63,8 @@ pub(crate) const THEMES: &[&[Guest]] = &[
     virtual86::VME,
     virtual86::STEPPING,
     protected::IMPLICIT,
+    protected::MIXED,
+    reset::GUESTS,
 ];
 
 /// One instruction, or a few.
