@@ -99,7 +99,7 @@ impl UserHarness {
         let root = frames * PAGE_SIZE;
         let ram = GuestRam::new(root + (5 + 3 * pages.len() as u64) * PAGE_SIZE).expect("a few pages of memory");
         let mut tables = Tables { ram: &ram, root, next: root + PAGE_SIZE };
-        pages.iter().for_each(|page| tables.map(page.linear, page.frame * PAGE_SIZE | page.protection()));
+        pages.iter().for_each(|page| tables.map(page.linear, (page.frame * PAGE_SIZE) | page.protection()));
         let gdt = tables.take();
         tables.map(GDT_ADDRESS, gdt | SUPERVISOR);
         let table: Vec<u8> = GDT.iter().flat_map(|descriptor| descriptor.to_le_bytes()).collect();
@@ -249,6 +249,24 @@ mod tests {
         let (state, end) = run(&[0x48, 0x01, 0xd8], |s| (s.gpr[0], s.gpr[3]) = (u64::MAX, 1));
         assert_eq!((end, state.gpr[0], state.rip), (Ok(()), 0, 0x40_0003));
         assert_eq!(state.rflags & 0x41, 0x41, "ZF and CF");
+    }
+
+    #[test]
+    fn the_code_segment_says_the_mode() {
+        // inc eax; 64-bit mode takes it for a prefix of what follows
+        let (state, end) = run(&[0x40, 0x90], |s| s.selectors[1] = 0x23);
+        assert_eq!((end, state.gpr[0], state.rip), (Ok(()), 1, 0x40_0001));
+        let (state, end) = run(&[0x40, 0x90], |_| ());
+        assert_eq!((end, state.gpr[0], state.rip), (Ok(()), 0, 0x40_0002));
+    }
+
+    #[test]
+    fn segments_are_loaded_from_the_table() {
+        // mov ds, eax
+        let (state, end) = run(&[0x8e, 0xd8], |s| s.gpr[0] = 0x23);
+        assert_eq!((end, state.selectors[3]), (Ok(()), 0x23));
+        let (_, end) = run(&[0x8e, 0xd8], |s| s.gpr[0] = 0x10);
+        assert_eq!(end, Err(Exception::with_code(Exception::GP, 0x10)), "a segment of the kernel's");
     }
 
     #[test]

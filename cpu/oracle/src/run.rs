@@ -45,6 +45,8 @@ pub const USAGE: &str =
 
 /// The seed where none is given.
 pub const DEFAULT_SEED: u64 = 20_260_101;
+/// Cases in a hundred with EFLAGS.AC set where nothing else is asked for.
+const ALIGNMENT_CHECKS: u64 = 2;
 /// Between two lines about how far a run has come.
 const PROGRESS: Duration = Duration::from_secs(2);
 /// Cases between two looks at the clock.
@@ -58,8 +60,14 @@ impl Spec {
     /// # Errors
     /// An unknown argument, or a value that is no number.
     pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self, RunError> {
-        let mut spec =
-            Self { cases: 1_000_000, seed: DEFAULT_SEED, first: 0, only: Vec::new(), alignment_checks: 0, jobs: 1 };
+        let mut spec = Self {
+            cases: 1_000_000,
+            seed: DEFAULT_SEED,
+            first: 0,
+            only: Vec::new(),
+            alignment_checks: ALIGNMENT_CHECKS,
+            jobs: 1,
+        };
         let mut arguments = arguments.into_iter();
         while let Some(name) = arguments.next() {
             let value =

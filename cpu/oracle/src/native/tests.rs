@@ -296,3 +296,53 @@ fn popf_may_set_the_alignment_check() {
     });
     assert_eq!(end, exception(Exception::AC));
 }
+
+/// Runs 32-bit `code` on a state that `prepare` made.
+fn run_narrow(code: &[u8], prepare: impl FnOnce(&mut UserState)) -> (End, UserState) {
+    let mut oracle = Oracle::new().unwrap();
+    let mut before = UserState::new(layout::code(0) + 0x800);
+    before.selectors = crate::Mode::Bits32.selectors();
+    oracle.window().fill(0);
+    prepare(&mut before);
+    let mut after = UserState::new(0);
+    let end = oracle.run_one(&before, code, &mut after);
+    (end, after)
+}
+
+#[test]
+fn compatibility_mode_runs_what_64_bit_mode_has_not() {
+    // inc eax: a REX prefix in 64-bit mode
+    let (end, after) = run_narrow(&[0x40], |s| s.gpr[RAX] = 7);
+    assert_eq!((end, after.gpr[RAX] as u32, after.rip), (End::Ok, 8, layout::code(0) + 0x801));
+    // aaa
+    let (end, after) = run_narrow(&[0x37], |s| s.gpr[RAX] = 0x0b);
+    assert_eq!((end, after.gpr[RAX] as u16), (End::Ok, 0x0101));
+    // jmp +0x10
+    let (end, after) = run_narrow(&[0xeb, 0x10], |_| ());
+    assert_eq!((end, after.rip), (End::Ok, layout::code(0) + 0x812));
+}
+
+#[test]
+fn segment_registers_are_given_and_taken_back() {
+    // mov al, [ebx] with DS null; then mov gs, ax, and the host's own FS is not lost
+    let (end, after) = run_narrow(&[0x8a, 0x03], |s| {
+        s.gpr[RBX] = layout::window(0);
+        s.selectors[3] = 0;
+    });
+    assert_eq!((end, after.selectors), (exception(Exception::GP), [0x2b, 0x23, 0x2b, 0, 0, 0]));
+    let (end, after) = run_narrow(&[0x8e, 0xe8], |s| s.gpr[RAX] = 0x23);
+    assert_eq!((end, after.selectors[5]), (End::Ok, 0x23));
+    // mov fs, ax: no such descriptor
+    let (end, _) = run_narrow(&[0x8e, 0xe0], |s| s.gpr[RAX] = 0xfff8);
+    assert_eq!(end, End::Exception { vector: Exception::GP, error_code: 0xfff8, address: 0 });
+    assert_eq!(std::thread::current().name().map(|name| name.contains("segment_registers")), Some(true));
+}
+
+#[test]
+fn all_of_the_first_4_gib_faults_but_the_window() {
+    // mov al, [ebx]
+    for address in [0x10_0000, 0x0fff_ffff, 0x5000_0000, 0xffff_ffff] {
+        let (end, _) = run_narrow(&[0x8a, 0x03], |s| s.gpr[RBX] = address);
+        assert_eq!(end, page_fault(pf::USER, address));
+    }
+}

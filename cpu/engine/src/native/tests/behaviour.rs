@@ -200,17 +200,19 @@ fn x87_pointers_are_the_guests() {
     assert_eq!(cache.run(&fld, &mut guest.gpr, &mut guest.flags, &mut guest.fpu, &mut guest.memory), Outcome::Done);
     assert_eq!(pointers(&guest), (0, 0, 0));
     fld.record_x87_pointers(&mut guest.fpu, 0x1000, Some(0x2000));
-    assert_eq!(pointers(&guest), (0x1000, 0x2000, 0));
+    assert_eq!(pointers(&guest), (0x1000, 0, 0), "FDP and FOP are recorded with an unmasked exception only");
     // A control instruction records nothing; without a memory operand the data pointer stays.
     let fnclex = cache.compile(&decode(&[0xdb, 0xe2])).expect("fnclex");
     fnclex.record_x87_pointers(&mut guest.fpu, 0x3000, None);
-    assert_eq!(pointers(&guest), (0x1000, 0x2000, 0));
+    assert_eq!(pointers(&guest), (0x1000, 0, 0));
     guest.memory.set_word(0x37f & !4);
     assert_eq!(guest.run(&mut cache, &[0xd9, 0x28]), Outcome::Done);
     assert_eq!(guest.run(&mut cache, &[0xd9, 0xe8]), Outcome::Done); // fld1
     let fdiv = cache.compile(&decode(&[0xd8, 0xf1])).expect("fdiv st0, st1");
     assert_eq!(cache.run(&fdiv, &mut guest.gpr, &mut guest.flags, &mut guest.fpu, &mut guest.memory), Outcome::Done);
     fdiv.record_x87_pointers(&mut guest.fpu, 0x4000, None);
+    assert_eq!(pointers(&guest), (0x4000, 0, 0x0f1));
+    fdiv.record_x87_pointers(&mut guest.fpu, 0x4000, Some(0x2000));
     assert_eq!(pointers(&guest), (0x4000, 0x2000, 0x0f1));
 }
 
