@@ -1,24 +1,28 @@
-//! The last blocks that ran, for crash reports.
+//! The last blocks that ran, for crash reports; the instruction that is about to run, for traces.
 
 use crate::cpu::{CodeSize, Cpu, seg};
 use crate::mmu::{Access, PAGE_MASK, Privilege};
-use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Formatter, IntelFormatter};
 use motu_hv::RecentInstruction;
+use std::collections::VecDeque;
 
 /// Blocks remembered.
 const BLOCKS: usize = 32;
-/// Instructions of a block that a report shows.
-const SHOWN: usize = 8;
-/// Bytes of one instruction at most (SDM vol. 2, 2.3.11).
-const MAX_LEN: usize = 15;
+/// Instructions that a report shows.
+const SHOWN: usize = 64;
+/// Instructions of a block at most.
+const LONGEST: usize = 64;
+/// Bytes of an instruction at most (SDM vol. 2, 2.3.11).
+const LONGEST_INSTRUCTION: usize = 15;
 
-/// Where a block began: its address in the code segment, and that segment's base.
+/// Where a block began: its address in the code segment, and that segment.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     rip: u64,
     base: u64,
+    selector: u16,
     /// 16, 32 or 64.
-    bits: u32,
+    bits: u16,
 }
 
 /// A ring of block addresses, cheap enough to be kept always.
@@ -35,17 +39,41 @@ impl History {
         self.next = self.next.wrapping_add(1);
     }
 
-    /// The instructions of the remembered blocks, oldest first, as far as their code can still be read.
+    /// The last instructions of the remembered blocks, oldest first, as far as their code can still be read.
     pub fn instructions(&self, cpu: &Cpu) -> Vec<RecentInstruction> {
+        let mut shown = VecDeque::new();
         let count = self.next.min(BLOCKS);
-        (self.next - count..self.next).flat_map(|n| disassemble(cpu, self.ring[n % BLOCKS], SHOWN)).collect()
+        let mut after: Option<Place> = None;
+        for place in (self.next - count..self.next).rev().map(|n| self.ring[n % BLOCKS]) {
+            let mut block = disassemble(cpu, place, LONGEST);
+            // The newest block ran up to RIP, each one before it up to where the next one began.
+            let ran = match after {
+                None => block.iter().position(|i| i.rip == cpu.rip).map(|last| last + 1),
+                Some(next) => block.iter().skip(1).position(|i| i.rip == next.rip).map(|more| more + 1),
+            };
+            block.truncate(ran.unwrap_or(block.len()));
+            block.into_iter().rev().for_each(|instruction| shown.push_front(instruction));
+            if shown.len() >= SHOWN {
+                shown.drain(..shown.len() - SHOWN);
+                break;
+            }
+            after = Some(place);
+        }
+        shown.into()
     }
 }
 
 impl Place {
     #[inline(always)]
     fn of(rip: u64, cpu: &Cpu) -> Self {
-        Self { rip, base: cpu.bases[seg::CS], bits: cpu.code_size as u32 }
+        let selector = cpu.segments[seg::CS].selector;
+        Self { rip, base: cpu.bases[seg::CS], selector, bits: cpu.code_size as u16 }
+    }
+
+    /// The linear address of `rip` in this segment.
+    fn linear(&self, rip: u64) -> u64 {
+        let mask = if self.bits == CodeSize::Bits64 as u16 { u64::MAX } else { 0xffff_ffff };
+        rip.wrapping_add(self.base) & mask
     }
 }
 
@@ -57,29 +85,39 @@ impl Cpu {
     }
 }
 
-/// The first instructions at a place, up to a branch and at most `limit`. The page tables are those of now.
-fn disassemble(cpu: &Cpu, Place { rip, base, bits }: Place, limit: usize) -> Vec<RecentInstruction> {
-    let mask = if bits == CodeSize::Bits64 as u32 { u64::MAX } else { 0xffff_ffff };
-    let linear = rip.wrapping_add(base) & mask;
-    let Ok(page) = cpu.mmu.walk(linear, Access::Read, Privilege::SupervisorWithUser) else { return Vec::new() };
-    let mut bytes = Vec::new();
-    for offset in (linear & PAGE_MASK..=PAGE_MASK).take(limit * MAX_LEN) {
-        let Some([byte]) = cpu.mmu.ram.read::<1>(page.physical + offset) else { break };
-        bytes.push(byte);
-    }
+/// The first instructions at a place, up to a branch or what is no instruction, and at most `limit`. The page
+/// tables are those of now.
+fn disassemble(cpu: &Cpu, place: Place, limit: usize) -> Vec<RecentInstruction> {
+    let bytes = code_bytes(cpu, place, limit * LONGEST_INSTRUCTION);
     let mut formatter = IntelFormatter::new();
     let mut found = Vec::new();
-    let decoder = Decoder::with_ip(bits, &bytes, rip, DecoderOptions::NONE);
+    let decoder = Decoder::with_ip(place.bits.into(), &bytes, place.rip, DecoderOptions::NONE);
     for instruction in decoder.into_iter().take(limit) {
-        if instruction.is_invalid() {
-            break;
-        }
+        let rip = instruction.ip();
         let mut text = String::new();
         formatter.format(&instruction, &mut text);
-        found.push(RecentInstruction { rip: instruction.ip(), text });
-        if instruction.flow_control() != iced_x86::FlowControl::Next {
+        found.push(RecentInstruction { cs: place.selector, rip, linear: place.linear(rip), text });
+        if instruction.is_invalid() || instruction.flow_control() != FlowControl::Next {
             break;
         }
     }
     found
+}
+
+/// As many bytes of code as can be read, at most `limit`.
+fn code_bytes(cpu: &Cpu, place: Place, limit: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(limit);
+    let mut page = None;
+    while bytes.len() < limit {
+        let linear = place.linear(place.rip.wrapping_add(bytes.len() as u64));
+        if linear & PAGE_MASK == 0 {
+            page = None;
+        }
+        let found = page.or_else(|| cpu.mmu.walk(linear, Access::Read, Privilege::SupervisorWithUser).ok());
+        let Some(start) = found.map(|page| page.physical) else { break };
+        let Some([byte]) = cpu.mmu.ram.read::<1>(start + (linear & PAGE_MASK)) else { break };
+        bytes.push(byte);
+        page = found;
+    }
+    bytes
 }

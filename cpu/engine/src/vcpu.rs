@@ -139,7 +139,9 @@ impl SoftVcpu {
         if shadow {
             // STI and MOV SS: one more instruction before anything is delivered. HLT may be that one.
             self.cpu.set_alert(alert::SHADOW, false);
-            if !stack_shadow {
+            if stack_shadow {
+                self.trace_instruction();
+            } else {
                 self.before_instruction();
             }
             return Ok(1);
@@ -163,11 +165,15 @@ impl SoftVcpu {
     fn before_instruction(&mut self) {
         if self.cpu.is_alerted(alert::BREAKPOINT) {
             self.cpu.hit_instruction_breakpoint();
-            if let Some(instruction) = self.cpu.traced_instruction()
-                && let Some(tracer) = &mut self.cpu.tracer
-            {
-                tracer.instruction(&instruction);
-            }
+            self.trace_instruction();
+        }
+    }
+
+    fn trace_instruction(&mut self) {
+        if let Some(instruction) = self.cpu.traced_instruction()
+            && let Some(tracer) = &mut self.cpu.tracer
+        {
+            tracer.instruction(&instruction);
         }
     }
 

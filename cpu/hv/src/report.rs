@@ -24,7 +24,11 @@ pub struct Stats {
 /// One instruction that ran shortly before a crash.
 #[derive(Clone, Debug)]
 pub struct RecentInstruction {
+    /// CS, for a person: in real mode the base of the addresses.
+    pub cs: u16,
     pub rip: u64,
+    /// The linear address of its first byte.
+    pub linear: u64,
     /// Intel syntax.
     pub text: String,
 }

@@ -45,13 +45,13 @@ fn the_debug_exit_port_is_there_only_when_asked_for() {
 fn instructions_and_accesses_are_told_in_the_order_of_what_happened() {
     let ended = run(Code::new().print("A").out8(0xf4, 1).spin(), &["--debug-exit", "--trace", "exec,io"]);
     let expected = "\
-exec cpu0 0x0000000000100014 mov dx,3F8h
-exec cpu0 0x0000000000100018 mov al,41h
-exec cpu0 0x000000000010001a out dx,al
+exec cpu0 at=0010:0000000000100014 linear=0x0000000000100014 mov dx,3F8h
+exec cpu0 at=0010:0000000000100018 linear=0x0000000000100018 mov al,41h
+exec cpu0 at=0010:000000000010001a linear=0x000000000010001a out dx,al
 io cpu0 out port=0x03f8 size=1 value=0x41
-exec cpu0 0x000000000010001b mov dx,0F4h
-exec cpu0 0x000000000010001f mov al,1
-exec cpu0 0x0000000000100021 out dx,al
+exec cpu0 at=0010:000000000010001b linear=0x000000000010001b mov dx,0F4h
+exec cpu0 at=0010:000000000010001f linear=0x000000000010001f mov al,1
+exec cpu0 at=0010:0000000000100021 linear=0x0000000000100021 out dx,al
 io cpu0 out port=0x00f4 size=1 value=0x01
 ";
     assert_eq!((ended.status, ended.stdout.as_str(), ended.stderr.as_str()), (3, "A", expected));
@@ -150,7 +150,7 @@ fn a_crash_of_16_bit_code_is_reported_in_its_own_terms() {
     code.resize(32, 0);
     let ended = run_real(&code, &[]);
     assert_eq!(ended.status, 123, "{}", ended.stderr);
-    for line in ["in real mode, at 0000:7c08", "  7c01  lidt [7C10h]", "  7c08  int 21h"] {
+    for line in ["in real mode, at 0000:7c08", "  0000:7c01  lidt [7C10h]", "  0000:7c08  int 21h"] {
         assert!(ended.stderr.lines().any(|shown| shown == line), "no {line:?} in\n{}", ended.stderr);
     }
 }
@@ -164,4 +164,38 @@ fn a_trace_of_a_crash_is_whole() {
     assert!(ended.stderr.contains("in protected mode, 32-bit code, CPL 0, at 0010:0010001b"), "{}", ended.stderr);
     let trace = fs::read_to_string(Path::new(&log)).unwrap();
     assert!(trace.ends_with(" ud2\n"), "{trace}");
+}
+
+#[test]
+fn no_instruction_is_left_out_of_a_trace() {
+    // mov ss, ax holds interrupts off for the next one; mov ax, 0x1234 at 0x7ffe crosses a page; out 0xf4, al.
+    let mut code = vec![0x31, 0xc0, 0x8e, 0xd0, 0xbc, 0x00, 0x7c, 0xe9, 0xf4, 0x03];
+    code.resize(0x3fe, 0x90);
+    code.extend([0xb8, 0x34, 0x12, 0xe6, 0xf4, 0xeb, 0xfe]);
+    let ended = run_real(&code, &["--debug-exit", "--trace", "exec"]);
+    assert_eq!(ended.status, 0x69);
+    let texts: Vec<_> = ended.stderr.lines().filter_map(|line| line.splitn(5, ' ').nth(4)).collect();
+    let expected = ["xor ax,ax", "mov ss,ax", "mov sp,7C00h", "jmp 7FFEh", "mov ax,1234h", "out 0F4h,al"];
+    assert_eq!(texts, expected);
+}
+
+#[test]
+fn what_leads_to_a_triple_fault_is_told() {
+    let ended = run(Code::new().triple_fault(), &["--trace", "int"]);
+    let vectors: Vec<_> = ended.stderr.lines().filter(|line| line.starts_with("int ")).collect();
+    // The first fault finds no gate, nor does that fault, nor the double fault that comes of it.
+    assert_eq!(vectors.len(), 3, "{vectors:?}");
+    for (line, name) in vectors.iter().zip([" #UD ", " #GP error=0x0033 ", " #DF error=0x0000 "]) {
+        assert!(line.contains(name), "{vectors:?}");
+    }
+}
+
+#[test]
+fn a_crash_report_ends_at_the_instruction_that_crashed() {
+    let ended = run(Code::new().print("many instructions").triple_fault(), &[]);
+    let (_, last) = ended.stderr.split_once("the newest at the end:\n").unwrap();
+    let texts: Vec<_> = last.trim_end().lines().filter_map(|line| line.split_once("  0010:")).collect();
+    // Three for each letter, lidt and ud2.
+    assert_eq!(texts.len(), 3 * 17 + 2, "{last}");
+    assert!(last.trim_end().ends_with("  ud2"), "{last}");
 }

@@ -166,7 +166,8 @@ fn control_registers(f: &mut Formatter<'_>, state: &CpuState, widths: Widths) ->
 
 fn recent_line(f: &mut Formatter<'_>, instruction: &RecentInstruction, widths: Widths) -> fmt::Result {
     let offset = widths.offset;
-    writeln!(f, "  {:0offset$x}  {}", instruction.rip, instruction.text)
+    let RecentInstruction { cs, rip, text, .. } = instruction;
+    writeln!(f, "  {cs:04x}:{rip:0offset$x}  {text}")
 }
 
 #[cfg(test)]
@@ -175,7 +176,9 @@ mod tests {
     use motu_x86::Segments;
 
     fn shown(state: CpuState) -> String {
-        let recent = vec![RecentInstruction { rip: state.rip, text: "ud2".into() }];
+        let (cs, rip) = (state.segments.cs, state.rip);
+        let recent =
+            vec![RecentInstruction { cs: cs.selector, rip, linear: cs.base.wrapping_add(rip), text: "ud2".into() }];
         Shown(&CrashReport { state, recent }).to_string()
     }
 
@@ -221,7 +224,7 @@ mod tests {
             "cr2=00000000deadb000 cr3=0000000000000000",
             "cr4=00000020 PAE",
             "efer=00000d01 SCE LME LMA NXE xcr0=1",
-            "  ffffffff81000000  ud2",
+            "  0010:ffffffff81000000  ud2",
         ];
         has(&shown(state), &lines);
     }
@@ -234,7 +237,7 @@ mod tests {
             "eip=00007c05 eflags=00000202 IF IOPL=0",
             "  cs 07c0 base=00007c00 limit=0000ffff 16-bit code, read/execute, DPL 0",
             "  ds 1000 base=00010000 limit=0000ffff 16-bit data, read/write, DPL 0",
-            "  7c05  ud2",
+            "  07c0:7c05  ud2",
         ];
         let text = shown(real());
         has(&text, &lines);
@@ -248,7 +251,10 @@ mod tests {
         has(&shown(state.clone()), &["in protected mode, 16-bit code, CPL 0, at 07c0:7c05 (linear 0000f805)"]);
         state.segments.cs = Segment::flat_code(8, false);
         state.rip = 0x10_0000;
-        has(&shown(state.clone()), &["in protected mode, 32-bit code, CPL 0, at 0008:00100000", "  00100000  ud2"]);
+        has(
+            &shown(state.clone()),
+            &["in protected mode, 32-bit code, CPL 0, at 0008:00100000", "  0008:00100000  ud2"],
+        );
         let v86 = CpuState { cr0: cr0::PE, rflags: rflags::VM | 0x3000, ..real() };
         has(&shown(v86), &["in virtual-8086 mode, at 07c0:7c05 (linear 0000f805)"]);
         state.msrs.efer = efer::LMA;

@@ -50,7 +50,8 @@ pub fn event(out: &mut String, cpu: u32, event: &TracedEvent) -> fmt::Result {
 
 /// Appends an instruction's line to `out`.
 pub fn instruction(out: &mut String, cpu: u32, instruction: &RecentInstruction) -> fmt::Result {
-    writeln!(out, "exec cpu{cpu} {:#018x} {}", instruction.rip, instruction.text)
+    let RecentInstruction { cs, rip, linear, text } = instruction;
+    writeln!(out, "exec cpu{cpu} at={cs:04x}:{rip:016x} linear={linear:#018x} {text}")
 }
 
 #[cfg(test)]
@@ -111,7 +112,10 @@ mod tests {
 
     #[test]
     fn an_instruction_is_its_address_and_text() {
-        let recent = RecentInstruction { rip: 0x10_0014, text: "out dx,al".into() };
-        assert_eq!(line(|out| instruction(out, 0, &recent)), "exec cpu0 0x0000000000100014 out dx,al\n");
+        let recent = RecentInstruction { cs: 0x7c0, rip: 5, linear: 0x7c05, text: "out dx,al".into() };
+        assert_eq!(
+            line(|out| instruction(out, 0, &recent)),
+            "exec cpu0 at=07c0:0000000000000005 linear=0x0000000000007c05 out dx,al\n"
+        );
     }
 }

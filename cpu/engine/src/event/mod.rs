@@ -143,7 +143,11 @@ impl Cpu {
 
     fn deliver(&mut self, event: Event) -> Faulting<()> {
         self.external = if event.source.is_software() { 0 } else { EXT };
-        let before = self.tracer.is_some().then(|| self.traced(&event));
+        if self.tracer.is_some() {
+            // Told before it is known whether its delivery faults: what leads to a triple fault is to be seen.
+            let traced = self.traced(&event);
+            self.tracer.iter_mut().for_each(|tracer| tracer.event(&traced));
+        }
         let result = if self.long_mode() {
             self.deliver_long(&event)
         } else if self.cr0 & motu_x86::flags::cr0::PE == 0 {
@@ -154,13 +158,8 @@ impl Cpu {
             self.deliver_protected(&event)
         };
         self.external = 0;
-        if result.is_ok() {
-            if event.vector == Exception::DB {
-                self.enter_debug_handler();
-            }
-            if let (Some(event), Some(tracer)) = (before, &mut self.tracer) {
-                tracer.event(&event);
-            }
+        if result.is_ok() && event.vector == Exception::DB {
+            self.enter_debug_handler();
         }
         result
     }
