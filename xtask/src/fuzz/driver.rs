@@ -3,6 +3,7 @@
 use crate::workspace::{self, Metadata};
 use anyhow::{Context, Result, ensure};
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -73,14 +74,20 @@ fn scratch() -> Result<PathBuf> {
     Ok(Metadata::read()?.target_directory.join("fuzz"))
 }
 
-/// The compiler that libFuzzer's sources need; `None` if there is none.
+/// A compiler for libFuzzer's sources, with the headers that they need; `None` if there is none.
 fn cpp_compiler() -> Option<String> {
     let named = std::env::var("CXX").ok();
-    named.into_iter().chain(["c++".to_owned(), "g++".to_owned(), "clang++".to_owned()]).find(|compiler| {
-        let mut command = Command::new(compiler);
-        command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    })
+    named.into_iter().chain(["c++".to_owned(), "g++".to_owned(), "clang++".to_owned()]).find(|name| compiles(name))
+}
+
+fn compiles(compiler: &str) -> bool {
+    let mut command = Command::new(compiler);
+    command.args(["-x", "c++", "-std=c++17", "-fsyntax-only", "-"]);
+    let started = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let Ok(mut child) = started else { return false };
+    // A compiler that has gone away already says so by its status.
+    let written = child.stdin.take().is_some_and(|mut stdin| stdin.write_all(b"#include <mutex>\n").is_ok());
+    child.wait().is_ok_and(|status| written && status.success())
 }
 
 impl Driver {
@@ -237,6 +244,11 @@ fn input_of(log: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_compiler_is_not_taken_for_one() {
+        assert!(!compiles("motu-has-no-such-compiler") && !compiles("false"));
+    }
 
     #[test]
     fn the_end_of_a_good_run_is_understood() {
