@@ -133,6 +133,8 @@ fn is_too_long(code: &[u8], context: &Context<'_>) -> bool {
     // In the opcode maps behind 0F any prefix may be what makes the opcode exist; elsewhere 66 counts.
     let mandatory: &[Option<u8>] = match (opcode, prefixes.contains(&0x66)) {
         _ if replaced > 0 => &[None],
+        // A near Jcc with an operand size of 16 bits has a shorter displacement.
+        ([0x0f, 0x80..=0x8f, ..], true) if context.code_size != CodeSize::Bits64 => &[Some(0x66)],
         ([0x0f, ..], _) => &[None, Some(0x66), Some(0xf2), Some(0xf3)],
         (_, true) => &[Some(0x66)],
         (_, false) => &[None],

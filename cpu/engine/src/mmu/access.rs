@@ -295,8 +295,8 @@ impl Cpu {
     /// Translates for an instruction fetch: guest-physical address, host page, and whether it is global.
     ///
     /// # Errors
-    /// The page fault or general-protection fault of the fetch. Fetches from devices fault too:
-    /// #GP is as good as the bus error that hardware would have.
+    /// The page fault or general-protection fault of the fetch. Where no RAM is, a processor would find bytes of all
+    /// ones there, which are no instruction: #UD. Code is not run from devices.
     pub fn fetch_page(&mut self, address: u64) -> Faulting<(u64, *mut u8, bool)> {
         self.check_canonical(address, 1)?;
         match self.translate(address, Access::Execute, self.mmu.control.privilege)? {
@@ -304,7 +304,7 @@ impl Cpu {
                 let tlb = &self.mmu.tlb;
                 Ok((physical, tlb.entry(address).host, tlb.info(address).global))
             }
-            Target::Device { .. } => self.general_protection(0),
+            Target::Device { .. } => self.undefined(),
         }
     }
 
