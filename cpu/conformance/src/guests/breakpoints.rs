@@ -25,6 +25,7 @@ pub(crate) const GUESTS: &[Guest] = &[
     Guest { name: "DR4 and DR5 without DE", manual: "vol. 3, 17.2.2", check: aliases },
     Guest { name: "MOV SS holds breakpoints off", manual: "vol. 3, 6.8.3", check: mov_ss },
     Guest { name: "INT1 is a trap without DR6", manual: "vol. 2, INT1", check: icebp },
+    Guest { name: "INT1 tells of what MOV SS held off", manual: "vol. 3, 6.8.3", check: icebp_behind_mov_ss },
     Guest { name: "a fault leaves a data breakpoint alone", manual: "vol. 3, 17.3.1.2", check: faulted },
 ];
 
@@ -393,6 +394,20 @@ fn mov_ss(b: &mut Bench<'_>) -> Checked {
 fn icebp(b: &mut Bench<'_>) -> Checked {
     let (code, places) = labelled(b, &[|a| a.nop(), |a| a.db(&[0xf1]), |a| a.nop()])?;
     same("DR6 and places", hits(b, &code, &places)?, vec![(0, 2)])
+}
+
+fn icebp_behind_mov_ss(b: &mut Bench<'_>) -> Checked {
+    // One exception, not another one on the handler's first instruction.
+    let emit: [Emit; 4] = [
+        |a| a.mov(word_ptr(DATA), i32::from(selector::DATA)),
+        |a| a.mov(ss, word_ptr(DATA)),
+        |a| a.db(&[0xf1]),
+        |a| a.nop(),
+    ];
+    let (code, places) = labelled(b, &emit)?;
+    b.state.dr[0] = DATA;
+    b.state.dr[7] = 0x400 | enable(0, ACCESS, 1);
+    same("DR6 and places", hits(b, &code, &places)?, vec![(1, 1), (1, 3)])
 }
 
 fn faulted(b: &mut Bench<'_>) -> Checked {

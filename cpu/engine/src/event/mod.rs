@@ -138,6 +138,9 @@ impl Cpu {
     /// #DB after the instruction before `back`.
     pub fn debug_trap(&mut self, back: u64) -> Done {
         self.deliver(Event { vector: Exception::DB, error_code: None, rip: back, source: Source::Exception })?;
+        // What was held back behind MOV SS is told of by the same exception.
+        self.merge_debug_trap();
+        self.no_step = true;
         Ok(Flow::Jump)
     }
 

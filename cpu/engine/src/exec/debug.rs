@@ -146,6 +146,12 @@ impl Cpu {
         self.deliver_exception(rip);
     }
 
+    /// A debug exception that was delivered for another reason tells of the trap that was due too.
+    pub fn merge_debug_trap(&mut self) {
+        self.set_alert(alert::TRAP, false);
+        self.dr[6] |= std::mem::take(&mut self.debug_trap_bits);
+    }
+
     /// The handler of #DB may use the debug registers.
     pub fn enter_debug_handler(&mut self) {
         self.dr[7] &= !dr7::GD;
