@@ -150,7 +150,7 @@ fn umip(b: &mut Bench<'_>) -> Checked {
     same("the faults in ring 0", b.run()?.faults(), vec![])
 }
 
-/// SGDT [EBX], SIDT [EBX], SLDT EAX, STR EAX, SMSW EAX; of [BX+DI] and [BP+DI] and AX in 16-bit code.
+/// SGDT `[EBX]`, SIDT `[EBX]`, SLDT EAX, STR EAX, SMSW EAX; of [BX+DI] and [BP+DI] and AX in 16-bit code.
 const BYTES: [&[u8]; 5] =
     [&[0x0f, 0x01, 0x03], &[0x0f, 0x01, 0x0b], &[0x0f, 0x00, 0xc0], &[0x0f, 0x00, 0xc8], &[0x0f, 0x01, 0xe0]];
 

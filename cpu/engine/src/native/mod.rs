@@ -184,7 +184,7 @@ impl Thunk {
 
     /// Sets FIP, FDP and FOP after an x87 instruction at offset `rip` with its memory operand at offset `data`
     /// in its segment. Control instructions leave them as they were. FOP is recorded only with an unmasked
-    /// exception, as on every CPU without FOP compatibility mode, and so is FDP, as CPUID.7.EBX[6] says (SDM
+    /// exception, as on every CPU without FOP compatibility mode, and so is FDP, as CPUID.7.EBX, bit 6 says (SDM
     /// vol. 1, 8.1.8 and 8.1.9).
     pub fn record_x87_pointers(&self, fpu: &mut XsaveArea, rip: u64, data: Option<u64>) {
         let Some(opcode) = self.opcode else { return };

@@ -165,7 +165,7 @@ fn pointers(state: &UserState) -> [u64; 3] {
     [opcode & !FOP_MODRM, instruction << UNUSED, data]
 }
 
-/// Whether the host records FDP with unmasked exceptions only, and no selectors (CPUID.7.EBXbits 6 and 13), as the
+/// Whether the host records FDP with unmasked exceptions only, and no selectors (CPUID.7.EBX, bits 6 and 13), as the
 /// contracts say. Others record more, or lose the pointers where no exception is pending.
 fn keeps_pointers_as_we_do() -> bool {
     const DEPRECATED: u32 = 1 << 6 | 1 << 13;
