@@ -128,7 +128,7 @@ fn is_too_long(code: &[u8], context: &Context<'_>) -> bool {
     let (prefixes, opcode) = bytes.split_at(count);
     let short_address = prefixes.contains(&0x67).then_some(0x67);
     let rex = prefixes.last().copied().filter(|&byte| is_rex(byte));
-    let Shape { stand_in, replaced } = shape(opcode);
+    let Shape { stand_in, replaced } = shape(opcode, context.code_size);
     let rest = opcode.get(replaced..).unwrap_or(&[]);
     // In the opcode maps behind 0F any prefix may be what makes the opcode exist; elsewhere 66 counts.
     let mandatory: &[Option<u8>] = match (opcode, prefixes.contains(&0x66)) {
@@ -160,15 +160,51 @@ struct Shape {
 
 /// In the maps 0F 38 and 0F 3A, and behind EVEX, all opcodes have ModR/M and some an immediate byte, as PSHUFB
 /// and PALIGNR have.
-fn shape(opcode: &[u8]) -> Shape {
+fn shape(opcode: &[u8], code_size: CodeSize) -> Shape {
+    // Outside of 64-bit code 62 is EVEX only before what no memory operand of BOUND begins with.
+    let evex = |payload: u8| code_size == CodeSize::Bits64 || payload >= 0xc0;
     let (immediate, replaced) = match *opcode {
         [0x0f, 0x38, _, ..] => (false, 3),
         [0x0f, 0x3a, _, ..] => (true, 3),
-        [0x62, payload, _, _, number, ..] => {
+        [0x62, payload, _, _, number, ..] if evex(payload) => {
             let in_first_map = matches!(number, 0x70..=0x73 | 0xc2 | 0xc4..=0xc6);
             (matches!(payload & 7, 3 | 7) || (payload & 7 == 1 && in_first_map), 5)
         }
         _ => return Shape { stand_in: &[], replaced: 0 },
     };
     Shape { stand_in: if immediate { &[0x0f, 0x3a, 0x0f] } else { &[0x0f, 0x38, 0x00] }, replaced }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::Handler;
+
+    /// Whether bytes that decode to nothing are too long to be an instruction.
+    fn too_long(code: &[u8], code_size: CodeSize) -> bool {
+        let contract = Contract::by_name("v2-2026").unwrap();
+        let mut native = NativeCache::new().unwrap();
+        let mut context = Context { code_size, key: code_size as u32, contract, native: &mut native };
+        let mut ops = Vec::new();
+        let mut bytes = code.to_vec();
+        bytes.resize(2 * MAX_LEN, 0);
+        decode_one(&bytes, 0x1000, &mut context, &mut ops);
+        let is = |handler: Handler| std::ptr::fn_addr_eq(ops[0].run, handler);
+        assert!(is(system::too_long) || is(system::undefined), "it is an instruction");
+        is(system::too_long)
+    }
+
+    #[test]
+    fn what_is_no_instruction_is_measured_as_processors_do() {
+        use CodeSize::{Bits32, Bits64};
+        // LOCK BOUND of 13 bytes, not EVEX, outside of 64-bit code.
+        let bound = [0xf0, 0x36, 0xf2, 0x26, 0x26, 0x2e, 0x26, 0x2e, 0x26, 0x2e, 0x62, 0x52, 0x0a, 0xdf, 0x0e];
+        assert!(!too_long(&bound, Bits32));
+        // LOCK Jcc with a displacement of 16 bits: 15 bytes. In 64-bit code it has 32 bits whatever 66 says.
+        let jcc = [0xf3, 0xf3, 0x3e, 0xf0, 0x26, 0x66, 0x3e, 0xf2, 0x66, 0x66, 0x2e, 0x0f, 0x81, 0xc7, 0x69];
+        assert!(!too_long(&jcc, Bits32));
+        assert!(too_long(&jcc, Bits64));
+        // Fifteen prefixes.
+        assert!(too_long(&[0x2e; 15], Bits64));
+    }
 }
