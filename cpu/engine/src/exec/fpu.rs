@@ -1,6 +1,7 @@
 //! FPU instructions that the host does not execute as they are: state images, and masked or gathering
 //! memory access.
 
+use super::guard::late_check;
 use crate::cpu::{CodeSize, Cpu, Done, Fault, Faulting, Flow, slot};
 use crate::decode::{Handler, Op};
 use crate::native::{self, ElementAddress, ElementMemory, EnvironmentFormat, ImageForm, StateImage, Unit};
@@ -35,6 +36,7 @@ pub(super) fn form(cpu: &Cpu, wide: bool) -> ImageForm {
 
 /// The operand's address, which must be a multiple of `alignment`.
 pub(super) fn aligned(cpu: &mut Cpu, op: &Op, alignment: u64) -> Faulting<u64> {
+    late_check(cpu, op)?;
     let address = op.linear(cpu);
     if address & (alignment - 1) != 0 { cpu.general_protection(0) } else { Ok(address) }
 }
@@ -73,6 +75,7 @@ fn environment_format(cpu: &Cpu, op: &Op) -> EnvironmentFormat {
 }
 
 fn store_image(cpu: &mut Cpu, op: &Op, image: &StateImage) -> Faulting<()> {
+    late_check(cpu, op)?;
     let address = op.linear(cpu);
     cpu.write_bytes(address, image.as_bytes())
 }
@@ -97,6 +100,7 @@ fn fldenv(cpu: &mut Cpu, op: &Op) -> Done {
     check_available(cpu)?;
     cpu.check_x87()?;
     let format = environment_format(cpu, op);
+    late_check(cpu, op)?;
     let mut image = [0; 108];
     let address = op.linear(cpu);
     let Some(bytes) = image.get_mut(..format.environment_size()) else { return cpu.undefined() };
@@ -109,6 +113,7 @@ fn frstor(cpu: &mut Cpu, op: &Op) -> Done {
     check_available(cpu)?;
     cpu.check_x87()?;
     let format = environment_format(cpu, op);
+    late_check(cpu, op)?;
     let mut image = [0; 108];
     let address = op.linear(cpu);
     let Some(bytes) = image.get_mut(..format.save_size()) else { return cpu.undefined() };

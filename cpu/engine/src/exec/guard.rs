@@ -18,6 +18,8 @@ pub struct Guard {
     inner: Handler,
     operand: Option<Access>,
     stack: Option<StackAccess>,
+    /// The handler asks for the check itself, by [`late_check`].
+    late: bool,
 }
 
 /// Access to the explicit memory operand.
@@ -48,7 +50,12 @@ pub fn guard(instruction: &Instruction, flags: u32, op: &Op) -> Option<Guard> {
     }
     let operand = operand(instruction);
     let stack = if everything { stack(instruction) } else { None };
-    (operand.is_some() || stack.is_some()).then_some(Guard { inner: op.run, operand, stack })
+    (operand.is_some() || stack.is_some()).then_some(Guard {
+        inner: op.run,
+        operand,
+        stack,
+        late: is_late(instruction.mnemonic()),
+    })
 }
 
 fn operand(i: &Instruction) -> Option<Access> {
@@ -71,6 +78,24 @@ fn operand(i: &Instruction) -> Option<Access> {
 fn checks_itself(mnemonic: Mnemonic) -> bool {
     use Mnemonic as M;
     matches!(mnemonic, M::Xlatb | M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq | M::Arpl)
+}
+
+/// State images: whether the unit is available, and a pending x87 exception, come first.
+fn is_late(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    let x87 = matches!(mnemonic, M::Fldenv | M::Fnstenv | M::Fnsave | M::Frstor);
+    let legacy = matches!(mnemonic, M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64);
+    let saves = matches!(mnemonic, M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 | M::Xsavec | M::Xsavec64);
+    let system = matches!(mnemonic, M::Xsaves | M::Xsaves64 | M::Xrstors | M::Xrstors64);
+    x87 || legacy || saves || system || matches!(mnemonic, M::Xrstor | M::Xrstor64)
+}
+
+/// The check of an operand whose handler knows when it is due.
+pub fn late_check(cpu: &mut Cpu, op: &Op) -> Faulting<()> {
+    match op.extra.as_ref().and_then(|extra| extra.guard.as_ref()) {
+        Some(guard) => guard.check_operand(cpu, op),
+        None => Ok(()),
+    }
 }
 
 /// BT and its kin with the bit number in a register reach beyond the operand: their handler guards itself.
@@ -132,7 +157,8 @@ fn stack(i: &Instruction) -> Option<StackAccess> {
 pub fn guarded(cpu: &mut Cpu, op: &Op) -> Done {
     let Some(guard) = op.extra.as_ref().and_then(|extra| extra.guard.as_ref()) else { return cpu.undefined() };
     let hits = cpu.watch_hits;
-    let result = check(cpu, op, guard).and_then(|()| (guard.inner)(cpu, op));
+    let early = if guard.late { Ok(()) } else { check(cpu, op, guard) };
+    let result = early.and_then(|()| (guard.inner)(cpu, op));
     match result {
         Ok(_) => cpu.note_watch_hits(),
         Err(_) => cpu.watch_hits = hits,
