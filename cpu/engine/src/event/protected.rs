@@ -101,10 +101,7 @@ impl Cpu {
         let top = self.push_frame(&stack, &frame, gate.size)?;
         self.mark_accessed(gate.selector, descriptor)?;
         if let Some(selector) = new_segment {
-            self.mark_stack_accessed(selector)?;
-            let mut segment = stack.segment;
-            segment.attributes |= 1;
-            self.segments[seg::SS] = segment;
+            self.load_inner_stack(selector, stack.segment)?;
         }
         if from_8086 {
             for index in [seg::GS, seg::FS, seg::DS, seg::ES] {

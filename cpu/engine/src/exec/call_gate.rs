@@ -155,10 +155,7 @@ impl Cpu {
         self.check_gate_target(code, gate.offset)?;
         let top = self.push_frame(&stack, &frame, gate.size)?;
         self.mark_accessed(gate.selector, code)?;
-        self.mark_stack_accessed(ss)?;
-        let mut segment = stack.segment;
-        segment.attributes |= 1;
-        self.segments[seg::SS] = segment;
+        self.load_inner_stack(ss, stack.segment)?;
         self.set_code_segment(gate.selector, code, cpl);
         self.use_stack(top);
         Ok(())

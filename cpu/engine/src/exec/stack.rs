@@ -125,10 +125,12 @@ impl Cpu {
         Ok((selector, descriptor.segment(selector), pointer))
     }
 
-    /// Sets the accessed bit of the stack segment that [`Cpu::inner_stack`] found.
-    pub fn mark_stack_accessed(&mut self, selector: u16) -> Faulting<()> {
+    /// Loads SS with the segment that [`Cpu::inner_stack`] found; the caller goes on to change the privilege.
+    pub fn load_inner_stack(&mut self, selector: u16, segment: Segment) -> Faulting<()> {
         let descriptor = self.descriptor(selector, Exception::TS)?;
-        self.mark_accessed(selector, descriptor)
+        self.mark_accessed(selector, descriptor)?;
+        self.segments[seg::SS] = Segment { attributes: segment.attributes | 1, ..segment };
+        Ok(())
     }
 
     /// The privilege that memory is accessed with at `cpl`.

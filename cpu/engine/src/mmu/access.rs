@@ -173,21 +173,19 @@ impl Cpu {
 
     /// Raises what a read of `bytes` at `address` would, without reading.
     pub fn check_read(&mut self, address: u64, bytes: u64) -> Faulting<()> {
-        self.check_canonical(address, bytes)?;
-        let privilege = self.mmu.control.privilege;
-        if (address & PAGE_MASK) + bytes > PAGE {
-            self.translate_both(address, Access::Read, privilege)
-        } else {
-            self.translate(address, Access::Read, privilege).map(drop)
-        }
+        self.check_pages(address, bytes, Access::Read, self.mmu.control.privilege)
     }
 
     pub fn check_write_as(&mut self, address: u64, bytes: u64, privilege: Privilege) -> Faulting<()> {
+        self.check_pages(address, bytes, Access::Write, privilege)
+    }
+
+    fn check_pages(&mut self, address: u64, bytes: u64, access: Access, privilege: Privilege) -> Faulting<()> {
         self.check_canonical(address, bytes)?;
         if (address & PAGE_MASK) + bytes > PAGE {
-            self.translate_both(address, Access::Write, privilege)
+            self.translate_both(address, access, privilege)
         } else {
-            self.translate(address, Access::Write, privilege).map(drop)
+            self.translate(address, access, privilege).map(drop)
         }
     }
 
