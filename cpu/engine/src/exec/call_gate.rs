@@ -26,8 +26,8 @@ struct Gate {
 }
 
 impl Cpu {
-    /// A far JMP, or CALL with the address `back` to return to, whose selector names a gate or a TSS.
-    pub fn far_system(&mut self, selector: u16, descriptor: Descriptor, back: Option<u64>, next: u64) -> Done {
+    /// A far CALL, or JMP where not `call`, whose selector names a gate or a TSS; `next` is the instruction behind it.
+    pub fn far_system(&mut self, selector: u16, descriptor: Descriptor, call: bool, next: u64) -> Done {
         let rpl = (selector & 3) as u8;
         let known = match descriptor.kind() {
             kind::CALL_GATE => true,
@@ -37,29 +37,18 @@ impl Cpu {
         if !known || descriptor.dpl() < rpl.max(self.cpl) {
             return self.selector_fault(Exception::GP, selector);
         }
-        let cause = if back.is_some() { Cause::Nested } else { Cause::Jump };
-        match descriptor.kind() {
-            kind::CALL_GATE | kind::CALL_GATE_16 => {
-                if !descriptor.present() {
-                    return self.selector_fault(Exception::NP, selector);
-                }
-                self.through_call_gate(selector, descriptor, back)
-            }
-            kind::TASK_GATE => {
-                if !descriptor.present() {
-                    return self.selector_fault(Exception::NP, selector);
-                }
-                let selector = (descriptor.0 >> 16) as u16;
-                let descriptor = self.available_task(selector)?;
-                self.switch_task(&TaskSwitch { cause, selector, descriptor, back: next })?;
-                Ok(Flow::Jump)
-            }
-            _ => {
-                let descriptor = self.available_task(selector)?;
-                self.switch_task(&TaskSwitch { cause, selector, descriptor, back: next })?;
-                Ok(Flow::Jump)
-            }
+        let is_task = matches!(descriptor.kind(), kind::TASK_16 | kind::TASK_32);
+        if !is_task && !descriptor.present() {
+            return self.selector_fault(Exception::NP, selector);
         }
+        if matches!(descriptor.kind(), kind::CALL_GATE | kind::CALL_GATE_16) {
+            return self.through_call_gate(selector, descriptor, call.then_some(next));
+        }
+        let selector = if is_task { selector } else { (descriptor.0 >> 16) as u16 };
+        let descriptor = self.available_task(selector)?;
+        let cause = if call { Cause::Nested } else { Cause::Jump };
+        self.switch_task(&TaskSwitch { cause, selector, descriptor, back: next })?;
+        Ok(Flow::Jump)
     }
 
     fn read_call_gate(&mut self, selector: u16, descriptor: Descriptor) -> Faulting<Gate> {

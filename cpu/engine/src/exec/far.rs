@@ -82,7 +82,7 @@ impl Cpu {
         }
         let descriptor = self.far_descriptor(selector)?;
         if !descriptor.is_code_or_data() {
-            return self.far_system(selector, descriptor, None, next);
+            return self.far_system(selector, descriptor, false, next);
         }
         self.check_far_code(selector, descriptor)?;
         self.check_far_target(descriptor, offset)?;
@@ -98,7 +98,7 @@ impl Cpu {
         let target = if self.protected_mode() {
             let descriptor = self.far_descriptor(selector)?;
             if !descriptor.is_code_or_data() {
-                return self.far_system(selector, descriptor, Some(back), back);
+                return self.far_system(selector, descriptor, true, back);
             }
             self.check_far_code(selector, descriptor)?;
             self.check_far_target(descriptor, offset)?;
