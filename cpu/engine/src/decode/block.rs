@@ -92,7 +92,11 @@ fn decode_run(code: &[u8], rip: u64, context: &mut Context<'_>, ops: &mut Vec<Op
             break;
         }
         let mut op = lower(&instruction, used as u16, context.key, context.contract, context.native);
-        if instruction.is_invalid() && is_too_long(code.get(used..).unwrap_or(&[]), context) {
+        let rest = code.get(used..).unwrap_or(&[]);
+        if instruction.is_invalid() && is_too_long(rest, context) {
+            if rest.len() < MAX_LEN {
+                break;
+            }
             op.run = system::too_long;
         }
         ops.push(op);
@@ -119,9 +123,11 @@ fn decode_one(code: &[u8], rip: u64, context: &mut Context<'_>, ops: &mut Vec<Op
 /// Whether bytes that decode to nothing are an instruction of more than 15 bytes, which is #GP and not #UD.
 ///
 /// Only prefixes without effect make one so long: decoded without those, and as an opcode of the same shape
-/// that exists, it shows its length, which depends on no LOCK, REP or mandatory prefix.
+/// that exists, it shows its length, which depends on no LOCK, REP or mandatory prefix. Where `code` ends before
+/// 15 bytes, zeros stand for what follows.
 fn is_too_long(code: &[u8], context: &Context<'_>) -> bool {
-    let Some(bytes) = code.first_chunk::<MAX_LEN>() else { return false };
+    let mut bytes = [0; MAX_LEN];
+    bytes.iter_mut().zip(code).for_each(|(byte, &given)| *byte = given);
     let is_rex = |byte: u8| context.code_size == CodeSize::Bits64 && byte & 0xf0 == 0x40;
     let is_legacy = |byte: u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
     let count = bytes.iter().take_while(|&&byte| is_rex(byte) || is_legacy(byte)).count();
@@ -206,5 +212,26 @@ mod tests {
         assert!(too_long(&jcc, Bits64));
         // Fifteen prefixes.
         assert!(too_long(&[0x2e; 15], Bits64));
+    }
+
+    /// Instructions of a run over `code`, which ends where the page does.
+    fn decoded_before_page_end(code: &[u8]) -> usize {
+        let contract = Contract::by_name("v2-2026").unwrap();
+        let mut native = NativeCache::new().unwrap();
+        let code_size = CodeSize::Bits64;
+        let mut context = Context { code_size, key: code_size as u32, contract, native: &mut native };
+        let mut ops = Vec::new();
+        decode_run(code, 0x1000, &mut context, &mut ops);
+        ops.len()
+    }
+
+    #[test]
+    fn what_is_no_instruction_needs_the_next_page_only_if_it_is_too_long() {
+        // PCMPISTRI with REX.W behind F2: 16 bytes, of which 13 lie in the page.
+        let too_long = [0x66, 0xf2, 0x67, 0x42, 0x66, 0x67, 0x48, 0x0f, 0x3a, 0x61, 0x97, 0x3f, 0x08];
+        assert_eq!(decoded_before_page_end(&too_long), 0);
+        // UD2, and SIDT of a register: none of their bytes is missing.
+        assert_eq!(decoded_before_page_end(&[0x0f, 0x0b]), 1);
+        assert_eq!(decoded_before_page_end(&[0x0f, 0x01, 0xcf]), 1);
     }
 }
