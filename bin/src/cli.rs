@@ -75,8 +75,11 @@ pub struct RunArgs {
     /// Virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     pub cpus: u32,
-    /// What runs the guest's instructions: auto, kvm or soft
-    #[arg(long, value_name = "ENGINE", default_value_t)]
+    /// What runs the guest's instructions: auto, kvm or soft. To find faults in the soft engine, options may follow:
+    /// translate=off|on|lockstep (to host code; lockstep: compared with the interpreter block by block),
+    /// deny=ADDR[-ADDR][:...] (blocks at these hexadecimal addresses are interpreted), stress=SEED (looks for
+    /// interrupts every few instructions); such as soft,translate=off
+    #[arg(long, value_name = "ENGINE[,OPTION...]", default_value_t)]
     pub engine: EngineChoice,
     /// CPU contract that the guest sees: v3-2026, v2-2026 or max-2026 [default: the first of them that this host can keep]
     #[arg(long, value_name = "NAME")]
@@ -134,7 +137,7 @@ impl RunArgs {
             cmdline: self.append.clone(),
             memory: self.memory,
             cpus: self.cpus,
-            engine: self.engine,
+            engine: self.engine.clone(),
             cpu: self.cpu.clone(),
             console: self.console.clone(),
             timeout: self.timeout,
@@ -178,11 +181,13 @@ mod tests {
 
     #[test]
     fn bad_values_say_what_would_have_been_right() {
-        let cases: [(&[&str], &str); 14] = [
+        let cases: [(&[&str], &str); 16] = [
             (&["--memory", "lots"], "512M"),
             (&["--timeout", "-1"], "30s"),
             (&["--cpus", "-1"], "0..="),
             (&["--engine", "fast"], "auto, kvm and soft"),
+            (&["--engine", "soft,fast"], "translate=off|on|lockstep"),
+            (&["--engine", "kvm,translate=off"], "auto and soft"),
             (&["--memroy", "1G"], "--memory"),
             (&["--trace", "cpu"], "exec, int, mmio and io"),
             (&["--trace", "io:"], "io:FILE"),

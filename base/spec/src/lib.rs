@@ -7,15 +7,17 @@
 
 mod address;
 mod duration;
+mod engine;
 mod size;
 mod trace;
 mod vm;
 
 pub use address::{GuestAddress, ParseAddressError};
 pub use duration::{ParseTimeoutError, Timeout};
+pub use engine::{EngineChoice, ParseEngineError, SoftOptions, Translate};
 pub use size::{ByteSize, ParseSizeError};
 pub use trace::{ParseTraceError, Trace, TraceKind};
 pub use vm::{
-    Console, DEFAULT_IMAGE, DEFAULT_MEMORY, EngineChoice, KernelMode, Limits, MAX_CMDLINE, MAX_CPUS, MAX_MEMORY,
-    MIN_MEMORY, ParseEngineError, ParseModeError, SpecError, VmSpec,
+    Console, DEFAULT_IMAGE, DEFAULT_MEMORY, KernelMode, Limits, MAX_CMDLINE, MAX_CPUS, MAX_MEMORY, MIN_MEMORY,
+    ParseModeError, SpecError, VmSpec,
 };

@@ -1,6 +1,6 @@
 //! One machine as asked for, and the rules it must keep.
 
-use crate::{ByteSize, GuestAddress, Timeout, Trace};
+use crate::{ByteSize, EngineChoice, GuestAddress, Timeout, Trace};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::PathBuf;
@@ -67,24 +67,6 @@ pub struct VmSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traces: Vec<Trace>,
 }
-
-/// What runs the guest's instructions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EngineChoice {
-    /// The best that this host has.
-    #[default]
-    Auto,
-    /// Hardware virtualization.
-    Kvm,
-    /// motu's own software CPU.
-    Soft,
-}
-
-/// A text that names no engine.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no engine; the engines are auto, kvm and soft")]
-pub struct ParseEngineError(String);
 
 /// The mode that the processor starts a binary in which is loaded at an address of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,7 +168,7 @@ impl Default for VmSpec {
             cmdline: None,
             memory: DEFAULT_MEMORY,
             cpus: default_cpus(),
-            engine: EngineChoice::Auto,
+            engine: EngineChoice::default(),
             cpu: None,
             console: None,
             timeout: None,
@@ -276,29 +258,6 @@ impl VmSpec {
             }),
             _ => Ok(()),
         }
-    }
-}
-
-impl FromStr for EngineChoice {
-    type Err = ParseEngineError;
-
-    fn from_str(text: &str) -> Result<Self, ParseEngineError> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "kvm" => Ok(Self::Kvm),
-            "soft" => Ok(Self::Soft),
-            _ => Err(ParseEngineError(text.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for EngineChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Kvm => "kvm",
-            Self::Soft => "soft",
-        })
     }
 }
 

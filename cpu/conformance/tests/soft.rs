@@ -4,7 +4,7 @@ use motu_engine::SoftHypervisor;
 
 #[test]
 fn every_guest_runs_as_the_manual_says() {
-    let engine = SoftHypervisor::new();
+    let engine = SoftHypervisor::default();
     let wanted = std::env::var("GUEST").unwrap_or_default();
     let failures: Vec<String> = motu_conformance::all()
         .filter(|guest| guest.name.contains(&wanted))

@@ -3,8 +3,8 @@
 use crate::cpu::Flow;
 use crate::exec::segment::Descriptor;
 use crate::mmu::RamMap;
+use crate::options::Options;
 use crate::vcpu::SoftVcpu;
-use crate::vm::Mailbox;
 use motu_hv::{HvError, Vcpu};
 use motu_memory::{GuestRam, PAGE_SIZE};
 use motu_x86::contract::Contract;
@@ -104,7 +104,8 @@ impl UserHarness {
         tables.map(GDT_ADDRESS, gdt | SUPERVISOR);
         let table: Vec<u8> = GDT.iter().flat_map(|descriptor| descriptor.to_le_bytes()).collect();
         ram.write(Gpa(gdt), &table).expect("the table is RAM");
-        let mut vcpu = SoftVcpu::new(0, 1, contract, RamMap::new(ram.clone()), Arc::new(Mailbox::default()))?;
+        let (mailbox, options) = (Arc::default(), Options::default());
+        let mut vcpu = SoftVcpu::new(0, 1, contract, RamMap::new(ram.clone()), mailbox, &options)?;
         vcpu.restore(&user_mode(contract, root))?;
         let host = ram.regions().next().expect("RAM has a region").host;
         Ok(Self { vcpu, ram, host, frames })

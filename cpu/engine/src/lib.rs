@@ -16,9 +16,11 @@ mod lapic;
 mod mmu;
 mod msr;
 mod native;
+mod options;
 mod reset;
 mod state;
 mod vcpu;
 mod vm;
 
+pub use options::{Options, Translate};
 pub use vm::SoftHypervisor;

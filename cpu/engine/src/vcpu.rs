@@ -13,6 +13,7 @@ use crate::exec::debug::dr6;
 use crate::history::History;
 use crate::mmu::{Mmu, RamMap};
 use crate::native::NativeCache;
+use crate::options::Options;
 use crate::vm::Mailbox;
 use motu_hv::{CrashReport, Exit, GuestBus, HvError, Kick, Stats, Vcpu};
 use motu_x86::contract::Contract;
@@ -33,6 +34,7 @@ pub struct SoftVcpu {
     pub(crate) cache: BlockCache,
     mailbox: Arc<Mailbox>,
     history: History,
+    options: Options,
     /// Blocks until the next look at the clock.
     countdown: u32,
 }
@@ -44,13 +46,15 @@ impl SoftVcpu {
         contract: &'static Contract,
         ram: RamMap,
         mailbox: Arc<Mailbox>,
+        options: &Options,
     ) -> Result<Self, HvError> {
         let native = NativeCache::new()
             .map_err(|source| HvError::Host { doing: "mapping memory for generated code".into(), source })?;
         let listener = Arc::clone(&mailbox);
         ram.on_code_write(move || listener.ring());
         let cpu = Cpu::new(id, vcpus, contract, Mmu::new(ram), native);
-        let mut vcpu = Self { cpu, cache: BlockCache::new(), mailbox, history: History::default(), countdown: 0 };
+        let (cache, history, options) = (BlockCache::new(), History::default(), options.clone());
+        let mut vcpu = Self { cpu, cache, mailbox, history, options, countdown: 0 };
         vcpu.restore(&CpuState::default())?;
         Ok(vcpu)
     }
@@ -319,6 +323,6 @@ impl Vcpu for SoftVcpu {
 
 impl std::fmt::Debug for SoftVcpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SoftVcpu").field("cpu", &self.cpu).finish_non_exhaustive()
+        f.debug_struct("SoftVcpu").field("cpu", &self.cpu).field("options", &self.options).finish_non_exhaustive()
     }
 }

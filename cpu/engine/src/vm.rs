@@ -1,6 +1,7 @@
 //! The software engine as `motu-hv` sees it.
 
 use crate::mmu::RamMap;
+use crate::options::Options;
 use crate::vcpu::SoftVcpu;
 use motu_hv::{Capabilities, HvError, Hypervisor, Kick, Msi, Vcpu, Vm, VmConfig};
 use motu_x86::contract::{Contract, CpuidResult};
@@ -13,11 +14,13 @@ const MAX_VCPUS: u32 = 1;
 
 /// The engine that needs nothing of the host but x86-64 user mode.
 #[derive(Debug, Default)]
-pub struct SoftHypervisor;
+pub struct SoftHypervisor {
+    options: Options,
+}
 
 impl SoftHypervisor {
-    pub fn new() -> Self {
-        Self
+    pub fn new(options: Options) -> Self {
+        Self { options }
     }
 }
 
@@ -58,13 +61,14 @@ impl Hypervisor for SoftHypervisor {
         if !lacking.is_empty() {
             return Err(HvError::Contract { name: name.into(), missing: lacking.join(", ") });
         }
-        Ok(Arc::new(SoftVm { config, contract, mailbox: Arc::default() }))
+        Ok(Arc::new(SoftVm { config, contract, options: self.options.clone(), mailbox: Arc::default() }))
     }
 }
 
 struct SoftVm {
     config: VmConfig,
     contract: &'static Contract,
+    options: Options,
     mailbox: Arc<Mailbox>,
 }
 
@@ -74,7 +78,8 @@ impl Vm for SoftVm {
             return Err(HvError::TooManyVcpus { engine: "soft", asked: id + 1, max: self.config.vcpus });
         }
         let ram = RamMap::new(self.config.ram.clone());
-        let vcpu = SoftVcpu::new(id, self.config.vcpus, self.contract, ram, Arc::clone(&self.mailbox))?;
+        let mailbox = Arc::clone(&self.mailbox);
+        let vcpu = SoftVcpu::new(id, self.config.vcpus, self.contract, ram, mailbox, &self.options)?;
         Ok(Box::new(vcpu))
     }
 

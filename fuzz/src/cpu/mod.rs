@@ -39,7 +39,7 @@ thread_local! {
 
 /// The contracts that this host can keep, highest first.
 fn contracts() -> Vec<&'static str> {
-    SoftHypervisor::new().capabilities().contracts
+    SoftHypervisor::default().capabilities().contracts
 }
 
 impl Machine {
@@ -50,7 +50,7 @@ impl Machine {
         let ram = GuestRam::new(RAM).expect("a little memory");
         let guard = guard.after(&ram);
         let config = VmConfig { ram: ram.clone(), contract, vcpus: 1 };
-        let vm = SoftHypervisor::new().create_vm(config).expect("a machine");
+        let vm = SoftHypervisor::default().create_vm(config).expect("a machine");
         let vcpu = vm.create_vcpu(0).expect("a CPU");
         let board = Board::new(vm, vcpu.kicker());
         Self { vcpu, board, ram, _guard: guard }

@@ -91,7 +91,7 @@ impl File {
     /// The verdicts on its cases.
     fn run(&self) -> Vec<Verdict> {
         let suite = Suite::parse(&self.bytes()).unwrap();
-        let mut runner = Runner::new(&SoftHypervisor::new()).unwrap();
+        let mut runner = Runner::new(&SoftHypervisor::default()).unwrap();
         suite.cases.iter().map(|case| runner.run(&suite, case).unwrap()).collect()
     }
 }

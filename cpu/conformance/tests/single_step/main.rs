@@ -23,7 +23,7 @@ fn the_engine_does_what_real_processors_did() {
             return;
         }
     };
-    let mut runner = Runner::new(&SoftHypervisor::new()).expect("a machine of 16 MiB can be made");
+    let mut runner = Runner::new(&SoftHypervisor::default()).expect("a machine of 16 MiB can be made");
     let mut differing = 0;
     for (name, bytes) in &files {
         let suite = Suite::parse(bytes).unwrap_or_else(|error| panic!("{name} is no MOO file: {error}"));

@@ -1,0 +1,26 @@
+//! How the software CPU runs: what a person may turn off, compare or stress, without the guest's seeing it.
+
+use std::ops::RangeInclusive;
+
+/// Options of a machine's CPUs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub translate: Translate,
+    /// Linear addresses: a block that begins in one of these ranges is left to the interpreter, so that a fault in
+    /// its translation can be found by bisection.
+    pub deny: Vec<RangeInclusive<u64>>,
+    /// Seed of a stress mode in which the CPU looks for interrupts every few instructions.
+    pub stress: Option<u64>,
+}
+
+/// Whether guest code is translated to host code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Translate {
+    /// Everything is interpreted.
+    Off,
+    /// What can be translated is.
+    #[default]
+    On,
+    /// Every block runs translated and interpreted, and the first difference ends the machine.
+    Lockstep,
+}
