@@ -7,6 +7,7 @@ mod compatibility;
 mod debug;
 mod exceptions;
 mod frames;
+mod hot;
 mod interrupts;
 mod long_segments;
 mod paging;
@@ -65,6 +66,7 @@ pub(crate) const THEMES: &[&[Guest]] = &[
     protected::IMPLICIT,
     protected::MIXED,
     reset::GUESTS,
+    hot::STORES,
 ];
 
 /// One instruction, or a few.
