@@ -1,6 +1,7 @@
 //! What a machine did, as `--stats` shows it.
 
 use crate::host;
+use motu_hv::{ExitCounts, TranslatorStats};
 use motu_machine::{BusCounters, Finished};
 use rustix::time::{ClockId, clock_gettime};
 use std::fmt::{self, Display, Formatter};
@@ -39,18 +40,7 @@ impl Stats {
 }
 
 fn sum(cpus: &[motu_hv::Stats]) -> motu_hv::Stats {
-    cpus.iter().fold(motu_hv::Stats::default(), |a, b| motu_hv::Stats {
-        instructions: a.instructions + b.instructions,
-        tlb_misses: a.tlb_misses + b.tlb_misses,
-        tlb_flushes: a.tlb_flushes + b.tlb_flushes,
-        exceptions: a.exceptions + b.exceptions,
-        interrupts: a.interrupts + b.interrupts,
-        port_accesses: a.port_accesses + b.port_accesses,
-        mmio_accesses: a.mmio_accesses + b.mmio_accesses,
-        blocks_decoded: a.blocks_decoded + b.blocks_decoded,
-        blocks_invalidated: a.blocks_invalidated + b.blocks_invalidated,
-        halts: a.halts + b.halts,
-    })
+    cpus.iter().copied().reduce(|a, b| a + b).unwrap_or_default()
 }
 
 /// Bytes of guest RAM that the host holds in memory.
@@ -69,9 +59,17 @@ impl Display for Table<'_> {
         let mut row = |name: &str, value: String| writeln!(f, "{name:<28}{value:>20}");
         row("engine", self.engine.to_owned())?;
         row("CPU contract", (*contract).to_owned())?;
-        row("guest instructions", grouped(cpus.instructions))?;
-        let mips = cpus.instructions as f64 / cpu_time.as_secs_f64().max(1e-9) / 1e6;
-        row("MIPS (per CPU second)", format!("{mips:.1}"))?;
+        match &cpus.translator {
+            None => {
+                row("guest instructions", grouped(cpus.instructions))?;
+                let mips = cpus.instructions as f64 / cpu_time.as_secs_f64().max(1e-9) / 1e6;
+                row("MIPS (per CPU second)", format!("{mips:.1}"))?;
+            }
+            Some(translator) => {
+                row("instructions interpreted", grouped(cpus.instructions))?;
+                translator_rows(translator, &mut row)?;
+            }
+        }
         row("TLB misses", grouped(cpus.tlb_misses))?;
         row("TLB flushes", grouped(cpus.tlb_flushes))?;
         row("exceptions", grouped(cpus.exceptions))?;
@@ -92,6 +90,24 @@ impl Display for Table<'_> {
         }
         Ok(())
     }
+}
+
+/// What it translated, and why translated code came back. How many instructions ran translated is not known: counting
+/// them would cost as much as they do.
+fn translator_rows(translator: &TranslatorStats, row: &mut impl FnMut(&str, String) -> fmt::Result) -> fmt::Result {
+    let TranslatorStats { blocks, instructions, cache_bytes, invalidated, evictions, exits } = *translator;
+    let ExitCounts { poll, lookup, interpret, refill_failed, link, fpu } = exits;
+    row("blocks translated", grouped(blocks))?;
+    row("  instructions in them", grouped(instructions))?;
+    row("  invalidated (code written)", grouped(invalidated))?;
+    row("  evicted (cache full)", grouped(evictions))?;
+    row("code cache", mib(cache_bytes))?;
+    row("exits to poll", grouped(poll))?;
+    row("exits to look up a target", grouped(lookup))?;
+    row("exits to link a branch", grouped(link))?;
+    row("exits to interpret", grouped(interpret))?;
+    row("exits on memory", grouped(refill_failed))?;
+    row("exits to load FPU state", grouped(fpu))
 }
 
 fn mib(bytes: u64) -> String {
@@ -123,5 +139,33 @@ mod tests {
         let cpu = motu_hv::Stats { instructions: 2, halts: 3, ..motu_hv::Stats::default() };
         let all = sum(&[cpu, cpu]);
         assert_eq!((all.instructions, all.halts, all.exceptions), (4, 6, 0));
+        assert_eq!((all.translator, sum(&[])), (None, motu_hv::Stats::default()));
+        let exits = ExitCounts { poll: 5, ..ExitCounts::default() };
+        let translator = Some(TranslatorStats { blocks: 2, exits, ..TranslatorStats::default() });
+        let all = sum(&[cpu, motu_hv::Stats { translator, ..cpu }, motu_hv::Stats { translator, ..cpu }]);
+        let added = all.translator.unwrap();
+        assert_eq!((all.halts, added.blocks, added.exits.poll, added.exits.link), (9, 4, 10, 0));
+    }
+
+    fn shown(translator: Option<TranslatorStats>) -> String {
+        let cpus = motu_hv::Stats { instructions: 3_000_000, translator, ..motu_hv::Stats::default() };
+        let second = Duration::from_secs(1);
+        let bus = BusCounters::default();
+        let stats = Stats { contract: "v3-2026", cpus, bus, wall: second, cpu_time: second, memory: None };
+        stats.table("soft").to_string()
+    }
+
+    #[test]
+    fn a_speed_is_claimed_only_where_every_instruction_is_counted() {
+        let interpreted = shown(None);
+        assert!(interpreted.contains("guest instructions                     3,000,000\n"), "{interpreted}");
+        assert!(interpreted.contains("MIPS (per CPU second)                        3.0\n"), "{interpreted}");
+        assert!(!interpreted.contains("exits"), "{interpreted}");
+        let exits = ExitCounts { interpret: 1234, ..ExitCounts::default() };
+        let translated = shown(Some(TranslatorStats { cache_bytes: 3 << 19, exits, ..TranslatorStats::default() }));
+        assert!(translated.contains("instructions interpreted               3,000,000\n"), "{translated}");
+        assert!(translated.contains("exits to interpret                         1,234\n"), "{translated}");
+        assert!(translated.contains("code cache                               1.5 MiB\n"), "{translated}");
+        assert!(!translated.contains("MIPS") && !translated.contains("guest instructions"), "{translated}");
     }
 }

@@ -11,7 +11,7 @@
 mod report;
 mod trace;
 
-pub use report::{CrashReport, RecentInstruction, Stats};
+pub use report::{CrashReport, ExitCounts, RecentInstruction, Stats, TranslatorStats};
 pub use trace::{EventKind, TracedEvent, Tracer};
 
 use motu_memory::GuestRam;

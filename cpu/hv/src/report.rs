@@ -1,10 +1,13 @@
 //! What an engine tells a person: counters, and the last instructions before a crash.
 
 use motu_x86::CpuState;
+use std::ops::Add;
 
 /// Counters since the vCPU was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
+    /// Guest instructions; of an engine with a translator only those that it interpreted, since translated code does
+    /// not count.
     pub instructions: u64,
     /// Look-ups of the software TLB that had to walk the page tables.
     pub tlb_misses: u64,
@@ -19,6 +22,91 @@ pub struct Stats {
     pub blocks_invalidated: u64,
     /// Times the CPU slept in HLT.
     pub halts: u64,
+    /// Of an engine whose translator is on.
+    pub translator: Option<TranslatorStats>,
+}
+
+/// What a translator of guest code to host code did since the vCPU was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TranslatorStats {
+    /// Blocks translated; one that is translated again counts again.
+    pub blocks: u64,
+    /// Guest instructions in them: how many were translated, not how often they ran.
+    pub instructions: u64,
+    /// Bytes of host code in the code cache now.
+    pub cache_bytes: u64,
+    /// Translated blocks dropped because the guest, a device or another CPU wrote to their code.
+    pub invalidated: u64,
+    /// Translated blocks dropped to make room in the code cache.
+    pub evictions: u64,
+    pub exits: ExitCounts,
+}
+
+/// Why translated code gave control back to the run loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExitCounts {
+    /// Something was up: an interrupt, another thread's post, the clock.
+    pub poll: u64,
+    /// The target of an indirect branch or of a return was not in the jump cache.
+    pub lookup: u64,
+    /// The next instruction is the interpreter's.
+    pub interpret: u64,
+    /// A memory access that the TLB's refill could not serve: a fault, a device, a page with code.
+    pub refill_failed: u64,
+    /// A direct branch that was not yet linked to the block it goes to.
+    pub link: u64,
+    /// The guest's x87 or vector state was not in the host's registers.
+    pub fpu: u64,
+}
+
+impl Add for Stats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            instructions: self.instructions + other.instructions,
+            tlb_misses: self.tlb_misses + other.tlb_misses,
+            tlb_flushes: self.tlb_flushes + other.tlb_flushes,
+            exceptions: self.exceptions + other.exceptions,
+            interrupts: self.interrupts + other.interrupts,
+            port_accesses: self.port_accesses + other.port_accesses,
+            mmio_accesses: self.mmio_accesses + other.mmio_accesses,
+            blocks_decoded: self.blocks_decoded + other.blocks_decoded,
+            blocks_invalidated: self.blocks_invalidated + other.blocks_invalidated,
+            halts: self.halts + other.halts,
+            translator: [self.translator, other.translator].into_iter().flatten().reduce(Add::add),
+        }
+    }
+}
+
+impl Add for TranslatorStats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            blocks: self.blocks + other.blocks,
+            instructions: self.instructions + other.instructions,
+            cache_bytes: self.cache_bytes + other.cache_bytes,
+            invalidated: self.invalidated + other.invalidated,
+            evictions: self.evictions + other.evictions,
+            exits: self.exits + other.exits,
+        }
+    }
+}
+
+impl Add for ExitCounts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            poll: self.poll + other.poll,
+            lookup: self.lookup + other.lookup,
+            interpret: self.interpret + other.interpret,
+            refill_failed: self.refill_failed + other.refill_failed,
+            link: self.link + other.link,
+            fpu: self.fpu + other.fpu,
+        }
+    }
 }
 
 /// One instruction that ran shortly before a crash.
