@@ -40,6 +40,8 @@ enum Chore {
 enum Bench {
     /// Kernel to init and an idle guest, motu and QEMU's TCG in turn
     Boot(bench::BootArgs),
+    /// Programs on the host, in motu's software CPU and in QEMU's TCG, in turn
+    Cpu(bench::CpuArgs),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Chore::Docs => docs::run(),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Bench { what: Bench::Boot(args) } => bench::boot(&args),
+        Chore::Bench { what: Bench::Cpu(args) } => bench::cpu(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,7 @@
 //! One boot.
 
 use super::guest::{Guest, Init};
-use super::vmm::{Running, Vmm};
+use super::vmm::{PATIENCE, Running, Vmm};
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
 
@@ -32,17 +32,25 @@ pub fn run(vmm: &Vmm, guest: &Guest) -> Result<Boot> {
     let start = Instant::now();
     let running = Running::start(vmm, guest, Init::PowerOff)?;
     let (wall, cpu) = (running.wall, running.cpu);
-    let (status, errors) = running.finish()?;
+    let ended = running.finish(PATIENCE)?;
     let total = start.elapsed();
-    ensure!(status.success(), "{} ended with {status}:\n{errors}", vmm.name());
-    let stats = match vmm {
-        Vmm::Motu(_) => Some(Stats::parse(&errors).with_context(|| format!("motu's figures are not in:\n{errors}"))?),
-        Vmm::Qemu => None,
-    };
+    ensure!(ended.status.success(), "{} ended with {}:\n{}", vmm.name(), ended.status, ended.errors);
+    let stats = Stats::of(vmm, &ended.errors)?;
     Ok(Boot { wall, cpu, total, stats })
 }
 
 impl Stats {
+    /// What motu has printed; QEMU prints nothing of the kind.
+    pub fn of(vmm: &Vmm, errors: &str) -> Result<Option<Stats>> {
+        match vmm {
+            Vmm::Motu { .. } => {
+                let stats = Stats::parse(errors).with_context(|| format!("motu's figures are not in:\n{errors}"))?;
+                Ok(Some(stats))
+            }
+            Vmm::Qemu => Ok(None),
+        }
+    }
+
     fn parse(text: &str) -> Option<Stats> {
         let row = |name: &str| {
             let value = text.lines().find_map(|line| line.trim().strip_prefix(name))?;

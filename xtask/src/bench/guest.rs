@@ -1,4 +1,7 @@
 //! The guest that both boot: the same kernel, RAM disk and command line, byte for byte.
+//!
+//! It is the image `tiny`, with a second archive behind its initial RAM disk (the kernel unpacks one after the
+//! other) in which the init is.
 
 use anyhow::{Context, Result, ensure};
 use motu_store::{Archive, Store};
@@ -14,6 +17,7 @@ pub const MEMORY_MIB: u32 = 512;
 
 const POWER_OFF: &str = "/bench/power-off";
 const IDLE: &str = "/bench/idle";
+const CPU: &str = "/bench/cpu";
 
 /// Files of a guest.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub struct Guest {
     /// The package that the kernel is from, and its version.
     pub kernel_name: String,
     pub initrd: PathBuf,
+    /// The program that the guest's shell is, for those who need it outside.
+    pub busybox: Vec<u8>,
     /// The kernel's command line without its `rdinit`.
     pub cmdline: String,
 }
@@ -31,12 +37,14 @@ pub struct Guest {
 pub enum Init {
     PowerOff,
     Idle,
+    /// The programs that are measured.
+    Cpu,
 }
 
 impl Guest {
-    /// Makes the guest's files in `folder` from the image `tiny`, which `motu` makes if it is not there.
-    /// `idle` is for how many seconds it will be watched while it does nothing.
-    pub fn prepare(motu: &Path, folder: &Path, idle: u64) -> Result<Guest> {
+    /// Makes the guest's files in `folder` from the image `tiny`, which `motu` makes if it is not there, and
+    /// an archive with the guest's inits.
+    pub fn prepare(motu: &Path, folder: &Path, inits: &Archive<'_>) -> Result<Guest> {
         let status = Command::new(motu)
             .args(["run", "--timeout", "10m", "--", "true"])
             .stdin(Stdio::null())
@@ -50,7 +58,8 @@ impl Guest {
         let blob = |digest: motu_store::Digest| root.join("blobs/sha256").join(digest.to_string());
         let tiny_initrd = blob(tiny.initrd);
         let mut bytes = fs::read(&tiny_initrd).with_context(|| format!("reading {}", tiny_initrd.display()))?;
-        bytes.extend(inits(idle)?);
+        let busybox = member(&bytes, "bin/busybox").context("the image tiny has no bin/busybox")?.to_vec();
+        bytes.extend(inits.to_bytes());
         let initrd = folder.join("initrd");
         fs::write(&initrd, bytes).with_context(|| format!("writing {}", initrd.display()))?;
         let package = tiny.packages.first().context("the image tiny was made from no package")?;
@@ -58,6 +67,7 @@ impl Guest {
             kernel: blob(tiny.kernel),
             kernel_name: format!("{} {}", package.name, package.version),
             initrd,
+            busybox,
             // What a kernel does against its processor's weaknesses depends on the processor that it
             // is shown, and each of the two shows another.
             cmdline: format!("{} mitigations=off", tiny.cmdline),
@@ -77,18 +87,67 @@ impl Guest {
         let path = match init {
             Init::PowerOff => POWER_OFF,
             Init::Idle => IDLE,
+            Init::Cpu => CPU,
         };
         format!("{} rdinit={path}", self.cmdline)
     }
 }
 
-/// An archive with the guest's inits.
-fn inits(idle: u64) -> Result<Vec<u8>> {
+/// The inits that only boot. `idle` is for how many seconds a guest will be watched while it does nothing.
+pub fn boot_inits(idle: u64) -> Result<Archive<'static>> {
     let script = |then: &str| format!("#!/bin/busybox sh\necho {MARKER}\n{then}\nexec /bin/busybox poweroff -f\n");
     let mut archive = Archive::new();
     for (path, then) in [(POWER_OFF, String::new()), (IDLE, format!("/bin/busybox sleep {}", idle.saturating_add(60)))]
     {
         archive.file(path.trim_start_matches('/'), 0o755, script(&then).into_bytes())?;
     }
-    Ok(archive.to_bytes())
+    Ok(archive)
+}
+
+/// The init that measures, and the least program, which it starts.
+pub fn cpu_init(program: Vec<u8>, tiny: Vec<u8>) -> Result<Archive<'static>> {
+    let mut archive = Archive::new();
+    archive.file(CPU.trim_start_matches('/'), 0o755, program)?;
+    archive.file("bench/tiny", 0o755, tiny)?;
+    archive.symlink("bench/busybox", "/bin/busybox")?;
+    Ok(archive)
+}
+
+/// A file of an archive of the "newc" kind (Documentation/driver-api/early-userspace/buffer-format.rst).
+fn member<'a>(archive: &'a [u8], wanted: &str) -> Option<&'a [u8]> {
+    /// The header: a magic number and 13 numbers of 8 hexadecimal digits each.
+    const HEADER: usize = 6 + 13 * 8;
+    let mut at = 0;
+    loop {
+        let header = archive.get(at..)?.get(..HEADER)?;
+        let number = |index: usize| {
+            let digits = header.get(6 + 8 * index..)?.get(..8)?;
+            usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+        };
+        let (size, name_size) = (number(6)?, number(11)?);
+        let name = archive.get(at + HEADER..)?.get(..name_size.checked_sub(1)?)?;
+        let start = (at + HEADER + name_size).next_multiple_of(4);
+        if name == wanted.as_bytes() {
+            return archive.get(start..)?.get(..size);
+        }
+        at = (start + size).next_multiple_of(4);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_an_archive_is_found_by_its_name() {
+        let mut archive = Archive::new();
+        archive.file("bin/other", 0o755, &b"odd"[..]).unwrap();
+        archive.file("bin/busybox", 0o755, &b"program"[..]).unwrap();
+        archive.file("empty", 0o644, &b""[..]).unwrap();
+        let bytes = archive.to_bytes();
+        assert_eq!(member(&bytes, "bin/busybox"), Some(&b"program"[..]));
+        assert_eq!(member(&bytes, "empty"), Some(&b""[..]));
+        assert_eq!(member(&bytes, "bin/sh"), None);
+        assert_eq!(member(b"no archive", "bin/sh"), None);
+    }
 }

@@ -1,10 +1,11 @@
 //! `cargo xtask bench`: motu and QEMU's software mode side by side, in one run.
 //!
-//! Both boot the same bytes: the image `tiny`'s kernel and initial RAM disk, to which a second archive
-//! with another init is appended (the kernel unpacks one after the other). That init is a shell script
-//! whose first act is to print a line on the serial console: the guest's first user-space line.
+//! Both boot the same bytes: the image `tiny`'s kernel and initial RAM disk, with another init, whose first act is to
+//! print a line on the serial console: the guest's first user-space line.
 
 mod boot;
+mod cpu;
+mod document;
 mod guest;
 mod host;
 mod idle;
@@ -12,18 +13,15 @@ mod report;
 mod samples;
 mod vmm;
 
+pub use cpu::{Args as CpuArgs, run as cpu};
+
 use crate::workspace::{self, Metadata};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use guest::Guest;
 use report::Report;
-use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vmm::Vmm;
-
-/// Between these lines of docs/performance.md the report is written.
-const BEGIN: &str = "<!-- cargo xtask bench boot: begin -->";
-const END: &str = "<!-- cargo xtask bench boot: end -->";
 
 #[derive(Debug, clap::Args)]
 pub struct BootArgs {
@@ -53,15 +51,12 @@ pub struct BootArgs {
 /// QEMU is not installed, motu does not build, or a guest does not boot.
 pub fn boot(args: &BootArgs) -> Result<()> {
     let qemu = host::qemu_version()?;
-    let motu = match &args.motu {
-        Some(motu) => std::path::absolute(motu).context("finding motu")?,
-        None => build()?,
-    };
+    let motu = find(args.motu.as_deref())?;
     let folder = tempfile::tempdir().context("making a folder for the initial RAM disk")?;
-    let guest = Guest::prepare(&motu, folder.path(), args.idle)?.with_parameters(&args.append);
-    let vmms = [Vmm::Motu(motu), Vmm::Qemu];
+    let guest = Guest::prepare(&motu, folder.path(), &guest::boot_inits(args.idle)?)?.with_parameters(&args.append);
+    let vmms = [Vmm::motu(motu), Vmm::Qemu];
     let before = args.before.as_ref().map(std::path::absolute).transpose().context("finding the earlier motu")?;
-    let before = before.map(Vmm::Motu);
+    let before = before.map(Vmm::motu);
 
     let (mut pairs, mut befores) = (Vec::new(), Vec::new());
     for round in 0..args.rounds {
@@ -103,45 +98,20 @@ pub fn boot(args: &BootArgs) -> Result<()> {
     };
     println!("{report}");
     if args.write {
-        write(&report.to_string())?;
+        document::write("boot", &report.to_string())?;
     }
     Ok(())
 }
 
-/// Builds motu as its users do.
-fn build() -> Result<PathBuf> {
+/// The motu that was given, or one that is built as its users do.
+fn find(given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(motu) = given {
+        return std::path::absolute(motu).context("finding motu");
+    }
     let status = workspace::cargo()
         .args(["build", "--release", "--locked", "--package", "motu"])
         .status()
         .context("building motu")?;
     ensure!(status.success(), "building motu: {status}");
     Ok(Metadata::read()?.target_directory.join("release/motu"))
-}
-
-fn write(report: &str) -> Result<()> {
-    let path = workspace::root().join("docs/performance.md");
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let text = replaced(&text, report).with_context(|| format!("putting the report into {}", path.display()))?;
-    fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
-}
-
-/// `text` with `report` between the two marks.
-fn replaced(text: &str, report: &str) -> Result<String> {
-    let Some((before, rest)) = text.split_once(BEGIN) else { bail!("the line {BEGIN:?} is not in it") };
-    let Some((_, after)) = rest.split_once(END) else { bail!("the line {END:?} is not in it, or before the other") };
-    Ok(format!("{before}{BEGIN}\n{}\n{END}{after}", report.trim_end()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_between_the_marks_is_replaced() {
-        let text = format!("# Title\n{BEGIN}\nold\n{END}\nend\n");
-        let new = replaced(&text, "new\n").unwrap();
-        assert_eq!(new, format!("# Title\n{BEGIN}\nnew\n{END}\nend\n"));
-        assert_eq!(replaced(&new, "new").unwrap(), new);
-        assert!(replaced("# Title", "new").unwrap_err().to_string().contains(BEGIN));
-    }
 }

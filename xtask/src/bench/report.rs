@@ -77,14 +77,14 @@ impl Display for Report {
         writeln!(f, "\n| figure | target | measured | |")?;
         writeln!(f, "| --- | ---: | ---: | --- |")?;
         let mips = self.stats(|stats| stats.mips).median();
-        judged(f, "guest instructions a second, million", ("≥", targets::MIPS), mips, mips >= targets::MIPS)?;
+        judged(f, "guest instructions a second, million", ("≥", targets::MIPS), (mips, 1), mips >= targets::MIPS)?;
         let times = self.over(ratio).median();
-        judged(f, "kernel to init, times QEMU TCG", ("≤", targets::RATIO), times, times <= targets::RATIO)?;
+        judged(f, "kernel to init, times QEMU TCG", ("≤", targets::RATIO), (times, 1), times <= targets::RATIO)?;
         let memory = self.stats(|stats| stats.own_memory).max();
-        judged(f, "motu's own memory, MiB", ("≤", targets::OWN_MEMORY), memory, memory <= targets::OWN_MEMORY)?;
+        judged(f, "motu's own memory, MiB", ("≤", targets::OWN_MEMORY), (memory, 1), memory <= targets::OWN_MEMORY)?;
         if let Some((motu, qemu)) = self.idle {
             let name = format!("idle guest, percent of a core over {} s (QEMU: {qemu:.1})", self.watch.as_secs());
-            judged(f, &name, ("<", targets::IDLE), motu, motu < targets::IDLE)?;
+            judged(f, &name, ("<", targets::IDLE), (motu, 1), motu < targets::IDLE)?;
         }
         Ok(())
     }
@@ -98,9 +98,16 @@ fn row(f: &mut Formatter<'_>, name: &str, samples: &Samples, digits: usize) -> f
     writeln!(f, "| {name} | {:.digits$} | {:.digits$} | {:.digits$} |", samples.min(), samples.median(), samples.max())
 }
 
-fn judged(f: &mut Formatter<'_>, name: &str, (sign, target): (&str, f64), measured: f64, kept: bool) -> fmt::Result {
+/// A line of a table of targets; what was measured comes with how many digits of its fraction to show.
+pub fn judged(
+    f: &mut Formatter<'_>,
+    name: &str,
+    (sign, target): (&str, f64),
+    (measured, digits): (f64, usize),
+    kept: bool,
+) -> fmt::Result {
     let verdict = if kept { "kept" } else { "**missed**" };
-    writeln!(f, "| {name} | {sign} {target} | {measured:.1} | {verdict} |")
+    writeln!(f, "| {name} | {sign} {target} | {measured:.digits$} | {verdict} |")
 }
 
 #[cfg(test)]

@@ -11,21 +11,30 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// No boot takes as long.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The kernel counts a process' time in hundredths of a second on x86 (USER_HZ; proc(5)).
 const TICKS_PER_SECOND: f64 = 100.0;
 
 #[derive(Debug)]
 pub enum Vmm {
-    Motu(PathBuf),
+    Motu {
+        program: PathBuf,
+        /// What follows `soft,` in its `--engine`.
+        engine_options: String,
+    },
     Qemu,
 }
 
 impl Vmm {
+    /// motu with its engine as it comes.
+    pub fn motu(program: PathBuf) -> Vmm {
+        Vmm::Motu { program, engine_options: String::new() }
+    }
+
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Motu(_) => "motu",
+            Self::Motu { .. } => "motu",
             Self::Qemu => "QEMU",
         }
     }
@@ -34,9 +43,13 @@ impl Vmm {
     pub fn command(&self, guest: &Guest, init: Init) -> Command {
         let cmdline = guest.cmdline(init);
         let mut command = match self {
-            Self::Motu(program) => {
+            Self::Motu { program, engine_options } => {
+                let engine = match engine_options.as_str() {
+                    "" => "soft".to_owned(),
+                    options => format!("soft,{options}"),
+                };
                 let mut motu = Command::new(program);
-                motu.args(["run", "--stats", "--engine", "soft", "--memory", &format!("{MEMORY_MIB}M")]);
+                motu.args(["run", "--stats", "--engine", &engine, "--memory", &format!("{MEMORY_MIB}M")]);
                 motu.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
                 motu.args(["--append", &cmdline]);
                 motu
@@ -66,8 +79,35 @@ pub struct Running {
     /// Seconds of CPU that its process had used by then.
     pub cpu: f64,
     ended: Receiver<()>,
-    output: Option<JoinHandle<String>>,
+    output: Option<JoinHandle<Vec<Line>>>,
     errors: Option<JoinHandle<String>>,
+}
+
+/// A line of the guest's console.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// When it came.
+    pub at: Instant,
+    pub text: String,
+}
+
+/// What a program has left that ended by itself.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub output: Vec<Line>,
+    pub errors: String,
+}
+
+impl Ended {
+    /// The output's text.
+    pub fn text(&self) -> String {
+        text_of(&self.output)
+    }
+}
+
+fn text_of(lines: &[Line]) -> String {
+    lines.iter().map(|line| format!("{}\n", line.text)).collect()
 }
 
 impl Running {
@@ -81,18 +121,17 @@ impl Running {
         let (seen, line_seen) = mpsc::channel();
         let (at_end, ended) = mpsc::channel();
         let output = std::thread::spawn(move || {
-            let mut text = String::new();
+            let mut lines = Vec::new();
             for line in BufReader::new(stdout).split(b'\n').map_while(std::io::Result::ok) {
-                let line = String::from_utf8_lossy(&line);
+                let (at, line) = (Instant::now(), String::from_utf8_lossy(&line));
                 if line.contains(MARKER) {
                     // Nobody listens any more if the line comes twice.
-                    let _ = seen.send(Instant::now());
+                    let _ = seen.send(at);
                 }
-                text.push_str(line.trim_end());
-                text.push('\n');
+                lines.push(Line { at, text: line.trim_end().to_owned() });
             }
             drop(at_end);
-            text
+            lines
         });
         let errors = std::thread::spawn(move || {
             let mut text = String::new();
@@ -117,7 +156,7 @@ impl Running {
             }
             Err(_) => {
                 let (output, errors) = running.stop();
-                bail!("{} does not reach user space; it said:\n{output}{errors}", vmm.name())
+                bail!("{} does not reach user space; it said:\n{}{errors}", vmm.name(), text_of(&output))
             }
         }
     }
@@ -129,25 +168,28 @@ impl Running {
         ticks(&text).map(|ticks| ticks as f64 / TICKS_PER_SECOND).with_context(|| format!("{path} has no times"))
     }
 
-    /// Waits until the guest has switched itself off; the program's status and its standard error.
-    pub fn finish(mut self) -> Result<(ExitStatus, String)> {
-        if self.ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+    /// Waits until the guest has switched itself off.
+    ///
+    /// # Errors
+    /// It does not within `patience`.
+    pub fn finish(mut self, patience: Duration) -> Result<Ended> {
+        if self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
             let (output, errors) = self.stop();
-            bail!("{} does not end; it said:\n{output}{errors}", self.name);
+            bail!("{} does not end; it said:\n{}{errors}", self.name, text_of(&output));
         }
         let status = self.child.wait().with_context(|| format!("waiting for {}", self.name))?;
-        let (_, errors) = self.stop();
-        Ok((status, errors))
+        let (output, errors) = self.stop();
+        Ok(Ended { status, output, errors })
     }
 
     /// Ends the process if it still runs, and returns what it printed.
-    fn stop(&mut self) -> (String, String) {
+    fn stop(&mut self) -> (Vec<Line>, String) {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let text =
-            |thread: Option<JoinHandle<String>>| thread.and_then(|thread| thread.join().ok()).unwrap_or_default();
-        (text(self.output.take()), text(self.errors.take()))
+        let output = self.output.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        let errors = self.errors.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        (output, errors)
     }
 }
 
@@ -179,14 +221,35 @@ mod tests {
 
     #[test]
     fn both_boot_the_same_files() {
-        let guest =
-            Guest { kernel: "/k".into(), kernel_name: String::new(), initrd: "/i".into(), cmdline: "quiet".to_owned() };
-        for vmm in [Vmm::Motu("/motu".into()), Vmm::Qemu] {
-            let command = vmm.command(&guest, Init::PowerOff);
-            let arguments: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        for vmm in [Vmm::motu("/motu".into()), Vmm::Qemu] {
+            let arguments = arguments(&vmm);
             for word in ["/k", "/i", "quiet rdinit=/bench/power-off", "512M"] {
                 assert!(arguments.iter().any(|have| have == word), "{word} in {arguments:?}");
             }
         }
+    }
+
+    #[test]
+    fn options_of_the_engine_follow_its_name() {
+        let engine = |engine_options: &str| {
+            let vmm = Vmm::Motu { program: "/motu".into(), engine_options: engine_options.to_owned() };
+            let arguments = arguments(&vmm);
+            let name = arguments.iter().position(|word| word == "--engine").unwrap();
+            arguments[name + 1].clone()
+        };
+        assert_eq!(engine(""), "soft");
+        assert_eq!(engine("translate=off"), "soft,translate=off");
+    }
+
+    fn arguments(vmm: &Vmm) -> Vec<String> {
+        let guest = Guest {
+            kernel: "/k".into(),
+            kernel_name: String::new(),
+            initrd: "/i".into(),
+            busybox: Vec::new(),
+            cmdline: "quiet".to_owned(),
+        };
+        let command = vmm.command(&guest, Init::PowerOff);
+        command.get_args().map(|word| word.to_string_lossy().into_owned()).collect()
     }
 }

@@ -1,0 +1,121 @@
+//! What is measured. The programs are in tests/guests/cpu-bench/, by the same names.
+
+use anyhow::{Result, bail};
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Row {
+    pub name: &'static str,
+    pub group: Group,
+    /// What the program does.
+    pub what: &'static str,
+    /// What its time is of.
+    pub per: &'static str,
+}
+
+/// Rows that have a mean of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Integer,
+    Calls,
+    Float,
+    Simd,
+    Memory,
+    System,
+    Programs,
+}
+
+impl Group {
+    pub const ALL: [Group; 7] =
+        [Group::Integer, Group::Calls, Group::Float, Group::Simd, Group::Memory, Group::System, Group::Programs];
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Group::Integer => "integer",
+            Group::Calls => "calls",
+            Group::Float => "scalar floating point",
+            Group::Simd => "SIMD",
+            Group::Memory => "memory",
+            Group::System => "operating system",
+            Group::Programs => "programs (busybox)",
+        }
+    }
+}
+
+const fn row(name: &'static str, group: Group, what: &'static str, per: &'static str) -> Row {
+    Row { name, group, what, per }
+}
+
+pub const ROWS: [Row; 29] = [
+    row("sha256", Group::Integer, "SHA-256", "byte"),
+    row("quicksort", Group::Integer, "quicksort", "number"),
+    row("hash", Group::Integer, "hash table", "access"),
+    row("chase-16k", Group::Integer, "pointer chase, 16 KiB", "step"),
+    row("chase-512k", Group::Integer, "pointer chase, 512 KiB", "step"),
+    row("list", Group::Integer, "list of structures", "entry"),
+    row("crc32", Group::Integer, "CRC-32 by table", "byte"),
+    row("fib", Group::Calls, "recursion", "call"),
+    row("indirect", Group::Calls, "indirect calls", "call"),
+    row("bytecode", Group::Calls, "bytecode interpreter", "dispatch"),
+    row("nbody", Group::Float, "n bodies", "step"),
+    row("mandelbrot", Group::Float, "Mandelbrot set", "point"),
+    row("matrix-sse2", Group::Simd, "matrix product, SSE2", "multiplication"),
+    row("matrix-avx2", Group::Simd, "matrix product, AVX2 and FMA", "multiplication"),
+    row("copy-words", Group::Memory, "copy loop, 8 bytes each", "word"),
+    row("memcpy-1000", Group::Memory, "glibc's memcpy, 1000 bytes", "call"),
+    row("memcpy-16k", Group::Memory, "glibc's memcpy, 16 KiB", "call"),
+    row("rep-movsb-16k", Group::Memory, "rep movsb, 16 KiB", "copy"),
+    row("rep-stosq-16k", Group::Memory, "rep stosq, 16 KiB", "fill"),
+    row("getpid", Group::System, "getpid", "call"),
+    row("page-fault", Group::System, "map, touch, unmap", "page"),
+    row("fork", Group::System, "fork, exit, wait", "child"),
+    row("exec", Group::System, "fork, exec, exit, wait", "child"),
+    row("pipe", Group::System, "a byte to a process and back", "round trip"),
+    row("file", Group::System, "create, write 4 KiB, unlink", "file"),
+    row("gzip", Group::Programs, "gzip", "run"),
+    row("sha256sum", Group::Programs, "sha256sum", "run"),
+    row("sort", Group::Programs, "sort", "run"),
+    row("awk", Group::Programs, "awk", "run"),
+];
+
+/// The rows that were named, or all if none was, in the table's order.
+///
+/// # Errors
+/// There is no row by one of the names.
+pub fn chosen(names: &[String]) -> Result<Vec<&'static Row>> {
+    if let Some(name) = names.iter().find(|name| ROWS.iter().all(|row| row.name != name.as_str())) {
+        let all: Vec<_> = ROWS.iter().map(|row| row.name).collect();
+        bail!("there is no row {name:?}; there are {}", all.join(", "));
+    }
+    Ok(ROWS.iter().filter(|row| names.is_empty() || names.iter().any(|name| name == row.name)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::program;
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn every_row_has_its_program_and_every_program_its_row() {
+        let mut programs = Vec::new();
+        for source in program::SOURCES {
+            let text = fs::read_to_string(program::folder().join(source)).unwrap();
+            let names = text.lines().filter_map(|line| line.strip_prefix("    {\"")?.split_once('"'));
+            programs.extend(names.filter(|(_, rest)| rest.ends_with("},")).map(|(name, _)| name.to_owned()));
+        }
+        let rows: Vec<_> = ROWS.iter().map(|row| row.name).collect();
+        assert_eq!(programs, rows);
+    }
+
+    #[test]
+    fn rows_are_chosen_by_name_and_keep_their_order() {
+        let names = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+            chosen(&names).map(|rows| rows.iter().map(|row| row.name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&["fib", "sha256"]).unwrap(), ["sha256", "fib"]);
+        assert_eq!(names(&[]).unwrap().len(), ROWS.len());
+        assert!(names(&["fob"]).unwrap_err().to_string().contains("fib"));
+    }
+}
