@@ -5,24 +5,23 @@
 
 #define BLOCK (16 * 1024)
 #define SHORT 1000
-#define LONG (64 * 1024)
 #define REPEATS 1000
 #define SHORT_REPEATS 20000
-#define LOOPS 8
+#define LOOPS 32
 
 /*
  * One behind the other: a direct-mapped table of pages has room for both, whatever its size. And at another place in
  * its page: processors take a load for one of what was just stored 4096 bytes away.
  */
 static struct {
-    uint64_t from[LONG / 8], gap[1088 / 8], to[LONG / 8];
+    uint64_t from[BLOCK / 8], gap[1088 / 8], to[BLOCK / 8];
 } memory __attribute__((aligned(4096)));
 
 static void setup_memory(void)
 {
     uint64_t seed = 7;
 
-    for (size_t i = 0; i < LONG / 8; i++)
+    for (size_t i = 0; i < BLOCK / 8; i++)
         memory.from[i] = next_random(&seed);
     memset(memory.to, 0, sizeof memory.to);
 }
@@ -41,11 +40,11 @@ static uint64_t hash_copy(size_t bytes)
 static uint64_t copy_words(void)
 {
     for (int loop = 0; loop < LOOPS; loop++) {
-        for (size_t i = 0; i < LONG / 8; i++)
+        for (size_t i = 0; i < BLOCK / 8; i++)
             memory.to[i] = memory.from[i];
         barrier();
     }
-    return hash_copy(LONG);
+    return hash_copy(BLOCK);
 }
 
 static uint64_t copy_library(size_t bytes, int repeats)
@@ -94,7 +93,7 @@ static uint64_t rep_stosq(void)
 }
 
 const struct row memory_rows[] = {
-    {"copy-words", setup_memory, copy_words, NULL, LOOPS * (LONG / 8)},
+    {"copy-words", setup_memory, copy_words, NULL, LOOPS * (BLOCK / 8)},
     {"memcpy-1000", setup_memory, copy_short, NULL, SHORT_REPEATS},
     {"memcpy-16k", setup_memory, copy_block, NULL, REPEATS},
     {"rep-movsb-16k", setup_memory, rep_movsb, NULL, REPEATS},

@@ -19,6 +19,15 @@ const POWER_OFF: &str = "/bench/power-off";
 const IDLE: &str = "/bench/idle";
 const CPU: &str = "/bench/cpu";
 
+/// The image `tiny`, of which guests are made.
+#[derive(Debug)]
+pub struct Image {
+    kernel: PathBuf,
+    kernel_name: String,
+    initrd: Vec<u8>,
+    cmdline: String,
+}
+
 /// Files of a guest.
 #[derive(Debug)]
 pub struct Guest {
@@ -26,8 +35,6 @@ pub struct Guest {
     /// The package that the kernel is from, and its version.
     pub kernel_name: String,
     pub initrd: PathBuf,
-    /// The program that the guest's shell is, for those who need it outside.
-    pub busybox: Vec<u8>,
     /// The kernel's command line without its `rdinit`.
     pub cmdline: String,
 }
@@ -41,10 +48,9 @@ pub enum Init {
     Cpu,
 }
 
-impl Guest {
-    /// Makes the guest's files in `folder` from the image `tiny`, which `motu` makes if it is not there, and
-    /// an archive with the guest's inits.
-    pub fn prepare(motu: &Path, folder: &Path, inits: &Archive<'_>) -> Result<Guest> {
+impl Image {
+    /// Finds the image, which `motu` makes if it is not there.
+    pub fn tiny(motu: &Path) -> Result<Image> {
         let status = Command::new(motu)
             .args(["run", "--timeout", "10m", "--", "true"])
             .stdin(Stdio::null())
@@ -56,24 +62,33 @@ impl Guest {
         let images = Store::open(&root)?.images()?;
         let (_, tiny) = images.into_iter().find(|(name, _)| name == "tiny").context("motu has made no image tiny")?;
         let blob = |digest: motu_store::Digest| root.join("blobs/sha256").join(digest.to_string());
-        let tiny_initrd = blob(tiny.initrd);
-        let mut bytes = fs::read(&tiny_initrd).with_context(|| format!("reading {}", tiny_initrd.display()))?;
-        let busybox = member(&bytes, "bin/busybox").context("the image tiny has no bin/busybox")?.to_vec();
-        bytes.extend(inits.to_bytes());
-        let initrd = folder.join("initrd");
-        fs::write(&initrd, bytes).with_context(|| format!("writing {}", initrd.display()))?;
+        let initrd = blob(tiny.initrd);
         let package = tiny.packages.first().context("the image tiny was made from no package")?;
-        Ok(Guest {
+        Ok(Image {
             kernel: blob(tiny.kernel),
             kernel_name: format!("{} {}", package.name, package.version),
-            initrd,
-            busybox,
+            initrd: fs::read(&initrd).with_context(|| format!("reading {}", initrd.display()))?,
             // What a kernel does against its processor's weaknesses depends on the processor that it
             // is shown, and each of the two shows another.
             cmdline: format!("{} mitigations=off", tiny.cmdline),
         })
     }
 
+    /// A guest with these inits, its initial RAM disk written to the file `initrd`.
+    pub fn guest(&self, initrd: PathBuf, inits: &Archive<'_>) -> Result<Guest> {
+        let bytes = [self.initrd.as_slice(), &inits.to_bytes()].concat();
+        fs::write(&initrd, bytes).with_context(|| format!("writing {}", initrd.display()))?;
+        let (kernel, kernel_name, cmdline) = (self.kernel.clone(), self.kernel_name.clone(), self.cmdline.clone());
+        Ok(Guest { kernel, kernel_name, initrd, cmdline })
+    }
+
+    /// The program that the guest's shell is.
+    pub fn busybox(&self) -> Result<&[u8]> {
+        member(&self.initrd, "bin/busybox").context("the image tiny has no bin/busybox")
+    }
+}
+
+impl Guest {
     /// The same with more parameters for the kernel.
     pub fn with_parameters(mut self, parameters: &str) -> Guest {
         if !parameters.is_empty() {

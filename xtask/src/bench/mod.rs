@@ -17,7 +17,7 @@ pub use cpu::{Args as CpuArgs, run as cpu};
 
 use crate::workspace::{self, Metadata};
 use anyhow::{Context, Result, ensure};
-use guest::Guest;
+use guest::Image;
 use report::Report;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -53,7 +53,8 @@ pub fn boot(args: &BootArgs) -> Result<()> {
     let qemu = host::qemu_version()?;
     let motu = find(args.motu.as_deref())?;
     let folder = tempfile::tempdir().context("making a folder for the initial RAM disk")?;
-    let guest = Guest::prepare(&motu, folder.path(), &guest::boot_inits(args.idle)?)?.with_parameters(&args.append);
+    let guest = Image::tiny(&motu)?.guest(folder.path().join("initrd"), &guest::boot_inits(args.idle)?)?;
+    let guest = guest.with_parameters(&args.append);
     let vmms = [Vmm::motu(motu), Vmm::Qemu];
     let before = args.before.as_ref().map(std::path::absolute).transpose().context("finding the earlier motu")?;
     let before = before.map(Vmm::motu);

@@ -1,6 +1,6 @@
 //! Least, middle and greatest of some measurements.
 
-/// At least one measurement, in order.
+/// Measurements, in order.
 #[derive(Clone, Debug)]
 pub struct Samples(Vec<f64>);
 
@@ -9,6 +9,10 @@ impl Samples {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         Samples(values)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub fn min(&self) -> f64 {

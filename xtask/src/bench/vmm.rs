@@ -242,13 +242,8 @@ mod tests {
     }
 
     fn arguments(vmm: &Vmm) -> Vec<String> {
-        let guest = Guest {
-            kernel: "/k".into(),
-            kernel_name: String::new(),
-            initrd: "/i".into(),
-            busybox: Vec::new(),
-            cmdline: "quiet".to_owned(),
-        };
+        let guest =
+            Guest { kernel: "/k".into(), kernel_name: String::new(), initrd: "/i".into(), cmdline: "quiet".to_owned() };
         let command = vmm.command(&guest, Init::PowerOff);
         command.get_args().map(|word| word.to_string_lossy().into_owned()).collect()
     }

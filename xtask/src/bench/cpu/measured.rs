@@ -54,6 +54,11 @@ impl Measured {
         self.rounds.iter().all(|round| round.contains_key(&who))
     }
 
+    /// Whether boots were measured too.
+    pub fn boots(&self) -> bool {
+        !self.to_init(Who::Soft).is_empty()
+    }
+
     /// Nanoseconds an iteration, one figure a round.
     pub fn times(&self, who: Who, row: &Row) -> Samples {
         Samples::new(self.rounds.iter().filter_map(|round| Some(round.get(&who)?.rows.get(row.name)?.best)))

@@ -3,6 +3,7 @@
 //! The program times itself by the guest's clock, which is held against the host's, and every row comes to a checksum
 //! that has to be the same everywhere.
 
+mod borrowed;
 mod chart;
 mod measured;
 mod program;
@@ -10,14 +11,16 @@ mod report;
 mod rows;
 mod run;
 
-use super::guest::{self, Guest};
+use super::guest::{self, Guest, Image};
 use super::vmm::Vmm;
 use super::{document, find, host};
 use crate::workspace;
 use anyhow::{Context, Result};
 use measured::{Measured, Round};
+use program::Programs;
 use report::Report;
-use run::{Runner, Who};
+use rows::{BORROWED, ROWS, Row};
+use run::{Plan, Runner, Who};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -70,30 +73,24 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let programs = program::compile(&folder)?;
     let motu = find(args.motu.as_deref())?;
-    let guest = prepare(&motu, &folder, &programs)?;
+    let image = Image::tiny(&motu)?;
+    let guest = prepare(&image, &folder, &programs, &rows)?;
     if args.keep.is_some() {
         keep(&guest, &folder)?;
     }
-
-    let names: Vec<_> = rows.iter().map(|row| row.name).collect();
-    let mut parameters = vec![("bench_ms", args.budget.to_string())];
-    if !args.only.is_empty() {
-        parameters.push(("bench", names.join(",")));
-    }
-    let words: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let guest = guest.with_parameters(&words.join(" "));
+    let plan = plan(args, &image, guest, &rows)?;
     let runners = runners(args, programs.cpu, motu)?;
     let mut rounds = Vec::new();
     for number in 0..args.rounds {
         eprintln!("round {} of {}", number + 1, args.rounds);
-        rounds.push(round(&runners, number as usize, &guest, &parameters)?);
+        rounds.push(round(&runners, number as usize, &plan)?);
     }
 
     let engine = if args.engine_options.is_empty() { String::new() } else { format!(",{}", args.engine_options) };
     let report = Report {
         host: host::description(&qemu),
-        kernel: guest.kernel_name,
-        cmdline: guest.cmdline,
+        kernel: plan.guest.kernel_name,
+        cmdline: plan.guest.cmdline,
         compiler: programs.compiler,
         engine: format!("soft{engine}"),
         measured: Measured::new(rows, rounds)?,
@@ -112,18 +109,31 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// The guest with the programs, and what they need on the host beside them.
-fn prepare(motu: &Path, folder: &Path, programs: &program::Programs) -> Result<Guest> {
+fn prepare(image: &Image, folder: &Path, programs: &Programs, rows: &[&Row]) -> Result<Guest> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
-    let guest = Guest::prepare(motu, folder, &guest::cpu_init(read(&programs.cpu)?, read(&programs.tiny)?)?)?;
-    executable(&folder.join("busybox"), &guest.busybox)?;
-    Ok(guest)
+    let mut archive = guest::cpu_init(read(&programs.cpu)?, read(&programs.tiny)?)?;
+    for (program, _) in BORROWED {
+        if rows.iter().any(|row| row.borrows() == Some(program)) {
+            borrowed::lend(program, folder, &mut archive).with_context(|| format!("taking the host's {program}"))?;
+        }
+    }
+    program::executable(&folder.join("busybox"), image.busybox()?)?;
+    image.guest(folder.join("initrd"), &archive)
 }
 
-fn executable(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))?;
-    let permissions = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(path, permissions).with_context(|| format!("making {} executable", path.display()))
+/// What each runs. Boots are left out where single rows are asked for.
+fn plan(args: &Args, image: &Image, guest: Guest, rows: &[&Row]) -> Result<Plan> {
+    let mut parameters = vec![("bench_ms", args.budget.to_string())];
+    if rows.len() < ROWS.len() {
+        let names: Vec<_> = rows.iter().map(|row| row.name).collect();
+        parameters.push(("bench", names.join(",")));
+    }
+    let words: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let boots = args.only.is_empty().then(|| {
+        let initrd = guest.initrd.with_file_name("initrd-boot");
+        image.guest(initrd, &guest::boot_inits(0)?)
+    });
+    Ok(Plan { guest: guest.with_parameters(&words.join(" ")), boots: boots.transpose()?, parameters })
 }
 
 /// The kernel too goes into the folder, and how to run all that by hand is told.
@@ -155,12 +165,12 @@ fn runners(args: &Args, program: PathBuf, motu: PathBuf) -> Result<Vec<(Who, Run
 }
 
 /// One run of each. Who goes first changes, so that none always finds the host as the same other left it.
-fn round(runners: &[(Who, Runner)], number: usize, guest: &Guest, parameters: &[(&str, String)]) -> Result<Round> {
+fn round(runners: &[(Who, Runner)], number: usize, plan: &Plan) -> Result<Round> {
     let first = number % runners.len().max(1);
     let mut round = Round::new();
     for (who, runner) in runners.iter().cycle().skip(first).take(runners.len()) {
         let start = Instant::now();
-        let outcome = runner.run(guest, parameters).with_context(|| format!("running the programs: {}", who.name()))?;
+        let outcome = runner.run(plan).with_context(|| format!("running the programs: {}", who.name()))?;
         eprintln!("  {}: {:.1} s", who.name(), start.elapsed().as_secs_f64());
         round.insert(*who, outcome);
     }

@@ -1,12 +1,12 @@
 //! The programs, compiled.
 
+use super::super::guest::MARKER;
 use crate::workspace;
 use anyhow::{Context, Result, bail, ensure};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-use super::super::guest::MARKER;
 
 /// In the order of the rows.
 pub const SOURCES: [&str; 8] =
@@ -58,7 +58,15 @@ pub fn compile(to: &Path) -> Result<Programs> {
     Ok(Programs { cpu, tiny, compiler: version()? })
 }
 
-fn gcc(flags: &[&str], arguments: &[impl AsRef<std::ffi::OsStr>], to: &Path) -> Result<()> {
+/// Writes a program that can be run.
+pub fn executable(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))?;
+    let permissions = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(path, permissions).with_context(|| format!("making {} executable", path.display()))
+}
+
+fn gcc(flags: &[&str], arguments: &[impl AsRef<OsStr>], to: &Path) -> Result<()> {
     let status = Command::new("gcc").args(flags).args(arguments).arg("-o").arg(to).current_dir(folder()).status();
     match status {
         Ok(status) => {

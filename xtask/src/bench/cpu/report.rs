@@ -84,12 +84,17 @@ impl Report {
             }
             writeln!(f)?;
         }
+        if measured.boots() { self.to_init(f) } else { Ok(()) }
+    }
+
+    fn to_init(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let measured = &self.measured;
         write!(f, "| kernel to init | boot | |")?;
         for who in [Who::Soft, Who::Tcg] {
             write!(f, " {} |", duration(1e9 * measured.to_init(who).min()))?;
         }
         write!(f, " | | {} |", ratio(measured.to_init_ratio(Who::Soft, Who::Tcg)))?;
-        match before {
+        match self.before() {
             Some(before) => writeln!(f, " {} |", ratio(measured.to_init_ratio(Who::Soft, before))),
             None => writeln!(f),
         }
@@ -129,8 +134,10 @@ impl Report {
                 most(f, &format!("{name}, times native"), target, times)?;
             }
         }
-        let to_init = measured.to_init_ratio(Who::Soft, Who::Tcg).least;
-        most(f, "kernel to init, times TCG's time", targets::TO_INIT, to_init)?;
+        if measured.boots() {
+            let to_init = measured.to_init_ratio(Who::Soft, Who::Tcg).least;
+            most(f, "kernel to init, times TCG's time", targets::TO_INIT, to_init)?;
+        }
         if let Some((row, times)) = measured.worst(Who::Soft, Who::Tcg) {
             most(f, &format!("slowest row ({}), times TCG's time", row.name), targets::WORST, times)?;
         }

@@ -1,5 +1,6 @@
 //! What is measured. The programs are in tests/guests/cpu-bench/, by the same names.
 
+use super::borrowed;
 use anyhow::{Result, bail};
 
 /// One row of the table.
@@ -37,7 +38,7 @@ impl Group {
             Group::Simd => "SIMD",
             Group::Memory => "memory",
             Group::System => "operating system",
-            Group::Programs => "programs (busybox)",
+            Group::Programs => "programs",
         }
     }
 }
@@ -46,7 +47,7 @@ const fn row(name: &'static str, group: Group, what: &'static str, per: &'static
     Row { name, group, what, per }
 }
 
-pub const ROWS: [Row; 29] = [
+pub const ROWS: [Row; 33] = [
     row("sha256", Group::Integer, "SHA-256", "byte"),
     row("quicksort", Group::Integer, "quicksort", "number"),
     row("hash", Group::Integer, "hash table", "access"),
@@ -72,22 +73,50 @@ pub const ROWS: [Row; 29] = [
     row("exec", Group::System, "fork, exec, exit, wait", "child"),
     row("pipe", Group::System, "a byte to a process and back", "round trip"),
     row("file", Group::System, "create, write 4 KiB, unlink", "file"),
-    row("gzip", Group::Programs, "gzip", "run"),
-    row("sha256sum", Group::Programs, "sha256sum", "run"),
-    row("sort", Group::Programs, "sort", "run"),
-    row("awk", Group::Programs, "awk", "run"),
+    row("gzip", Group::Programs, "busybox gzip", "run"),
+    row("sha256sum", Group::Programs, "busybox sha256sum", "run"),
+    row("sort", Group::Programs, "busybox sort", "run"),
+    row("awk", Group::Programs, "busybox awk", "run"),
+    row("python-start", Group::Programs, "python3 that prints a word", "run"),
+    row("python-loop", Group::Programs, "python3, objects and dictionaries", "run"),
+    row("openssl-sha512", Group::Programs, "openssl dgst -sha512", "run"),
+    row("openssl-prime", Group::Programs, "openssl prime, 1279 bits", "run"),
 ];
 
-/// The rows that were named, or all if none was, in the table's order.
+/// Programs of the host that rows run in the guest too, and which rows: those whose names begin so.
+pub const BORROWED: [(&str, &str); 2] = [("python3", "python-"), ("openssl", "openssl-")];
+
+impl Row {
+    /// The host's program that it runs.
+    pub fn borrows(&self) -> Option<&'static str> {
+        BORROWED.iter().find(|(_, prefix)| self.name.starts_with(prefix)).map(|(program, _)| *program)
+    }
+}
+
+/// The rows that were named, in the table's order; if none was, all whose programs the host has.
 ///
 /// # Errors
-/// There is no row by one of the names.
+/// There is no row by one of the names, or the host has not its program.
 pub fn chosen(names: &[String]) -> Result<Vec<&'static Row>> {
     if let Some(name) = names.iter().find(|name| ROWS.iter().all(|row| row.name != name.as_str())) {
         let all: Vec<_> = ROWS.iter().map(|row| row.name).collect();
         bail!("there is no row {name:?}; there are {}", all.join(", "));
     }
-    Ok(ROWS.iter().filter(|row| names.is_empty() || names.iter().any(|name| name == row.name)).collect())
+    let missing = |row: &Row| row.borrows().filter(|program| !borrowed::is_there(program));
+    let mut rows = Vec::new();
+    for row in ROWS.iter().filter(|row| names.is_empty() || names.iter().any(|name| name == row.name)) {
+        match missing(row) {
+            None => rows.push(row),
+            Some(program) if names.is_empty() => {
+                eprintln!(
+                    "the row {} is left out: there is no /usr/bin/{program} (apt-get install {program})",
+                    row.name
+                );
+            }
+            Some(program) => bail!("{} needs /usr/bin/{program}: apt-get install {program}", row.name),
+        }
+    }
+    Ok(rows)
 }
 
 #[cfg(test)]
@@ -115,7 +144,10 @@ mod tests {
             chosen(&names).map(|rows| rows.iter().map(|row| row.name).collect::<Vec<_>>())
         };
         assert_eq!(names(&["fib", "sha256"]).unwrap(), ["sha256", "fib"]);
-        assert_eq!(names(&[]).unwrap().len(), ROWS.len());
+        let own = ROWS.iter().filter(|row| row.borrows().is_none()).map(|row| row.name);
+        assert!(
+            own.eq(names(&[]).unwrap().into_iter().filter(|name| !name.contains("python") && !name.contains("ssl")))
+        );
         assert!(names(&["fob"]).unwrap_err().to_string().contains("fib"));
     }
 }

@@ -1,6 +1,6 @@
 //! One run of all rows: on the host, or in a guest.
 
-use super::super::boot::Stats;
+use super::super::boot::{self, Stats};
 use super::super::guest::{Guest, Init};
 use super::super::vmm::{Line, Running, Vmm};
 use anyhow::{Context, Result, bail, ensure};
@@ -64,38 +64,48 @@ pub struct Figure {
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub rows: BTreeMap<String, Figure>,
-    /// From the program's start to the guest's first user-space line.
+    /// From the program's start to the first user-space line of a guest that only boots.
     pub to_init: Option<Duration>,
     /// motu's memory above the guest's RAM, in MiB.
     pub own_memory: Option<f64>,
 }
 
+/// What is run.
+#[derive(Debug)]
+pub struct Plan {
+    /// The guest with the programs.
+    pub guest: Guest,
+    /// The same without them, which only boots: their files are most of what a kernel has to unpack.
+    pub boots: Option<Guest>,
+    /// `NAME=VALUE`, which the programs find in their environment, as a kernel passes it to its init.
+    pub parameters: Vec<(&'static str, String)>,
+}
+
 impl Runner {
-    /// Runs the rows that `parameters` (`NAME=VALUE`, as a kernel passes them to its init) choose.
+    /// Runs the rows once.
     ///
     /// # Errors
     /// The program or the guest does not run to its end.
-    pub fn run(&self, guest: &Guest, parameters: &[(&str, String)]) -> Result<Outcome> {
+    pub fn run(&self, plan: &Plan) -> Result<Outcome> {
         match self {
             Self::Native(program) => {
                 let mut command = Command::new(program);
                 command.env_clear().env(TUNABLES.0, TUNABLES.1);
-                command.envs(parameters.iter().map(|(name, value)| (name, value)));
+                command.envs(plan.parameters.iter().map(|(name, value)| (name, value)));
                 let output = command.output().with_context(|| format!("running {}", program.display()))?;
                 let text = String::from_utf8_lossy(&output.stdout);
                 ensure!(output.status.success(), "the programs ended with {} on the host:\n{text}", output.status);
                 Ok(Outcome { rows: figures(&text)?, to_init: None, own_memory: None })
             }
             Self::Guest(vmm) => {
-                let running = Running::start(vmm, guest, Init::Cpu)?;
-                let to_init = Some(running.wall);
-                let ended = running.finish(PATIENCE)?;
+                let boot = plan.boots.as_ref().map(|guest| boot::run(vmm, guest)).transpose()?;
+                let ended = Running::start(vmm, &plan.guest, Init::Cpu)?.finish(PATIENCE)?;
                 let text = ended.text();
                 ensure!(ended.status.success(), "{} ended with {}:\n{text}{}", vmm.name(), ended.status, ended.errors);
                 let rows = figures(&text).with_context(|| format!("reading the figures from {}", vmm.name()))?;
                 check_clock(&ended.output).with_context(|| format!("in {}", vmm.name()))?;
                 let own_memory = Stats::of(vmm, &ended.errors)?.map(|stats| stats.own_memory);
-                Ok(Outcome { rows, to_init, own_memory })
+                Ok(Outcome { rows, to_init: boot.map(|boot| boot.wall), own_memory })
             }
         }
     }
