@@ -5,6 +5,7 @@
 //! `vcpu` runs it all behind the seam of `motu-hv`.
 
 mod apic;
+mod arena;
 mod cpu;
 mod decode;
 mod event;
@@ -19,6 +20,7 @@ mod native;
 mod options;
 mod reset;
 mod state;
+mod translate;
 mod vcpu;
 mod vm;
 

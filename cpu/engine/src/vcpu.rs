@@ -13,7 +13,8 @@ use crate::exec::debug::dr6;
 use crate::history::History;
 use crate::mmu::{Mmu, RamMap};
 use crate::native::NativeCache;
-use crate::options::Options;
+use crate::options::{Options, Translate};
+use crate::translate::{Next, Translator, host_suffices};
 use crate::vm::Mailbox;
 use motu_hv::{CrashReport, Exit, GuestBus, HvError, Kick, Stats, Vcpu};
 use motu_x86::contract::Contract;
@@ -32,9 +33,9 @@ const BLOCKS_PER_TICK: u32 = 1024;
 pub struct SoftVcpu {
     pub(crate) cpu: Cpu,
     pub(crate) cache: BlockCache,
+    translator: Option<Translator>,
     mailbox: Arc<Mailbox>,
     history: History,
-    options: Options,
     /// Blocks until the next look at the clock.
     countdown: u32,
 }
@@ -48,13 +49,22 @@ impl SoftVcpu {
         mailbox: Arc<Mailbox>,
         options: &Options,
     ) -> Result<Self, HvError> {
-        let native = NativeCache::new()
-            .map_err(|source| HvError::Host { doing: "mapping memory for generated code".into(), source })?;
+        let failed = |doing: &str| {
+            let doing = doing.to_owned();
+            move |source| HvError::Host { doing, source }
+        };
+        let native = NativeCache::new().map_err(failed("mapping memory for generated code"))?;
         let listener = Arc::clone(&mailbox);
         ram.on_code_write(move || listener.ring());
-        let cpu = Cpu::new(id, vcpus, contract, Mmu::new(ram), native);
-        let (cache, history, options) = (BlockCache::new(), History::default(), options.clone());
-        let mut vcpu = Self { cpu, cache, mailbox, history, options, countdown: 0 };
+        let mmu = Mmu::new(ram).map_err(failed("mapping memory for the TLB"))?;
+        let cpu = Cpu::new(id, vcpus, contract, mmu, native);
+        let translates = options.translate != Translate::Off && host_suffices();
+        let translator = translates
+            .then(|| Translator::new(cpu.mmu.tlb.frame(), options))
+            .transpose()
+            .map_err(failed("mapping memory for translated code"))?;
+        let (cache, history) = (BlockCache::new(), History::default());
+        let mut vcpu = Self { cpu, cache, translator, mailbox, history, countdown: 0 };
         vcpu.restore(&CpuState::default())?;
         Ok(vcpu)
     }
@@ -122,7 +132,30 @@ impl SoftVcpu {
                 }
             }
             self.countdown -= 1;
+            if limit == usize::MAX {
+                match self.run_translated() {
+                    Next::Continue => continue,
+                    Next::Block => {}
+                    Next::Instruction => limit = 1,
+                    Next::Attend => {
+                        self.countdown = 0;
+                        continue;
+                    }
+                }
+            }
             self.run_block(limit);
+        }
+    }
+
+    /// Runs what is translated from RIP on.
+    #[inline(always)]
+    fn run_translated(&mut self) -> Next {
+        match &mut self.translator {
+            Some(translator) if Translator::may_run(&self.cpu) => {
+                self.history.note(self.cpu.rip, &self.cpu);
+                translator.run(&mut self.cpu, &mut self.cache)
+            }
+            _ => Next::Block,
         }
     }
 

@@ -29,6 +29,18 @@ pub struct Block {
     pub second_page: Option<u64>,
     /// Never the same for two blocks; zero until the cache gives it.
     pub id: u64,
+    pub translated: Translated,
+}
+
+/// What the translator knows of a block.
+#[derive(Debug, Default)]
+pub struct Translated {
+    /// How often the interpreter ran it, up to when it was translated or found not to be translatable.
+    pub runs: u32,
+    /// Its translations by the linear address that they were made for.
+    pub at: Vec<(u64, u32)>,
+    /// Its stack was not found by one check too often.
+    pub single_checks: bool,
 }
 
 /// What decoding depends on beside the bytes.
@@ -72,7 +84,7 @@ impl Cpu {
                 Context { code_size: self.code_size, key: self.key, contract: self.contract, native: &mut self.native };
             len = decode_one(code, rip, &mut context, &mut ops);
         }
-        Ok(Block { ops: ops.into_boxed_slice(), len: len as u32, physical, key: self.decode_key(), second_page, id: 0 })
+        Ok(Block { ops: ops.into_boxed_slice(), len: len as u32, physical, key: self.decode_key(), second_page, id: 0, translated: Translated::default() })
     }
 }
 

@@ -3,7 +3,7 @@
 //! A block is looked up by the linear address first, in a direct-mapped table whose entries hold only
 //! while the translation does (see [`crate::mmu::Mmu::local_epoch`]); then by guest-physical address.
 
-use super::Block;
+use super::{Block, Translated};
 use crate::cpu::{Cpu, Faulting};
 use crate::mmu::{PAGE, PAGE_MASK};
 use std::collections::HashMap;
@@ -11,8 +11,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 /// Entries of the table by linear address; a power of two.
 const JUMPS: usize = 8192;
-/// Operations kept at most; beyond it everything is dropped and decoded anew. About 10 MiB.
-const MAX_OPS: usize = 160_000;
+/// Operations kept at most; beyond it everything is dropped and decoded anew. About 25 MiB.
+const MAX_OPS: usize = 400_000;
 
 /// Multiplicative hashing of the small integer keys below; the guest gains nothing by collisions but
 /// its own slowness.
@@ -73,6 +73,8 @@ pub struct BlockCache {
     /// Blocks made so far, plus one: identity zero belongs to none.
     made: u64,
     ops: usize,
+    /// Translations of blocks that were dropped.
+    dropped: Vec<u32>,
 }
 
 fn jump_index(linear: u64) -> usize {
@@ -95,7 +97,24 @@ impl BlockCache {
             jumps: vec![Jump::default(); JUMPS].into_boxed_slice(),
             made: 1,
             ops: 0,
+            dropped: Vec::new(),
         }
+    }
+
+    #[inline(always)]
+    pub fn get_mut(&mut self, index: u32) -> &mut Block {
+        &mut self.blocks[index as usize]
+    }
+
+    /// Translations whose blocks were dropped since the last call.
+    #[inline(always)]
+    pub fn take_dropped(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    #[inline(always)]
+    pub fn has_dropped(&self) -> bool {
+        !self.dropped.is_empty()
     }
 
     #[inline(always)]
@@ -224,10 +243,12 @@ impl BlockCache {
     }
 
     fn drop_block(&mut self, index: u32, cpu: &mut Cpu) {
-        let empty = Block { ops: Box::new([]), len: 0, physical: 0, key: 0, second_page: None, id: 0 };
+        let translated = Translated::default();
+        let empty = Block { ops: Box::new([]), len: 0, physical: 0, key: 0, second_page: None, id: 0, translated };
         let Some(slot) = self.blocks.get_mut(index as usize) else { return };
         let block = std::mem::replace(slot, empty);
         self.ops -= block.ops.len();
+        self.dropped.extend(block.translated.at.iter().map(|&(_, translation)| translation));
         self.by_address.remove(&(block.physical, block.key));
         for page in [Some(block.physical & !PAGE_MASK), block.second_page].into_iter().flatten() {
             let Some(entry) = self.pages.get_mut(&page) else { continue };
@@ -247,6 +268,9 @@ impl BlockCache {
         }
         self.pages.clear();
         self.by_address.clear();
+        for block in &self.blocks {
+            self.dropped.extend(block.translated.at.iter().map(|&(_, translation)| translation));
+        }
         self.blocks.clear();
         self.free.clear();
         self.ops = 0;

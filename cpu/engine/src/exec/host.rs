@@ -7,10 +7,13 @@ use super::operand::in_segment;
 use crate::cpu::{Cpu, Done, Fault, Faulting, Flow};
 use crate::decode::{Handler, Op};
 use crate::exec::system;
-use crate::native::{NativeCache, Outcome, Staging, Thunk, Unit, pending_x87_exception, x87_control, x87_status};
+use crate::native::{NativeCache, Outcome, Staging, Thunk, Unit, mxcsr, pending_x87_exception, x87_control, x87_status};
 use iced_x86::Instruction;
 use motu_x86::flags::{cr0, cr4, xcr0};
 use motu_x86::{Exception, XsaveArea};
+
+/// The exception masks of MXCSR (SDM vol. 1, 10.2.3).
+const MXCSR_MASKS: u32 = 0x1f80;
 
 /// Chooses the handler, and compiles the stub.
 pub fn lower(instruction: &Instruction, native: &mut NativeCache) -> (Handler, Option<Thunk>) {
@@ -48,6 +51,12 @@ impl Cpu {
             return self.raise(Exception::plain(Exception::NM));
         }
         Ok(())
+    }
+
+    /// Whether vector instructions may run as they are: no check of the unit fails, and none raises an exception.
+    pub fn vectors_usable(&mut self, avx: bool) -> bool {
+        let allowed = self.check_unit(if avx { Unit::Avx } else { Unit::Sse }).is_ok();
+        allowed && mxcsr(&self.fpu) & MXCSR_MASKS == MXCSR_MASKS
     }
 
     /// #MF for an x87 exception that is waiting to be told.

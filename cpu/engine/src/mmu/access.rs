@@ -264,6 +264,17 @@ impl Cpu {
         }
     }
 
+    /// Brings the translation for an access of `bytes` bytes inside one page into the TLB, if it is allowed, to RAM,
+    /// and (for a store) not to decoded code: says whether the TLB now has it. Raises nothing.
+    pub fn fill_for(&mut self, address: u64, bytes: u64, access: Access) -> bool {
+        if self.translate(address, access, self.mmu.control.privilege).is_err() {
+            return false;
+        }
+        let entry = self.mmu.tlb.entry(address);
+        let tag = if access == Access::Write { entry.write } else { entry.read };
+        entry.lookup(tag, address, bytes).is_some()
+    }
+
     fn fill(&mut self, address: u64, page: Page, privilege: Privilege) -> Target {
         let physical = page.physical | (address & PAGE_MASK);
         let Some(host) = self.mmu.ram.page(page.physical) else {

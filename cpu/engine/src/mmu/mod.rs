@@ -11,8 +11,10 @@ mod walk;
 
 pub use access::is_canonical;
 pub use ram::RamMap;
-pub use tlb::{Entry, PageInfo, Tlb};
+pub use tlb::{ENTRIES, Entries, Entry, PageInfo, Tlb, index_of};
 pub use walk::{Access, Control, Page, Privilege};
+
+use std::io;
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
@@ -46,9 +48,11 @@ struct Span {
 const LARGEST_PAGE: u64 = 1 << 30;
 
 impl Mmu {
-    pub fn new(ram: RamMap) -> Self {
-        Self {
-            tlb: Tlb::new(),
+    /// # Errors
+    /// The host has no memory for the TLB.
+    pub fn new(ram: RamMap) -> io::Result<Self> {
+        Ok(Self {
+            tlb: Tlb::new()?,
             control: Control::default(),
             ram,
             local_epoch: 1,
@@ -56,7 +60,7 @@ impl Mmu {
             misses: 0,
             flushes: 0,
             large: [None; 2],
-        }
+        })
     }
 
     /// Takes over what CR0, CR3, CR4, EFER and CPL say. Flushes what does not hold under it.
@@ -120,7 +124,7 @@ mod tests {
     #[test]
     fn invalidating_one_address_of_a_large_page_invalidates_its_other_pieces() {
         let ram = motu_memory::GuestRam::new(4 * PAGE).unwrap();
-        let mut mmu = Mmu::new(RamMap::new(ram));
+        let mut mmu = Mmu::new(RamMap::new(ram)).unwrap();
         let host = mmu.ram.page(0).unwrap();
         let piece = 0x7f00_0020_3000;
         let fill = |mmu: &mut Mmu| {

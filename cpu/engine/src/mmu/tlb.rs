@@ -1,14 +1,20 @@
 //! The software TLB: a direct-mapped array for each privilege.
+//!
+//! The arrays lie in the frame of translated code, which looks addresses up by itself.
 
 use super::{PAGE, PAGE_MASK, Privilege};
+use crate::translate::{Frame, Workspace};
+use std::io;
+use std::ptr::NonNull;
 
 /// Entries of one array; a power of two.
-const ENTRIES: usize = 4096;
+pub const ENTRIES: usize = 4096;
 /// Entries of all arrays: one for each privilege, and a power of two.
 const ALL: usize = 4 * ENTRIES;
 
 /// One page's translation. A tag is the page's linear address where the right exists.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Entry {
     pub read: u64,
     /// Matches only where the page is writable, dirty, and holds no decoded code.
@@ -26,9 +32,12 @@ pub struct PageInfo {
     pub global: bool,
 }
 
+/// The arrays of all privileges, one behind the other.
+pub type Entries = [Entry; ALL];
+
 /// The arrays, and which of them is in use.
 pub struct Tlb {
-    entries: Box<[Entry; ALL]>,
+    workspace: Workspace,
     info: Box<[PageInfo; ALL]>,
     /// Where the array in use begins.
     selected: usize,
@@ -42,12 +51,10 @@ pub struct Tlb {
 // the thread that runs the CPU.
 unsafe impl Send for Tlb {}
 
-/// Which entry serves a linear address. Neighbouring pages differ; so do equal offsets in regions
-/// that lie a power of two apart.
+/// Which entry serves a linear address: as simple as translated code needs it.
 #[inline(always)]
-const fn index_of(address: u64) -> usize {
-    let page = address >> 12;
-    ((page ^ (page >> 12) ^ (page >> 24)) as usize) & (ENTRIES - 1)
+pub const fn index_of(address: u64) -> usize {
+    (address >> 12) as usize & (ENTRIES - 1)
 }
 
 /// A tag that no address of entry `index` matches: a page that belongs to another entry.
@@ -61,12 +68,35 @@ const fn empty(index: usize) -> Entry {
 }
 
 impl Tlb {
-    pub fn new() -> Self {
-        let entries: Vec<Entry> = (0..ALL).map(empty).collect();
-        let entries = entries.into_boxed_slice().try_into().expect("collected exactly that many");
+    /// # Errors
+    /// The host has no memory for it.
+    pub fn new() -> io::Result<Self> {
         let info = vec![PageInfo::default(); ALL];
         let info = info.into_boxed_slice().try_into().expect("made exactly that many");
-        Self { entries, info, selected: 0, local: Vec::new(), global: Vec::new() }
+        let workspace = Workspace::new()?;
+        let mut tlb = Self { workspace, info, selected: 0, local: Vec::new(), global: Vec::new() };
+        for (index, entry) in tlb.entries_mut().iter_mut().enumerate() {
+            *entry = empty(index);
+        }
+        Ok(tlb)
+    }
+
+    /// The frame that the arrays lie in.
+    pub fn frame(&self) -> NonNull<Frame> {
+        self.workspace.frame()
+    }
+
+    #[inline(always)]
+    fn entries(&self) -> &Entries {
+        // SAFETY: the frame lives as long as `self`, and nobody else writes the arrays while `self` is borrowed: translated
+        // code only reads them.
+        unsafe { &(*self.workspace.frame().as_ptr()).tlb }
+    }
+
+    #[inline(always)]
+    fn entries_mut(&mut self) -> &mut Entries {
+        // SAFETY: as above.
+        unsafe { &mut (*self.workspace.frame().as_ptr()).tlb }
     }
 
     /// Chooses the array.
@@ -78,7 +108,7 @@ impl Tlb {
     /// The entry that would hold `address`.
     #[inline(always)]
     pub fn entry(&self, address: u64) -> &Entry {
-        &self.entries[(index_of(address) | self.selected) & (ALL - 1)]
+        &self.entries()[(index_of(address) | self.selected) & (ALL - 1)]
     }
 
     /// What is known of the page in the entry that would hold `address`.
@@ -100,8 +130,8 @@ impl Tlb {
         if self.local.len() + self.global.len() >= 8 * ENTRIES {
             self.flush_all();
         }
-        let relisted = self.entries[index].host.is_null() || self.info[index].global != info.global;
-        self.entries[index] = entry;
+        let relisted = self.entries()[index].host.is_null() || self.info[index].global != info.global;
+        self.entries_mut()[index] = entry;
         self.info[index] = info;
         if relisted {
             let list = if info.global { &mut self.global } else { &mut self.local };
@@ -111,21 +141,25 @@ impl Tlb {
 
     /// Forgets everything but global pages.
     pub fn flush_local(&mut self) {
-        for index in self.local.drain(..) {
+        let mut list = std::mem::take(&mut self.local);
+        for index in list.drain(..) {
             let index = index as usize;
             if !self.info[index].global {
-                self.entries[index] = empty(index);
+                self.entries_mut()[index] = empty(index);
             }
         }
+        self.local = list;
     }
 
     pub fn flush_all(&mut self) {
         self.local.append(&mut self.global);
-        for index in self.local.drain(..) {
-            if let Some(entry) = self.entries.get_mut(index as usize) {
+        let mut list = std::mem::take(&mut self.local);
+        for index in list.drain(..) {
+            if let Some(entry) = self.entries_mut().get_mut(index as usize) {
                 *entry = empty(index as usize);
             }
         }
+        self.local = list;
     }
 
     /// Forgets the page at `address` in every array.
@@ -133,7 +167,7 @@ impl Tlb {
         let page = address & !PAGE_MASK;
         for array in [Privilege::Supervisor, Privilege::User, Privilege::SupervisorWithUser] {
             let index = index_of(address) + array as usize * ENTRIES;
-            let entry = &mut self.entries[index];
+            let entry = &mut self.entries_mut()[index];
             if entry.read == page || entry.write == page || entry.exec == page {
                 *entry = empty(index);
             }
@@ -142,8 +176,9 @@ impl Tlb {
 
     /// Takes the write right of every entry for the host page at `host`: it holds code now.
     pub fn protect(&mut self, host: *mut u8) {
-        for &index in self.local.iter().chain(&self.global) {
-            if let Some(entry) = self.entries.get_mut(index as usize)
+        for n in 0..self.local.len() + self.global.len() {
+            let index = self.local.get(n).or_else(|| self.global.get(n - self.local.len())).copied().unwrap_or_default();
+            if let Some(entry) = self.entries_mut().get_mut(index as usize)
                 && entry.host == host
             {
                 entry.write = no_tag(index as usize);
@@ -175,7 +210,7 @@ mod tests {
 
     #[test]
     fn an_empty_entry_matches_no_address_of_its_own() {
-        let tlb = Tlb::new();
+        let tlb = Tlb::new().unwrap();
         for address in (0..64 * PAGE).step_by(512).chain([u64::MAX, 1 << 63, (1 << 47) - 1]) {
             let entry = tlb.entry(address);
             for tag in [entry.read, entry.write, entry.exec] {
@@ -186,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_filled_page_matches_up_to_its_end_and_goes_with_a_flush() {
-        let mut tlb = Tlb::new();
+        let mut tlb = Tlb::new().unwrap();
         let mut page = vec![0u8; PAGE as usize];
         let address = 0xffff_8000_1234_5000;
         let host = page.as_mut_ptr();

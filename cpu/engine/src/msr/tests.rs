@@ -15,7 +15,7 @@ const HOLE: u64 = 1 << 47;
 fn cpu_of(contract: &str) -> Cpu {
     let ram = RamMap::new(GuestRam::new(PAGE_SIZE).unwrap());
     let contract = Contract::by_name(contract).unwrap();
-    let mut cpu = Cpu::new(0, 1, contract, Mmu::new(ram), NativeCache::new().unwrap());
+    let mut cpu = Cpu::new(0, 1, contract, Mmu::new(ram).unwrap(), NativeCache::new().unwrap());
     cpu.msrs.misc_enable = MISC_ENABLE_RESET;
     cpu
 }

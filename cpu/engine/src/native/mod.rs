@@ -15,7 +15,6 @@
 //!
 //! In the live state the bytes of the [`XsaveArea`] are the registers: XSTATE_BV is not consulted.
 
-mod arena;
 mod builtin;
 mod classify;
 mod elements;
@@ -35,6 +34,7 @@ pub use environment::{
     EnvironmentFormat, StateImage, fldenv, fninit, fnsave_image, fnstenv_image, frstor, mask_x87_exceptions,
 };
 pub use image::{FXSAVE_SIZE, ImageForm, fxrstor_image, fxsave_image, make_live, xrstor_image, xsave_image};
+pub use simd::mxcsr;
 pub use x87::{control as x87_control, pending_x87_exception, status as x87_status};
 
 use std::collections::HashMap;
@@ -44,7 +44,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind};
 use motu_x86::XsaveArea;
 
-use arena::Arena;
+use crate::arena::Arena;
 use builtin::Builtin;
 use stub::Plan;
 use templates::Templates;
@@ -175,6 +175,11 @@ impl Thunk {
     /// Changes FPU state beside its destination: x87 and MMX (stack, tags, flags), and what writes MXCSR.
     pub fn changes_state(&self) -> bool {
         !matches!(self.action, Action::Plain(_))
+    }
+
+    /// Computes by one host instruction on general and vector registers, MXCSR and memory.
+    pub fn is_computation(&self) -> bool {
+        matches!(self.action, Action::Plain(_) | Action::Simd(_))
     }
 
     /// Raises a pending x87 exception before it does anything: all of x87 and MMX but the `fn` forms.

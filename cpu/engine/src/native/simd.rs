@@ -18,7 +18,7 @@ pub(super) const UNDERFLOW_MASK: u32 = 1 << 11;
 pub(super) const FLUSH_TO_ZERO: u32 = 1 << 15;
 
 /// MXCSR of the guest.
-pub(super) fn mxcsr(fpu: &XsaveArea) -> u32 {
+pub fn mxcsr(fpu: &XsaveArea) -> u32 {
     let [.., a, b, c, d] = fpu.0.first_chunk::<{ MXCSR + 4 }>().copied().unwrap_or([0; MXCSR + 4]);
     u32::from_le_bytes([a, b, c, d])
 }

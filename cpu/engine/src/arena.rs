@@ -12,7 +12,7 @@ const STUB_ALIGNMENT: usize = 16;
 
 /// A fixed-size arena of machine code that only grows, until it is cleared as a whole.
 #[derive(Debug)]
-pub(super) struct Arena {
+pub struct Arena {
     writable: NonNull<u8>,
     executable: NonNull<u8>,
     capacity: usize,
@@ -26,7 +26,7 @@ unsafe impl Send for Arena {}
 
 impl Arena {
     /// Maps `capacity` bytes, a multiple of the page size. Pages cost host memory only once written.
-    pub(super) fn new(capacity: usize) -> io::Result<Self> {
+    pub fn new(capacity: usize) -> io::Result<Self> {
         // SAFETY: the name is a C string; the call has no other precondition.
         let fd = unsafe { libc::memfd_create(c"motu-native".as_ptr(), libc::MFD_CLOEXEC) };
         if fd < 0 {
@@ -51,7 +51,7 @@ impl Arena {
     }
 
     /// Appends `code` and returns its offset, or `None` when it does not fit.
-    pub(super) fn push(&mut self, code: &[u8]) -> Option<u32> {
+    pub fn push(&mut self, code: &[u8]) -> Option<u32> {
         let start = self.used.checked_next_multiple_of(STUB_ALIGNMENT)?;
         let end = start.checked_add(code.len())?;
         if end > self.capacity {
@@ -69,14 +69,30 @@ impl Arena {
         Some(offset)
     }
 
+    /// Overwrites code at `offset` that was pushed before. Whatever runs it next runs the new one.
+    pub fn patch(&mut self, offset: u32, code: &[u8]) {
+        let start = offset as usize;
+        if start.checked_add(code.len()).is_none_or(|end| end > self.used) {
+            return;
+        }
+        // SAFETY: the range lies inside what was pushed, and `code` cannot overlap the writable mapping.
+        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), self.writable.as_ptr().add(start), code.len()) };
+        serialise();
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
     /// Forgets all code. Whatever was compiled may not be executed any more.
-    pub(super) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.reused |= self.used != 0;
         self.used = 0;
     }
 
     /// The address at which the code at `offset` is executed.
-    pub(super) fn executable(&self, offset: u32) -> *const u8 {
+    pub fn executable(&self, offset: u32) -> *const u8 {
         self.executable.as_ptr().cast_const().wrapping_add(offset as usize)
     }
 }

@@ -1,0 +1,188 @@
+//! What translated code addresses relative to its stack pointer.
+//!
+//! While translated code runs, the host's RSP points to the [`Frame`]. Below it lies a stack on which the code
+//! calls back into Rust and the host kernel may deliver signals, below that a page that faults:
+//!
+//! ```text
+//!   guard page | stack ......... | Frame: hot words | jump tables | TLB
+//!                                ^ RSP
+//! ```
+//!
+//! The words that most instructions need come first, where a displacement of one byte reaches them.
+
+use crate::mmu::Entries;
+use std::io;
+use std::mem::offset_of;
+use std::ptr::{self, NonNull};
+
+/// Bytes of stack for what translated code calls.
+const STACK: usize = 256 << 10;
+const GUARD: usize = 4096;
+
+/// Address bits that choose the entry of a jump table. Bit 0 is not among them: hardly any two targets differ in
+/// it alone.
+pub const JUMP_BITS: u32 = 15;
+/// Entries of one jump table.
+pub const JUMPS: usize = 1 << JUMP_BITS;
+
+/// The table entry that a jump to linear address `target` goes through.
+pub const fn jump_index(target: u64) -> usize {
+    (target >> 1) as usize & (JUMPS - 1)
+}
+
+/// Where host code that a jump may reach begins.
+pub type Code = *const u8;
+
+#[repr(C, align(64))]
+pub struct Frame {
+    /// Guest registers that have no host register.
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    /// Host minus guest address of the part of the stack that the running block has checked.
+    pub stack: u64,
+    /// The guest's RCX while JRCXZ is used for a check that leaves the flags alone.
+    pub rcx: u64,
+    /// A value that waits while both scratch registers are needed.
+    pub waiting: u64,
+    /// Bits of an address that choose its entry in the TLB, for PEXT.
+    pub tlb_bits: u64,
+    /// Bits of an address above those within a page.
+    pub page_bits: u64,
+    /// Bits of an address that choose its entry in the jump table.
+    pub jump_bits: u64,
+    /// Backward jumps until the run loop looks up. Counts down; code leaves at zero.
+    pub budget: u32,
+    /// Which exit is being taken: set before `leave`.
+    pub exit: u32,
+    /// Units whose registers are the host's: bits of [`unit`].
+    pub units: u32,
+    /// The exit record of the last indirect branch, to tell where a jump to nowhere came from.
+    pub branch: u32,
+    pub fs_base: u64,
+    pub gs_base: u64,
+    /// The way out.
+    pub leave: Code,
+    /// Fills the TLB.
+    pub refill: Code,
+
+    /// RIP, where the way out was taken by a jump that found nothing.
+    pub target: u64,
+    /// RSP of the Rust code that entered.
+    pub host_stack: u64,
+    /// The general registers of [`crate::cpu::Cpu`].
+    pub registers: *mut u64,
+    /// Arithmetic flags as [`crate::exec::width::arith`] has them.
+    pub arith: u64,
+    /// The XSAVE area of [`crate::cpu::Cpu`].
+    pub vectors: *mut u8,
+    /// The CPU, for Rust functions that translated code calls.
+    pub cpu: *mut u8,
+    /// What refills: `fn(frame, address, request) -> bool`.
+    pub fill: *const u8,
+    /// Vector registers over a call of Rust code.
+    pub saved: [[u8; 32]; 16],
+    pub host_mxcsr: u32,
+    pub saved_mxcsr: u32,
+    /// Masks for PEXT: whether units are loaded, and whether an address is aligned.
+    pub lower_unit: u64,
+    pub upper_unit: u64,
+    pub low_4: u64,
+    pub low_5: u64,
+
+    /// Supervisor's and user's.
+    pub jumps: [[Code; JUMPS]; 2],
+    pub tlb: Entries,
+}
+
+/// Bits of [`Frame::units`].
+pub mod unit {
+    /// XMM registers and MXCSR.
+    pub const SSE: u32 = 1;
+    /// The upper halves of YMM registers.
+    pub const AVX: u32 = 2;
+}
+
+/// The frame and the stack under it: one mapping.
+pub struct Workspace {
+    base: NonNull<u8>,
+}
+
+// SAFETY: the mapping belongs to this value alone; the pointers in it are used by the thread that runs the CPU.
+unsafe impl Send for Workspace {}
+
+const FRAME_AT: usize = GUARD + STACK;
+const LENGTH: usize = (FRAME_AT + size_of::<Frame>()).next_multiple_of(4096);
+
+impl Workspace {
+    /// # Errors
+    /// The host has no memory for it.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
+        let address = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                LENGTH,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(address.cast::<u8>()).ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
+        let workspace = Self { base };
+        // SAFETY: the first page of the mapping just made; nothing uses it.
+        if unsafe { libc::mprotect(address, GUARD, libc::PROT_NONE) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(workspace)
+    }
+
+    /// The frame: all zeros at first, which no part of it may stay.
+    pub fn frame(&self) -> NonNull<Frame> {
+        // SAFETY: FRAME_AT lies inside the mapping.
+        unsafe { self.base.add(FRAME_AT) }.cast()
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        // SAFETY: made by `new` with this length; the owner is going away.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), LENGTH) };
+    }
+}
+
+/// Displacements of the frame's fields from RSP.
+pub mod at {
+    use super::{Frame, offset_of};
+
+    pub const R9: i32 = offset_of!(Frame, r9) as i32;
+    pub const R10: i32 = offset_of!(Frame, r10) as i32;
+    pub const R11: i32 = offset_of!(Frame, r11) as i32;
+    pub const STACK: i32 = offset_of!(Frame, stack) as i32;
+    pub const RCX: i32 = offset_of!(Frame, rcx) as i32;
+    pub const WAITING: i32 = offset_of!(Frame, waiting) as i32;
+    pub const TLB_BITS: i32 = offset_of!(Frame, tlb_bits) as i32;
+    pub const PAGE_BITS: i32 = offset_of!(Frame, page_bits) as i32;
+    pub const JUMP_BITS: i32 = offset_of!(Frame, jump_bits) as i32;
+    pub const BUDGET: i32 = offset_of!(Frame, budget) as i32;
+    pub const EXIT: i32 = offset_of!(Frame, exit) as i32;
+    pub const UNITS: i32 = offset_of!(Frame, units) as i32;
+    pub const BRANCH: i32 = offset_of!(Frame, branch) as i32;
+    pub const FS_BASE: i32 = offset_of!(Frame, fs_base) as i32;
+    pub const GS_BASE: i32 = offset_of!(Frame, gs_base) as i32;
+    pub const LEAVE: i32 = offset_of!(Frame, leave) as i32;
+    pub const REFILL: i32 = offset_of!(Frame, refill) as i32;
+    pub const LOWER_UNIT: i32 = offset_of!(Frame, lower_unit) as i32;
+    pub const UPPER_UNIT: i32 = offset_of!(Frame, upper_unit) as i32;
+    pub const LOW_4: i32 = offset_of!(Frame, low_4) as i32;
+    pub const LOW_5: i32 = offset_of!(Frame, low_5) as i32;
+    pub const JUMPS: i32 = offset_of!(Frame, jumps) as i32;
+    pub const TLB: i32 = offset_of!(Frame, tlb) as i32;
+}
+
+// One byte of displacement reaches what most instructions need.
+const _: () = assert!(at::REFILL <= 127 && at::GS_BASE <= 127);

@@ -1,0 +1,233 @@
+//! Which instructions are translated, and into what.
+//!
+//! An allow list: whatever is not named here is left to the interpreter, one instruction at a time.
+
+use crate::decode::Op;
+use crate::exec::system;
+use crate::native::Unit;
+use iced_x86::{
+    CodeSize, FlowControl, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess, OpCodeOperandKind, OpKind, Register,
+};
+
+use super::frame::unit;
+
+/// How an instruction is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Encoded again with other registers and another address.
+    Copy,
+    /// Does nothing.
+    Nothing,
+    Lea,
+    Push,
+    Pop,
+    Leave,
+    /// DIV or IDIV of 32 or 64 bits.
+    Divide,
+    Jump,
+    JumpIf,
+    /// JRCXZ, LOOP and its kin.
+    JumpShort,
+    Call,
+    JumpIndirect,
+    CallIndirect,
+    Return,
+    /// Not translated: the block ends before it.
+    Interpret,
+}
+
+impl Kind {
+    pub fn ends_block(self) -> bool {
+        matches!(
+            self,
+            Self::Jump
+                | Self::JumpIf
+                | Self::JumpShort
+                | Self::Call
+                | Self::JumpIndirect
+                | Self::CallIndirect
+                | Self::Return
+                | Self::Interpret
+        )
+    }
+}
+
+/// A memory operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operand {
+    /// In bytes.
+    pub size: u32,
+    pub write: bool,
+    /// In bytes, a power of two: the instruction faults elsewhere.
+    pub alignment: u32,
+}
+
+/// What is known of an instruction before anything is emitted.
+#[derive(Clone, Copy, Debug)]
+pub struct Selected {
+    pub kind: Kind,
+    pub operand: Option<Operand>,
+    /// Bits of [`unit`] that it needs.
+    pub units: u32,
+}
+
+/// The interpreter's.
+pub const INTERPRET: Selected = Selected { kind: Kind::Interpret, operand: None, units: 0 };
+
+/// Chooses for one instruction of 64-bit code, which the interpreter has as `op`.
+pub fn select(instruction: &Instruction, op: &Op, info: &mut InstructionInfoFactory) -> Selected {
+    let plain = |kind| Selected { kind, operand: None, units: 0 };
+    if instruction.is_invalid() || std::ptr::fn_addr_eq(op.run, system::undefined as crate::decode::Handler) {
+        return INTERPRET;
+    }
+    if instruction.flow_control() != FlowControl::Next {
+        return branch(instruction);
+    }
+    let thunk = op.extra.as_ref().and_then(|extra| extra.thunk);
+    if let Some(thunk) = thunk {
+        let units = match thunk.unit() {
+            Unit::Integer => 0,
+            Unit::Sse => unit::SSE,
+            Unit::Avx => unit::SSE | unit::AVX,
+            Unit::X87 | Unit::Wait | Unit::Mmx => return INTERPRET,
+        };
+        if !thunk.is_computation() {
+            return match instruction.mnemonic() {
+                M::Vzeroupper | M::Vzeroall => Selected { units, ..plain(Kind::Copy) },
+                M::Lfence | M::Mfence | M::Sfence => plain(Kind::Copy),
+                M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 => plain(Kind::Nothing),
+                _ => INTERPRET,
+            };
+        }
+        let operand = thunk.memory().map(|m| Operand {
+            size: m.size.into(),
+            write: m.writes,
+            alignment: m.alignment.into(),
+        });
+        return copy(instruction, operand, units);
+    }
+    integer(instruction, info)
+}
+
+fn branch(instruction: &Instruction) -> Selected {
+    let of = |kind, operand| Selected { kind, operand, units: 0 };
+    let pointer = |write| Some(Operand { size: 8, write, alignment: 1 });
+    let near64 = instruction.op0_kind() == OpKind::NearBranch64;
+    let indirect = match instruction.op0_kind() {
+        OpKind::Register => instruction.op0_register().is_gpr64(),
+        OpKind::Memory => instruction.memory_size().size() == 8,
+        _ => false,
+    };
+    let source = if instruction.op0_kind() == OpKind::Memory { pointer(false) } else { None };
+    match instruction.mnemonic() {
+        M::Jmp if near64 => of(Kind::Jump, None),
+        M::Call if near64 => of(Kind::Call, None),
+        _ if instruction.is_jcc_short_or_near() && near64 => of(Kind::JumpIf, None),
+        M::Jrcxz | M::Jecxz | M::Loop | M::Loope | M::Loopne if near64 => of(Kind::JumpShort, None),
+        M::Jmp if instruction.is_jmp_near_indirect() && indirect => of(Kind::JumpIndirect, source),
+        M::Call if instruction.is_call_near_indirect() && indirect => of(Kind::CallIndirect, source),
+        M::Ret if instruction.code_size() == CodeSize::Code64 && instruction.stack_pointer_increment() >= 8 => {
+            of(Kind::Return, None)
+        }
+        _ => INTERPRET,
+    }
+}
+
+fn integer(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Selected {
+    let of = |kind, operand| Selected { kind, operand, units: 0 };
+    let general = (0..instruction.op_count())
+        .all(|n| instruction.op_kind(n) != OpKind::Register || instruction.op_register(n).is_gpr());
+    if !general || instruction.is_privileged() {
+        return INTERPRET;
+    }
+    let memory = (0..instruction.op_count()).find(|&n| instruction.op_kind(n) == OpKind::Memory);
+    let operand = memory.map(|n| Operand {
+        size: instruction.memory_size().size() as u32,
+        write: !matches!(info.info(instruction).op_access(n), OpAccess::Read | OpAccess::CondRead),
+        alignment: if instruction.mnemonic() == M::Cmpxchg16b { 16 } else { 1 },
+    });
+    let word = instruction.stack_pointer_increment().unsigned_abs() == 8;
+    match instruction.mnemonic() {
+        M::Nop | M::Endbr64 | M::Endbr32 | M::Reservednop | M::Prefetchw => of(Kind::Nothing, None),
+        M::Lea => of(Kind::Lea, None),
+        M::Push if word && memory.is_none() => of(Kind::Push, None),
+        M::Push if word => of(Kind::Push, operand),
+        M::Pop if word && memory.is_none() => of(Kind::Pop, None),
+        M::Leave if word_leave(instruction) => of(Kind::Leave, None),
+        M::Div | M::Idiv if divisor_bytes(instruction) >= 4 => of(Kind::Divide, operand),
+        M::Bt | M::Bts | M::Btr | M::Btc if memory.is_some() && instruction.op1_kind() == OpKind::Register => INTERPRET,
+        M::Pause | M::Lahf | M::Sahf | M::Clc | M::Stc | M::Cmc => of(Kind::Copy, None),
+        _ if is_computation(instruction.mnemonic()) || is_conditional(instruction) => copy(instruction, operand, 0),
+        _ => INTERPRET,
+    }
+}
+
+fn word_leave(instruction: &Instruction) -> bool {
+    instruction.code() == iced_x86::Code::Leaveq
+}
+
+/// Bytes of the operand of DIV and IDIV.
+pub fn divisor_bytes(instruction: &Instruction) -> usize {
+    match instruction.op0_kind() {
+        OpKind::Register => instruction.op0_register().size(),
+        _ => instruction.memory_size().size(),
+    }
+}
+
+fn is_conditional(instruction: &Instruction) -> bool {
+    // SETcc and CMOVcc; Jcc was seen before.
+    instruction.condition_code() != iced_x86::ConditionCode::None
+}
+
+/// Instructions that compute on explicit operands, RAX, RCX, RDX and RBX and the arithmetic flags, and nothing else.
+fn is_computation(mnemonic: M) -> bool {
+    matches!(
+        mnemonic,
+        M::Add | M::Or | M::Adc | M::Sbb | M::And | M::Sub | M::Xor | M::Cmp | M::Test
+            | M::Inc | M::Dec | M::Neg | M::Not | M::Mul | M::Imul
+            | M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
+            | M::Mov | M::Movzx | M::Movsx | M::Movsxd | M::Xchg | M::Bswap
+            | M::Bt | M::Bts | M::Btr | M::Btc | M::Bsf | M::Bsr
+            | M::Cmpxchg | M::Cmpxchg8b | M::Cmpxchg16b | M::Xadd
+            | M::Cbw | M::Cwde | M::Cdqe | M::Cwd | M::Cdq | M::Cqo
+    )
+}
+
+/// A copy, if the registers that translated code has suffice for it.
+fn copy(instruction: &Instruction, operand: Option<Operand>, units: u32) -> Selected {
+    let mut spilled = 0u32;
+    let (mut high, mut moved) = (false, operand.is_some());
+    for n in 0..instruction.op_count() {
+        match instruction.op_kind(n) {
+            OpKind::Register => {
+                let register = instruction.op_register(n);
+                if register.is_gpr() {
+                    let number = register.full_register().number();
+                    high |= matches!(register, Register::AH | Register::CH | Register::DH | Register::BH);
+                    moved |= number == 4;
+                    if (9..=11).contains(&number) {
+                        spilled |= 1 << number;
+                    }
+                }
+            }
+            OpKind::Memory | OpKind::Immediate8 | OpKind::Immediate16 | OpKind::Immediate32 => {}
+            OpKind::Immediate64 | OpKind::Immediate8to16 | OpKind::Immediate8to32 | OpKind::Immediate8to64 => {}
+            OpKind::Immediate32to64 | OpKind::Immediate8_2nd => {}
+            _ => return INTERPRET,
+        }
+    }
+    // MOV with an address of 64 bits has no form with registers.
+    let absolute = operand.is_some() && (0..2).any(|n| instruction.op_code().op_kind(n) == OpCodeOperandKind::mem_offs);
+    if absolute {
+        return INTERPRET;
+    }
+    // AH and its kin cannot be named beside registers that only a REX prefix reaches.
+    let scratch = if operand.is_some() { 1 } else { 2 };
+    if (high && moved) || spilled.count_ones() > scratch || instruction.is_vsib() {
+        return INTERPRET;
+    }
+    if operand.is_some() && instruction.memory_base().is_vector_register() {
+        return INTERPRET;
+    }
+    Selected { kind: Kind::Copy, operand, units }
+}
