@@ -14,6 +14,7 @@ pub mod harness;
 mod history;
 pub mod inventory;
 mod lapic;
+mod lockstep;
 mod mmu;
 mod msr;
 mod native;

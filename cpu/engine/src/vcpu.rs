@@ -11,6 +11,7 @@ use crate::cpu::{Cpu, Faulting, Flow, alert, key, seg};
 use crate::decode::{BlockCache, Op};
 use crate::exec::debug::dr6;
 use crate::history::History;
+use crate::lockstep::Lockstep;
 use crate::mmu::{Mmu, RamMap};
 use crate::native::NativeCache;
 use crate::options::{Options, Translate};
@@ -33,7 +34,9 @@ const BLOCKS_PER_TICK: u32 = 1024;
 pub struct SoftVcpu {
     pub(crate) cpu: Cpu,
     pub(crate) cache: BlockCache,
-    translator: Option<Translator>,
+    pub(crate) translator: Option<Translator>,
+    /// In lock-step mode; taken while a block runs.
+    pub(crate) lockstep: Option<Lockstep>,
     mailbox: Arc<Mailbox>,
     history: History,
     /// Blocks until the next look at the clock.
@@ -63,8 +66,9 @@ impl SoftVcpu {
             .then(|| Translator::new(cpu.mmu.tlb.frame(), options))
             .transpose()
             .map_err(failed("mapping memory for translated code"))?;
+        let lockstep = (options.translate == Translate::Lockstep).then(Lockstep::default);
         let (cache, history) = (BlockCache::new(), History::default());
-        let mut vcpu = Self { cpu, cache, translator, mailbox, history, countdown: 0 };
+        let mut vcpu = Self { cpu, cache, translator, lockstep, mailbox, history, countdown: 0 };
         vcpu.restore(&CpuState::default())?;
         Ok(vcpu)
     }
@@ -150,6 +154,9 @@ impl SoftVcpu {
     /// Runs what is translated from RIP on.
     #[inline(always)]
     fn run_translated(&mut self) -> Next {
+        if self.lockstep.is_some() {
+            return if Translator::may_run(&self.cpu) && self.run_lockstep() { Next::Continue } else { Next::Block };
+        }
         match &mut self.translator {
             Some(translator) if Translator::may_run(&self.cpu) => {
                 self.history.note(self.cpu.rip, &self.cpu);
@@ -242,7 +249,7 @@ impl SoftVcpu {
 
     /// Runs the block at RIP, or at most `limit` of its instructions.
     #[inline(always)]
-    fn run_block(&mut self, limit: usize) {
+    pub(crate) fn run_block(&mut self, limit: usize) {
         let start = self.cpu.rip;
         let Ok((index, limit)) = self.next_block(limit) else {
             self.cpu.deliver_exception(start);
@@ -356,6 +363,6 @@ impl Vcpu for SoftVcpu {
 
 impl std::fmt::Debug for SoftVcpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SoftVcpu").field("cpu", &self.cpu).field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("SoftVcpu").field("cpu", &self.cpu).field("translator", &self.translator).finish_non_exhaustive()
     }
 }

@@ -11,7 +11,7 @@ use super::stack::{self, Planned};
 use crate::decode::Block;
 use crate::mmu::{PAGE_MASK, is_canonical};
 use iced_x86::{
-    ConditionCode, Decoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
+    ConditionCode, Decoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory,
 };
 
 /// Where and how a block is to run.
@@ -45,7 +45,8 @@ pub struct BlockTranslator {
     emit: Emit,
     info: InstructionInfoFactory,
     steps: Vec<(Instruction, Selected)>,
-    live: Vec<bool>,
+    /// Flags that matter before each instruction.
+    live: Vec<u32>,
 }
 
 impl BlockTranslator {
@@ -73,9 +74,9 @@ impl BlockTranslator {
         let steps = std::mem::take(&mut self.steps);
         let mut emitted = true;
         for (n, (instruction, selected)) in steps.iter().enumerate() {
-            let live = self.live.get(n).copied().unwrap_or(true);
+            let live = self.live.get(n).is_none_or(|&flags| flags != 0);
             let planned = plan.get(n).copied().unwrap_or_default();
-            let step = Step { instruction, selected, planned, live };
+            let step = Current { instruction, selected, planned, live };
             emitted &= self.step(&step, place).is_some();
         }
         let last = steps.last().copied();
@@ -117,51 +118,84 @@ impl BlockTranslator {
         Some(())
     }
 
-    /// Bytes of the block's page from `rip` on, if it lies there.
-    fn code_at<'a>(&self, rip: u64, place: &Place<'a>) -> Option<&'a [u8]> {
-        (rip & !PAGE_MASK == place.rip & !PAGE_MASK).then(|| place.page.get((rip & PAGE_MASK) as usize..)).flatten()
-    }
-
-    fn flags_at(&self, rip: u64, place: &Place<'_>) -> u32 {
-        self.code_at(rip, place).map_or(flags::ALL, flags::at)
-    }
-
     /// Flags that matter behind the last instruction.
     fn flags_behind(&self, place: &Place<'_>) -> u32 {
         let Some((last, selected)) = self.steps.last() else { return flags::ALL };
         match selected.kind {
-            Kind::Jump | Kind::Call => self.flags_at(last.near_branch_target(), place),
+            Kind::Jump | Kind::Call => flags_at(last.near_branch_target(), place),
             Kind::JumpIf | Kind::JumpShort => {
-                self.flags_at(last.near_branch_target(), place) | self.flags_at(last.next_ip(), place)
+                flags_at(last.near_branch_target(), place) | flags_at(last.next_ip(), place)
             }
             Kind::JumpIndirect | Kind::CallIndirect | Kind::Return | Kind::Interpret => flags::ALL,
-            _ => self.flags_at(last.next_ip(), place),
+            _ => flags_at(last.next_ip(), place),
         }
     }
 
     /// Fills in where flags matter; gives whether they do at the beginning.
     fn find_live(&mut self, behind: u32) -> bool {
         self.live.clear();
-        self.live.resize(self.steps.len(), true);
+        self.live.resize(self.steps.len(), flags::ALL);
         let mut flags = behind;
         for ((instruction, selected), live) in self.steps.iter().zip(&mut self.live).rev() {
             flags = match selected.kind {
                 Kind::Interpret => flags::ALL,
                 _ => flags::before(instruction, flags),
             };
-            *live = flags != 0;
+            *live = flags;
         }
         flags != 0
     }
 
     fn target(&self, rip: u64, from: &Instruction, place: &Place<'_>) -> Target {
         let near = rip & !PAGE_MASK == place.rip & !PAGE_MASK;
-        Target { rip, near, back: rip <= from.ip(), live: self.flags_at(rip, place) != 0 }
+        Target { rip, near, back: rip <= from.ip(), live: flags_at(rip, place) != 0 }
+    }
+}
+
+/// One instruction of a block, for a comparison with the interpreter.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub instruction: Instruction,
+    pub translated: bool,
+    /// It changes vector registers.
+    pub vectors: bool,
+    pub memory: Vec<UsedMemory>,
+    /// Flags that matter before it and are defined.
+    pub flags: u32,
+    /// Where a direct branch or the way on from here leads, and which flags matter there and are defined.
+    pub ways: [(u64, u32); 2],
+    /// Flags that are defined behind it.
+    pub defined: u32,
+}
+
+impl BlockTranslator {
+    /// The instructions of `block` up to where its translation ends.
+    pub fn describe(&mut self, block: &Block, place: &Place<'_>) -> Option<Vec<Step>> {
+        self.select(block, place)?;
+        let behind = self.flags_behind(place);
+        self.find_live(behind);
+        let way = |rip| (rip, flags_at(rip, place));
+        let mut undefined = 0;
+        let mut steps = Vec::new();
+        for ((instruction, selected), &live) in self.steps.iter().zip(&self.live) {
+            let flags = live & !undefined;
+            undefined = (undefined & !instruction.rflags_modified()) | instruction.rflags_undefined();
+            steps.push(Step {
+                instruction: *instruction,
+                translated: selected.kind != Kind::Interpret,
+                vectors: selected.units != 0,
+                memory: self.info.info(instruction).used_memory().to_vec(),
+                flags,
+                ways: [way(instruction.near_branch_target()), way(instruction.next_ip())],
+                defined: flags::ALL & !undefined,
+            });
+        }
+        Some(steps)
     }
 }
 
 /// One instruction on its way.
-struct Step<'a> {
+struct Current<'a> {
     instruction: &'a Instruction,
     selected: &'a Selected,
     planned: Planned,
@@ -169,7 +203,7 @@ struct Step<'a> {
     live: bool,
 }
 
-impl Step<'_> {
+impl Current<'_> {
     fn rip(&self) -> u64 {
         self.instruction.ip()
     }
@@ -179,7 +213,7 @@ const POINTER: Operand = Operand { size: 8, write: false, alignment: 1 };
 
 impl BlockTranslator {
     /// `None` if the instruction could not be encoded, which drops the block.
-    fn step(&mut self, step: &Step<'_>, place: &Place<'_>) -> Option<()> {
+    fn step(&mut self, step: &Current<'_>, place: &Place<'_>) -> Option<()> {
         if let Some(check) = step.planned.check {
             self.emit.check_stack(check, step.rip(), step.live);
         }
@@ -238,7 +272,7 @@ impl BlockTranslator {
     }
 
     /// Where the host has the explicit memory operand.
-    fn operand(&mut self, step: &Step<'_>, operand: Operand) -> Option<Mem> {
+    fn operand(&mut self, step: &Current<'_>, operand: Operand) -> Option<Mem> {
         let explicit = !matches!(step.selected.kind, Kind::Push | Kind::CallIndirect);
         if let (Some(member), true) = (step.planned.member, explicit) {
             return Some(self.emit.on_stack(member));
@@ -247,7 +281,7 @@ impl BlockTranslator {
         Some(self.emit.locate(address, operand, step.rip(), step.live))
     }
 
-    fn copy(&mut self, step: &Step<'_>) -> Option<()> {
+    fn copy(&mut self, step: &Current<'_>) -> Option<()> {
         let mut instruction = *step.instruction;
         let mut free: &[Reg] = &[R10, R11];
         if let Some(operand) = step.selected.operand {
@@ -301,7 +335,7 @@ impl BlockTranslator {
         Some(())
     }
 
-    fn lea(&mut self, step: &Step<'_>) -> Option<()> {
+    fn lea(&mut self, step: &Current<'_>) -> Option<()> {
         let instruction = step.instruction;
         let register = instruction.op0_register();
         let to = home(register.full_register().number());
@@ -333,7 +367,7 @@ impl BlockTranslator {
     }
 
     /// The place of a word that is pushed: the checked one of its group, or R10.
-    fn pushed(&mut self, step: &Step<'_>) -> Mem {
+    fn pushed(&mut self, step: &Current<'_>) -> Mem {
         match step.planned.member {
             Some(member) => self.emit.on_stack(member),
             None => {
@@ -348,7 +382,7 @@ impl BlockTranslator {
         self.emit.asm.lea(R9, Mem { base: R9, index: None, disp: bytes });
     }
 
-    fn push(&mut self, step: &Step<'_>) -> Option<()> {
+    fn push(&mut self, step: &Current<'_>) -> Option<()> {
         let instruction = step.instruction;
         if let Some(operand) = step.selected.operand {
             // Read first; without a group the value waits in the frame.
@@ -399,7 +433,7 @@ impl BlockTranslator {
     }
 
     /// Where the word at the top of the stack is.
-    fn top(&mut self, step: &Step<'_>) -> Mem {
+    fn top(&mut self, step: &Current<'_>) -> Mem {
         match step.planned.member {
             Some(member) => self.emit.on_stack(member),
             None => {
@@ -409,7 +443,7 @@ impl BlockTranslator {
         }
     }
 
-    fn pop(&mut self, step: &Step<'_>) -> Option<()> {
+    fn pop(&mut self, step: &Current<'_>) -> Option<()> {
         let register = step.instruction.op0_register();
         if !register.is_gpr64() {
             return None;
@@ -432,7 +466,7 @@ impl BlockTranslator {
     }
 
     /// LEAVE.
-    fn frame_end(&mut self, step: &Step<'_>) -> Option<()> {
+    fn frame_end(&mut self, step: &Current<'_>) -> Option<()> {
         let at_rbp = Computed { base: Some(Home::Host(RBP)), index: None, disp: 0, short: false, segment: None };
         let from = self.emit.locate(Address::Computed(at_rbp), POINTER, step.rip(), step.live);
         self.emit.asm.lea(R9, Mem { base: RBP, index: None, disp: 8 });
@@ -441,7 +475,7 @@ impl BlockTranslator {
     }
 
     /// DIV and IDIV: what might raise #DE is the interpreter's.
-    fn divide(&mut self, step: &Step<'_>) -> Option<()> {
+    fn divide(&mut self, step: &Current<'_>) -> Option<()> {
         let instruction = step.instruction;
         let wide = divisor_bytes(instruction) == 8;
         let signed = instruction.mnemonic() == Mnemonic::Idiv;
@@ -497,7 +531,7 @@ impl BlockTranslator {
     }
 
     /// The target of an indirect branch into R10.
-    fn indirect_target(&mut self, step: &Step<'_>) -> Option<()> {
+    fn indirect_target(&mut self, step: &Current<'_>) -> Option<()> {
         match step.selected.operand {
             Some(operand) => {
                 let from = self.operand(step, operand)?;
@@ -512,7 +546,7 @@ impl BlockTranslator {
     }
 
     /// Pushes where the next instruction is.
-    fn push_return(&mut self, step: &Step<'_>) -> Option<()> {
+    fn push_return(&mut self, step: &Current<'_>) -> Option<()> {
         let back = step.instruction.next_ip();
         let to = self.pushed(step);
         match i32::try_from(back as i64) {
@@ -527,7 +561,7 @@ impl BlockTranslator {
         Some(())
     }
 
-    fn ret(&mut self, step: &Step<'_>) -> Option<()> {
+    fn ret(&mut self, step: &Current<'_>) -> Option<()> {
         let from = self.top(step);
         self.emit.asm.load(R10, from);
         let popped = step.instruction.stack_pointer_increment();
@@ -541,6 +575,13 @@ impl BlockTranslator {
 fn leaves_address_space(instruction: &Instruction, kind: Kind) -> bool {
     let direct = matches!(kind, Kind::Jump | Kind::JumpIf | Kind::JumpShort | Kind::Call);
     direct && !(is_canonical(instruction.near_branch_target()) && is_canonical(instruction.next_ip()))
+}
+
+/// The flags that matter at `rip`; all where it is not in the block's page.
+fn flags_at(rip: u64, place: &Place<'_>) -> u32 {
+    let near = rip & !PAGE_MASK == place.rip & !PAGE_MASK;
+    let code = place.page.get((rip & PAGE_MASK) as usize..);
+    code.filter(|_| near).map_or(flags::ALL, flags::at)
 }
 
 /// The index register, if it is none or in a host register.

@@ -151,29 +151,18 @@ impl Emit {
 
     /// The way in by a jump table, and behind it the direct one, whose offset it gives.
     pub fn entrance(&mut self, rip: u64, live: bool, units: u32) -> u32 {
+        // The entry may be another address's, where flags may matter that do not matter here.
         let lookup = self.asm.label();
         self.cold.push(Cold::Exit { label: lookup, exit: LOOKUP });
-        if live {
-            let restore = self.asm.label();
-            self.cold.push(Cold::Restore { label: restore, then: lookup });
-            self.asm.store(frame(at::RCX), RCX);
-            self.asm.mov_imm(RCX, rip.wrapping_neg());
-            self.asm.lea(RCX, Mem { base: RCX, index: Some((R10, 0)), disp: 0 });
-            let here = self.asm.label();
-            self.asm.jump_short(0xe3, here);
-            self.asm.jmp(restore);
-            self.asm.bind(here);
-            self.asm.load(RCX, frame(at::RCX));
-        } else {
-            match i32::try_from(rip as i64) {
-                Ok(low) => self.asm.cmp_imm(R10, low),
-                Err(_) => {
-                    self.asm.mov_imm(R11, rip);
-                    self.asm.alu_reg(Alu::Cmp, R10, R11);
-                }
+        self.asm.mov(R11, RCX);
+        match i32::try_from((rip as i64).wrapping_neg()) {
+            Ok(disp) => self.asm.lea(RCX, Mem { base: R10, index: None, disp }),
+            Err(_) => {
+                self.asm.mov_imm(RCX, rip.wrapping_neg());
+                self.asm.lea(RCX, Mem { base: RCX, index: Some((R10, 0)), disp: 0 });
             }
-            self.asm.jcc(cc::NZ, lookup);
         }
+        self.leave_unless_zero(lookup);
         self.poll(rip, live);
         let direct = self.asm.here();
         if units != 0 {
@@ -190,19 +179,32 @@ impl Emit {
             self.asm.jcc(cc::LE, leave);
             return;
         }
-        let restore = self.asm.label();
-        self.cold.push(Cold::Restore { label: restore, then: leave });
-        let on = self.asm.label();
-        let out = self.asm.label();
-        self.asm.store(frame(at::RCX), RCX);
+        self.asm.mov(R11, RCX);
         self.asm.load32(RCX, frame(at::BUDGET));
         self.asm.lea32(RCX, Mem { base: RCX, index: None, disp: -1 });
         self.asm.store32(frame(at::BUDGET), RCX);
+        self.leave_if_zero(leave);
+    }
+
+    /// Where RCX, whose value of the guest is in R11, is not zero: leaves. Takes the guest's value back.
+    fn leave_unless_zero(&mut self, leave: Label) {
+        let on = self.asm.label();
+        self.asm.jump_short(0xe3, on);
+        self.asm.mov(RCX, R11);
+        self.asm.jmp(leave);
+        self.asm.bind(on);
+        self.asm.mov(RCX, R11);
+    }
+
+    /// Where RCX, whose value of the guest is in R11, is zero: leaves. Takes the guest's value back.
+    fn leave_if_zero(&mut self, leave: Label) {
+        let (out, on) = (self.asm.label(), self.asm.label());
         self.asm.jump_short(0xe3, out);
-        self.asm.load(RCX, frame(at::RCX));
+        self.asm.mov(RCX, R11);
         self.asm.jump_short(0xeb, on);
         self.asm.bind(out);
-        self.asm.jmp(restore);
+        self.asm.mov(RCX, R11);
+        self.asm.jmp(leave);
         self.asm.bind(on);
     }
 
@@ -214,20 +216,11 @@ impl Emit {
             return;
         }
         // Units are 0, 1 or 3: shifted by the lowest bit that is asked for, nothing is left where it lacks.
-        let restore = self.asm.label();
-        self.cold.push(Cold::Restore { label: restore, then: leave });
-        let on = self.asm.label();
-        let out = self.asm.label();
-        self.asm.store(frame(at::RCX), RCX);
+        self.asm.mov(R11, RCX);
         self.asm.load32(RCX, frame(at::UNITS));
         let mask = if units > 1 { at::UPPER_UNIT } else { at::LOWER_UNIT };
         self.asm.pext(RCX, RCX, frame(mask));
-        self.asm.jump_short(0xe3, out);
-        self.asm.load(RCX, frame(at::RCX));
-        self.asm.jump_short(0xeb, on);
-        self.asm.bind(out);
-        self.asm.jmp(restore);
-        self.asm.bind(on);
+        self.leave_if_zero(leave);
     }
 
     /// Loads the register that a home is, or a scratch register with what it holds.

@@ -9,6 +9,18 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic as M,
 pub const ALL: u32 =
     RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
 
+/// The same flags as bits of RFLAGS.
+pub fn in_rflags(flags: u32) -> u64 {
+    use motu_x86::flags::rflags;
+    let bit = |flag: u32, bit: u64| if flags & flag != 0 { bit } else { 0 };
+    bit(RflagsBits::OF, rflags::OF)
+        | bit(RflagsBits::SF, rflags::SF)
+        | bit(RflagsBits::ZF, rflags::ZF)
+        | bit(RflagsBits::AF, rflags::AF)
+        | bit(RflagsBits::CF, rflags::CF)
+        | bit(RflagsBits::PF, rflags::PF)
+}
+
 /// Instructions that are looked at beyond a block's end.
 const LOOK_AHEAD: usize = 6;
 

@@ -19,15 +19,18 @@ pub use frame::{Frame, Workspace};
 
 use crate::arena::Arena;
 use crate::cpu::{CodeSize, Cpu, key, seg, slot};
-use crate::decode::{BlockCache, decoder_options};
+use crate::decode::{Block, BlockCache, decoder_options};
 use crate::mmu::{ENTRIES, PAGE, PAGE_MASK, Privilege, is_canonical};
-use crate::options::Options;
+use crate::options::{Options, Translate};
+pub use block::Step;
+pub use flags::in_rflags;
 use block::{BlockTranslator, Place};
 use exit::{Exit, ExitKind, LOOKUP};
 use frame::{Code, JUMPS, jump_index, unit};
 use motu_x86::flags::rflags;
 use std::io;
 use std::ptr::NonNull;
+use std::rc::Rc;
 
 /// Bytes of host code at most.
 const CODE_SIZE: usize = 32 << 20;
@@ -41,6 +44,13 @@ const NEVER: u32 = u32::MAX;
 const BUDGET: u32 = 4096;
 /// Times that the stack check of a translation may fail before its accesses are checked one by one.
 const STACK_MISSES: u32 = 16;
+
+/// Whether a translation ran for lock-step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tried {
+    Ran,
+    Nothing,
+}
 
 /// One block's host code.
 #[derive(Debug)]
@@ -86,6 +96,8 @@ pub struct Translator {
     /// Runs of a block before it is translated.
     hot: u32,
     options: Options,
+    /// For lock-step: the instructions of each translation.
+    described: Vec<Option<Rc<[Step]>>>,
     /// What the stress mode draws budgets from.
     random: u64,
 }
@@ -118,6 +130,7 @@ impl Translator {
             missed: false,
             hot: if options.stress.is_some() { 0 } else { HOT },
             options: options.clone(),
+            described: Vec::new(),
             random: options.stress.unwrap_or_default(),
         };
         translator.prepare_frame();
@@ -235,6 +248,7 @@ impl Translator {
         drop(cache.take_dropped());
         self.forget_jumps(true);
         self.translations.clear();
+        self.described.clear();
         self.exits.truncate(1);
         self.code.clear();
         self.generation += 1;
@@ -255,9 +269,8 @@ impl Translator {
         loop {
             self.enter(cpu, code);
             match self.after(cpu, cache) {
-                // The units are there now.
-                None => code = self.jump(table, jump_index(cpu.rip)),
-                Some(next) => return next,
+                Ok(again) => code = again,
+                Err(next) => return next,
             }
         }
     }
@@ -285,19 +298,19 @@ impl Translator {
         }
     }
 
-    /// Looks at why translated code left.
+    /// Looks at why translated code left. Gives where to enter again at once, or what the run loop does next.
     #[inline(always)]
-    fn after(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> Option<Next> {
+    fn after(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> Result<Code, Next> {
         // SAFETY: translated code has left; the frame is plain data.
         let (number, target) = unsafe { ((*self.frame.as_ptr()).exit, (*self.frame.as_ptr()).target) };
         if number == LOOKUP {
             cpu.rip = target;
             self.missed = true;
-            return Some(if is_canonical(target) { Next::Continue } else { self.take_back(cpu) });
+            return Err(if is_canonical(target) { Next::Continue } else { self.take_back(cpu) });
         }
-        let Some(&exit) = self.exits.get(number as usize) else { return Some(Next::Block) };
+        let Some(&exit) = self.exits.get(number as usize) else { return Err(Next::Block) };
         cpu.rip = exit.rip;
-        Some(match exit.kind {
+        Err(match exit.kind {
             ExitKind::Lookup | ExitKind::Branch { .. } => Next::Continue,
             ExitKind::Link { patch } => self.link(cpu, cache, patch),
             ExitKind::Interpret => Next::Instruction,
@@ -311,7 +324,7 @@ impl Translator {
                 if cpu.vectors_usable(units & unit::AVX != 0) {
                     // SAFETY: as above.
                     unsafe { (*self.frame.as_ptr()).units = units };
-                    return None;
+                    return Ok(self.indirect(exit.translation));
                 }
                 Next::Block
             }
@@ -354,6 +367,7 @@ impl Translator {
             return Next::Continue;
         }
         match found {
+            Ok(Some(_)) if self.options.translate == Translate::Lockstep => Next::Continue,
             Ok(Some(number)) => {
                 if let Some(translation) = self.translations.get(number as usize) {
                     let distance = translation.direct.wrapping_sub(patch + 4);
@@ -405,6 +419,9 @@ impl Translator {
 
     /// Puts a translation into the jump table.
     fn note_jump(&mut self, cpu: &Cpu, rip: u64, number: u32) {
+        if self.options.translate == Translate::Lockstep {
+            return;
+        }
         let (table, entry) = (u8::from(cpu.cpl == 3), jump_index(rip));
         let code = self.indirect(number);
         if self.jump(table.into(), entry) == code {
@@ -420,28 +437,65 @@ impl Translator {
         }
     }
 
+    /// For lock-step: the block at RIP and its instructions, if it has a translation.
+    pub fn steps(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> Option<(u32, Rc<[Step]>)> {
+        self.keep_up(cpu, cache);
+        let number = self.find(cpu, cache).ok()??;
+        let index = cache.find(cpu).ok()?;
+        let known = self.described.get(number as usize).cloned().flatten();
+        let steps = match known {
+            Some(steps) => steps,
+            None => {
+                let block = cache.get_mut(index);
+                let page = copy_of_page(cpu, block.physical)?;
+                let steps: Rc<[Step]> = self.blocks.describe(block, &place(cpu, &page, block))?.into();
+                self.described.resize(self.described.len().max(number as usize + 1), None);
+                *self.described.get_mut(number as usize)? = Some(Rc::clone(&steps));
+                steps
+            }
+        };
+        Some((index, steps))
+    }
+
+    /// For lock-step: runs the translation at RIP, which is linked to no other.
+    pub fn try_once(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> Tried {
+        self.keep_up(cpu, cache);
+        let Ok(Some(number)) = self.find(cpu, cache) else { return Tried::Nothing };
+        let mut code = self.indirect(number);
+        loop {
+            // SAFETY: no translated code runs.
+            unsafe { (*self.frame.as_ptr()).budget = BUDGET };
+            self.enter(cpu, code);
+            match self.after(cpu, cache) {
+                Ok(again) => code = again,
+                Err(Next::Block) if self.left_for_units() => return Tried::Nothing,
+                Err(_) => return Tried::Ran,
+            }
+        }
+    }
+
+    /// Whether the last exit was for units that may not be used now.
+    fn left_for_units(&self) -> bool {
+        // SAFETY: no translated code runs.
+        let number = unsafe { (*self.frame.as_ptr()).exit };
+        matches!(self.exits.get(number as usize), Some(Exit { kind: ExitKind::Units(_), .. }))
+    }
+
     fn translate(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, index: u32) -> Option<u32> {
         let rip = cpu.rip;
         let block = cache.get_mut(index);
         if self.options.deny.iter().any(|denied| denied.contains(&rip)) {
             return None;
         }
-        let host = cpu.mmu.ram.page(block.physical);
-        let (Some(host), None) = (host, block.second_page) else {
+        let page = copy_of_page(cpu, block.physical);
+        let (Some(page), None) = (page, block.second_page) else {
             block.translated.runs = NEVER;
             return None;
         };
-        let mut page = [0u8; PAGE as usize];
-        // SAFETY: `host` is a whole page of guest RAM; it is copied because the guest may change it meanwhile.
-        unsafe { std::ptr::copy_nonoverlapping(host, page.as_mut_ptr(), page.len()) };
         let place = Place {
-            rip,
-            page: &page,
-            user: cpu.cpl == 3,
-            decoder_options: decoder_options(cpu.contract),
-            group_stack: !block.translated.single_checks,
             first_exit: self.exits.len() as u32,
             number: self.translations.len() as u32,
+            ..place(cpu, &page, block)
         };
         let Some(made) = self.blocks.translate(block, &place) else {
             block.translated.runs = NEVER;
@@ -472,6 +526,30 @@ impl Translator {
         });
         block.translated.at.push((rip, number));
         Some(number)
+    }
+}
+
+type Page = [u8; PAGE as usize];
+
+/// What a page of RAM holds now: the guest may change it while we look.
+fn copy_of_page(cpu: &Cpu, physical: u64) -> Option<Box<Page>> {
+    let host = cpu.mmu.ram.page(physical)?;
+    let mut page = Box::new([0; PAGE as usize]);
+    // SAFETY: `host` is a whole page of guest RAM.
+    unsafe { std::ptr::copy_nonoverlapping(host, page.as_mut_ptr(), page.len()) };
+    Some(page)
+}
+
+/// Where the block at RIP is to run. Nothing is numbered yet.
+fn place<'a>(cpu: &Cpu, page: &'a Page, block: &Block) -> Place<'a> {
+    Place {
+        rip: cpu.rip,
+        page,
+        user: cpu.cpl == 3,
+        decoder_options: decoder_options(cpu.contract),
+        group_stack: !block.translated.single_checks,
+        first_exit: 0,
+        number: 0,
     }
 }
 

@@ -107,8 +107,8 @@ fn access(instruction: &Instruction, selected: &Selected) -> Option<(i64, i64, b
     }
 }
 
-/// Plans the groups of a block. `live` tells of each instruction whether flags matter before it.
-pub fn plan(instructions: &[(Instruction, Selected)], live: &[bool]) -> Vec<Planned> {
+/// Plans the groups of a block. `live` has the flags that matter before each instruction.
+pub fn plan(instructions: &[(Instruction, Selected)], live: &[u32]) -> Vec<Planned> {
     let mut planned = vec![Planned::default(); instructions.len()];
     let mut rsp = 0i64;
     let mut positions: Vec<i64> = Vec::with_capacity(instructions.len());
@@ -137,12 +137,12 @@ pub fn plan(instructions: &[(Instruction, Selected)], live: &[bool]) -> Vec<Plan
     planned
 }
 
-fn close(planned: &mut [Planned], group: &mut Vec<Access>, positions: &[i64], live: &[bool], start: usize) {
+fn close(planned: &mut [Planned], group: &mut Vec<Access>, positions: &[i64], live: &[u32], start: usize) {
     let Some(first) = group.first().map(|a| a.index) else { return };
     let low = group.iter().map(|a| a.at).min().unwrap_or_default();
     let high = group.iter().map(|a| a.at + a.size).max().unwrap_or_default();
     // The latest place where flags are dead, or the first access if they never are.
-    let place = (start..=first).rev().find(|&n| live.get(n) == Some(&false)).unwrap_or(first);
+    let place = (start..=first).rev().find(|&n| live.get(n) == Some(&0)).unwrap_or(first);
     let write = group.iter().any(|a| a.write);
     let from_rsp = low - positions.get(place).copied().unwrap_or_default();
     if let Some(slot) = planned.get_mut(place) {
