@@ -17,6 +17,7 @@ mod mmu;
 mod msr;
 mod native;
 mod options;
+mod profile;
 mod reset;
 mod state;
 mod vcpu;

@@ -14,6 +14,7 @@ use crate::history::History;
 use crate::mmu::{Mmu, RamMap};
 use crate::native::NativeCache;
 use crate::options::Options;
+use crate::profile::Sampler;
 use crate::vm::Mailbox;
 use motu_hv::{CrashReport, Exit, GuestBus, HvError, Kick, Stats, Vcpu};
 use motu_x86::contract::Contract;
@@ -35,6 +36,7 @@ pub struct SoftVcpu {
     mailbox: Arc<Mailbox>,
     history: History,
     options: Options,
+    sampler: Option<Sampler>,
     /// Blocks until the next look at the clock.
     countdown: u32,
 }
@@ -54,7 +56,7 @@ impl SoftVcpu {
         ram.on_code_write(move || listener.ring());
         let cpu = Cpu::new(id, vcpus, contract, Mmu::new(ram), native);
         let (cache, history, options) = (BlockCache::new(), History::default(), options.clone());
-        let mut vcpu = Self { cpu, cache, mailbox, history, options, countdown: 0 };
+        let mut vcpu = Self { cpu, cache, mailbox, history, options, sampler: None, countdown: 0 };
         vcpu.restore(&CpuState::default())?;
         Ok(vcpu)
     }
@@ -64,6 +66,7 @@ impl SoftVcpu {
     #[inline(never)]
     fn attend(&mut self) -> Option<Exit> {
         self.countdown = BLOCKS_PER_TICK;
+        self.sample(false);
         let cpu = &mut self.cpu;
         cpu.set_alert(alert::TIMER, false);
         let mut kicked = false;
@@ -109,6 +112,13 @@ impl SoftVcpu {
                 .timer_deadline(at)
                 .map(|deadline: Nanos| Duration::from_nanos(deadline.saturating_sub(at.now).0.max(1)));
             self.mailbox.wait(limit);
+            self.sample(true);
+        }
+    }
+
+    fn sample(&mut self, halted: bool) {
+        if let Some(sampler) = &mut self.sampler {
+            sampler.take(&self.cpu, halted);
         }
     }
 
@@ -285,6 +295,7 @@ impl Vcpu for SoftVcpu {
         let erased = unsafe { std::mem::transmute::<&dyn GuestBus, &'static dyn GuestBus>(bus) };
         self.cpu.bus = Some(NonNull::from(erased));
         self.countdown = 0;
+        self.sampler.iter().for_each(Sampler::forget);
         let exit = self.run_guest();
         self.cpu.bus = None;
         exit
@@ -318,6 +329,12 @@ impl Vcpu for SoftVcpu {
     fn set_tracer(&mut self, tracer: Option<Box<dyn motu_hv::Tracer>>) {
         self.cpu.tracer = tracer;
         self.cpu.breakpoints_changed();
+    }
+
+    fn set_profiler(&mut self, profiler: Option<Box<dyn motu_hv::Profiler>>) -> Result<(), HvError> {
+        let start = |profiler| Sampler::start(profiler, Arc::clone(&self.mailbox));
+        self.sampler = profiler.map(start).transpose()?;
+        Ok(())
     }
 }
 
