@@ -77,7 +77,7 @@ pub struct RunArgs {
     pub cpus: u32,
     /// What runs the guest's instructions: auto, kvm or soft. To find faults in the soft engine, options may follow:
     /// translate=off|on|lockstep (to host code; lockstep: compared with the interpreter block by block),
-    /// deny=ADDR[-ADDR][:...] (blocks at these hexadecimal addresses are interpreted), stress=SEED (looks for
+    /// deny=ADDR:LOW-HIGH:... (blocks at these hexadecimal addresses are interpreted), stress=SEED (looks for
     /// interrupts every few instructions); such as soft,translate=off
     #[arg(long, value_name = "ENGINE[,OPTION...]", default_value_t)]
     pub engine: EngineChoice,
