@@ -2,7 +2,7 @@
 
 use crate::status;
 use clap::{ArgAction, Args, Parser, Subcommand};
-use motu_spec::{ByteSize, Console, EngineChoice, GuestAddress, KernelMode, Timeout, Trace, VmSpec};
+use motu_spec::{ByteSize, Console, EngineChoice, GuestAddress, KernelMode, Profile, Timeout, Trace, VmSpec};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -77,7 +77,7 @@ pub struct RunArgs {
     pub cpus: u32,
     /// What runs the guest's instructions: auto, kvm or soft. To find faults in the soft engine, options may follow:
     /// translate=off|on|lockstep (to host code; lockstep: compared with the interpreter block by block),
-    /// deny=ADDR[-ADDR][:...] (blocks at these hexadecimal addresses are interpreted), stress=SEED (looks for
+    /// deny=ADDR:LOW-HIGH:... (blocks at these hexadecimal addresses are interpreted), stress=SEED (looks for
     /// interrupts every few instructions); such as soft,translate=off
     #[arg(long, value_name = "ENGINE[,OPTION...]", default_value_t)]
     pub engine: EngineChoice,
@@ -104,6 +104,12 @@ pub struct RunArgs {
     /// a port (io), access to memory that is no RAM (mmio); such as int,io:FILE; may be repeated
     #[arg(long = "trace", value_name = "exec|int|mmio|io[,...][:FILE]", value_parser = trace_parser())]
     pub traces: Vec<Traces>,
+    /// Write a flame graph of where the guest's time went to FILE: an SVG picture, for a browser
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
+    /// What the kernel's code is called, for --profile: System.map, vmlinux or the guest's /proc/kallsyms
+    #[arg(long, value_name = "FILE", requires = "profile")]
+    pub symbols: Option<PathBuf>,
 }
 
 /// What one `--trace` asks for.
@@ -143,6 +149,7 @@ impl RunArgs {
             timeout: self.timeout,
             debug_exit: self.debug_exit,
             traces: self.traces.iter().flat_map(|traces| traces.0.clone()).collect(),
+            profile: self.profile.clone().map(|file| Profile { file, symbols: self.symbols.clone() }),
         }
     }
 }
@@ -181,7 +188,7 @@ mod tests {
 
     #[test]
     fn bad_values_say_what_would_have_been_right() {
-        let cases: [(&[&str], &str); 16] = [
+        let cases: [(&[&str], &str); 17] = [
             (&["--memory", "lots"], "512M"),
             (&["--timeout", "-1"], "30s"),
             (&["--cpus", "-1"], "0..="),
@@ -191,6 +198,7 @@ mod tests {
             (&["--memroy", "1G"], "--memory"),
             (&["--trace", "cpu"], "exec, int, mmio and io"),
             (&["--trace", "io:"], "io:FILE"),
+            (&["--symbols", "x"], "--profile"),
             (&["--initrd", "x"], "--kernel"),
             (&["--kernel-address", "0x7c00"], "--kernel"),
             (&["--kernel", "k", "--kernel-address", "top"], "0x7c00"),

@@ -51,7 +51,7 @@ pub enum ParseEngineError {
     OptionsOfKvm(String),
     #[error(
         "{0:?} is no option of the soft engine; its options are translate=off|on|lockstep, \
-         deny=ADDR[-ADDR][:...] and stress=SEED"
+         deny=ADDR:LOW-HIGH:... and stress=SEED"
     )]
     UnknownOption(String),
     #[error("the engine's option {0} is given twice; give it once")]

@@ -16,7 +16,7 @@ pub use address::{GuestAddress, ParseAddressError};
 pub use duration::{ParseTimeoutError, Timeout};
 pub use engine::{EngineChoice, ParseEngineError, SoftOptions, Translate};
 pub use size::{ByteSize, ParseSizeError};
-pub use trace::{ParseTraceError, Trace, TraceKind};
+pub use trace::{ParseTraceError, Profile, Trace, TraceKind};
 pub use vm::{
     Console, DEFAULT_IMAGE, DEFAULT_MEMORY, KernelMode, Limits, MAX_CMDLINE, MAX_CPUS, MAX_MEMORY, MIN_MEMORY,
     ParseModeError, SpecError, VmSpec,

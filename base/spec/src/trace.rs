@@ -17,6 +17,17 @@ pub struct Trace {
     pub file: Option<PathBuf>,
 }
 
+/// A picture of where a machine's time went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// An SVG file, which is made or emptied first.
+    pub file: PathBuf,
+    /// What the kernel's code is called: a `System.map`, a `/proc/kallsyms` or an ELF file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub symbols: Option<PathBuf>,
+}
+
 /// What is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,6 +1,6 @@
 //! One machine as asked for, and the rules it must keep.
 
-use crate::{ByteSize, EngineChoice, GuestAddress, Timeout, Trace};
+use crate::{ByteSize, EngineChoice, GuestAddress, Profile, Timeout, Trace};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::PathBuf;
@@ -66,6 +66,8 @@ pub struct VmSpec {
     pub debug_exit: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traces: Vec<Trace>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
 }
 
 /// The mode that the processor starts a binary in which is loaded at an address of its own.
@@ -174,6 +176,7 @@ impl Default for VmSpec {
             timeout: None,
             debug_exit: false,
             traces: Vec::new(),
+            profile: None,
         }
     }
 }

@@ -6,6 +6,7 @@ mod crash;
 mod ending;
 mod output;
 mod outputs;
+mod profile;
 mod stats;
 mod trace;
 
@@ -13,6 +14,7 @@ pub use crash::Shown as ShownCrash;
 pub use ending::{Deadline, Ending, Why};
 pub use output::Output;
 pub use outputs::Outputs;
+pub use profile::Profile;
 pub use stats::Stats;
 pub use trace::Traces;
 
@@ -91,7 +93,7 @@ impl Vmm {
             entropy: Box::new(host::random),
             on_reset: boot.on_reset,
             debug_exit: spec.debug_exit,
-            tracing: outputs.traces.tracing(),
+            tracing: outputs.tracing(),
         };
         let machine = Machine::new(config, engine.hypervisor.as_ref())?;
         let handle = machine.handle();

@@ -1,6 +1,7 @@
 //! Everything that a machine says, on its way to the person.
 
-use super::{Output, Traces};
+use super::{Output, Profile, Traces};
+use motu_machine::Tracing;
 use std::time::Duration;
 
 /// How long a guest's last output may take when motu was told to end at once.
@@ -14,9 +15,16 @@ const TRACE_FLUSH: Duration = Duration::from_secs(3);
 pub struct Outputs {
     pub console: Output,
     pub traces: Traces,
+    pub profile: Option<Profile>,
 }
 
 impl Outputs {
+    /// What the machine is to tell.
+    pub fn tracing(&self) -> Tracing {
+        let profile = self.profile.as_ref().map(Profile::profilers);
+        Tracing { profile, ..self.traces.tracing() }
+    }
+
     /// Lets a guest that waits for a reader go on: the machine is ending.
     pub fn release(&self) {
         self.console.release();
@@ -33,5 +41,6 @@ impl Outputs {
     pub fn finish(&self, at_once: bool) {
         self.traces.finish(at_once.then_some(TRACE_FLUSH));
         self.console.finish(at_once.then_some(HASTY_FLUSH));
+        self.profile.iter().for_each(Profile::draw);
     }
 }

@@ -66,10 +66,12 @@ pub fn run(guest: &Guest, hypervisor: &dyn Hypervisor) -> Result<(), Failure> {
 /// The end of a run for a person to read.
 fn describe(run: &Run) -> String {
     let state = &run.report.state;
+    // A guest that went astray may have told of very much.
+    let told = run.events.get(..64).unwrap_or(&run.events);
     let mut text = format!(
-        "\n  end {:x?}\n  events {:x?}\n  rip {:x} rflags {:x} cs {:x} ss {:x} cr0 {:x} cr2 {:x} cr3 {:x} cr4 {:x}\n  gpr {:x?}",
+        "\n  end {:x?}\n  {} events {told:x?}\n  rip {:x} rflags {:x} cs {:x} ss {:x} cr0 {:x} cr2 {:x} cr3 {:x} cr4 {:x}\n  gpr {:x?}",
         run.end,
-        run.events,
+        run.events.len(),
         state.rip,
         state.rflags,
         state.segments.cs.selector,

@@ -19,6 +19,7 @@ mod mmu;
 mod msr;
 mod native;
 mod options;
+mod profile;
 mod reset;
 mod state;
 mod translate;

@@ -10,8 +10,8 @@ use crate::mmu::{Access, PAGE_MASK};
 use crate::translate::{Step, Tried, in_rflags};
 use crate::vcpu::SoftVcpu;
 use iced_x86::{OpAccess, Register};
-use motu_x86::flags::rflags;
 use motu_x86::XsaveArea;
+use motu_x86::flags::rflags;
 use std::fmt::Write;
 
 /// Bytes of one access at most.
@@ -141,7 +141,8 @@ impl SoftVcpu {
                 })
             };
             let Some(address) = memory.virtual_address(0, value) else { return false };
-            if matches!(memory.access(), OpAccess::None | OpAccess::NoMemAccess) || bytes == 0 || bytes > LONGEST as u64 {
+            if matches!(memory.access(), OpAccess::None | OpAccess::NoMemAccess) || bytes == 0 || bytes > LONGEST as u64
+            {
                 continue;
             }
             let write = !matches!(memory.access(), OpAccess::Read | OpAccess::CondRead);
@@ -213,7 +214,12 @@ impl SoftVcpu {
         for step in steps {
             let mut line = String::new();
             iced_x86::Formatter::format(&mut iced_x86::IntelFormatter::new(), &step.instruction, &mut line);
-            let _ = writeln!(text, "  {:x}: {line}{}", step.instruction.ip(), if step.translated { "" } else { " (interpreted)" });
+            let _ = writeln!(
+                text,
+                "  {:x}: {line}{}",
+                step.instruction.ip(),
+                if step.translated { "" } else { " (interpreted)" }
+            );
         }
         let now = Snapshot::of(&self.cpu, false);
         for (name, state) in [("before", start), ("interpreted", expected), ("translated", &now)] {

@@ -15,6 +15,7 @@ use crate::lockstep::Lockstep;
 use crate::mmu::{Mmu, RamMap};
 use crate::native::NativeCache;
 use crate::options::{Options, Translate};
+use crate::profile::Sampler;
 use crate::translate::{Next, Translator, host_suffices};
 use crate::vm::Mailbox;
 use motu_hv::{CrashReport, Exit, GuestBus, HvError, Kick, Stats, Vcpu};
@@ -39,6 +40,7 @@ pub struct SoftVcpu {
     pub(crate) lockstep: Option<Lockstep>,
     mailbox: Arc<Mailbox>,
     history: History,
+    sampler: Option<Sampler>,
     /// Blocks until the next look at the clock.
     countdown: u32,
 }
@@ -68,7 +70,7 @@ impl SoftVcpu {
             .map_err(failed("mapping memory for translated code"))?;
         let lockstep = (options.translate == Translate::Lockstep).then(Lockstep::default);
         let (cache, history) = (BlockCache::new(), History::default());
-        let mut vcpu = Self { cpu, cache, translator, lockstep, mailbox, history, countdown: 0 };
+        let mut vcpu = Self { cpu, cache, translator, lockstep, mailbox, history, sampler: None, countdown: 0 };
         vcpu.restore(&CpuState::default())?;
         Ok(vcpu)
     }
@@ -78,6 +80,7 @@ impl SoftVcpu {
     #[inline(never)]
     fn attend(&mut self) -> Option<Exit> {
         self.countdown = BLOCKS_PER_TICK;
+        self.sample(false);
         let cpu = &mut self.cpu;
         cpu.set_alert(alert::TIMER, false);
         let mut kicked = false;
@@ -123,6 +126,13 @@ impl SoftVcpu {
                 .timer_deadline(at)
                 .map(|deadline: Nanos| Duration::from_nanos(deadline.saturating_sub(at.now).0.max(1)));
             self.mailbox.wait(limit);
+            self.sample(true);
+        }
+    }
+
+    fn sample(&mut self, halted: bool) {
+        if let Some(sampler) = &mut self.sampler {
+            sampler.take(&self.cpu, halted);
         }
     }
 
@@ -325,6 +335,7 @@ impl Vcpu for SoftVcpu {
         let erased = unsafe { std::mem::transmute::<&dyn GuestBus, &'static dyn GuestBus>(bus) };
         self.cpu.bus = Some(NonNull::from(erased));
         self.countdown = 0;
+        self.sampler.iter().for_each(Sampler::forget);
         let exit = self.run_guest();
         self.cpu.bus = None;
         exit
@@ -348,7 +359,8 @@ impl Vcpu for SoftVcpu {
 
     fn stats(&self) -> Stats {
         let mmu = &self.cpu.mmu;
-        Stats { tlb_misses: mmu.misses, tlb_flushes: mmu.flushes, ..self.cpu.stats }
+        let translator = self.translator.as_ref().map(Translator::stats);
+        Stats { tlb_misses: mmu.misses, tlb_flushes: mmu.flushes, translator, ..self.cpu.stats }
     }
 
     fn crash_report(&self) -> CrashReport {
@@ -358,6 +370,12 @@ impl Vcpu for SoftVcpu {
     fn set_tracer(&mut self, tracer: Option<Box<dyn motu_hv::Tracer>>) {
         self.cpu.tracer = tracer;
         self.cpu.breakpoints_changed();
+    }
+
+    fn set_profiler(&mut self, profiler: Option<Box<dyn motu_hv::Profiler>>) -> Result<(), HvError> {
+        let start = |profiler| Sampler::start(profiler, Arc::clone(&self.mailbox));
+        self.sampler = profiler.map(start).transpose()?;
+        Ok(())
     }
 }
 

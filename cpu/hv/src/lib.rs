@@ -8,9 +8,11 @@
 //! reaches the CPUs by [`Vm::signal_msi`] and [`Vm::set_ext_int`].
 #![forbid(unsafe_code)]
 
+mod profile;
 mod report;
 mod trace;
 
+pub use profile::{GuestSample, MAX_CALLERS, Profiler};
 pub use report::{CrashReport, ExitCounts, RecentInstruction, Stats, TranslatorStats};
 pub use trace::{EventKind, TracedEvent, Tracer};
 
@@ -106,6 +108,11 @@ pub trait Vcpu: Send {
     fn crash_report(&self) -> CrashReport;
     /// Tells `tracer` from now on what the CPU does; `None` tells nobody.
     fn set_tracer(&mut self, tracer: Option<Box<dyn Tracer>>);
+    /// Tells `profiler` from now on where the CPU's time goes; `None` tells nobody.
+    ///
+    /// # Errors
+    /// The host lacks a resource.
+    fn set_profiler(&mut self, profiler: Option<Box<dyn Profiler>>) -> Result<(), HvError>;
 }
 
 /// The board as a CPU sees it. Every method may be called from any vCPU thread.

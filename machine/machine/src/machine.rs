@@ -97,6 +97,7 @@ impl Machine {
         for (id, vcpu) in (0..).zip(&mut vcpus) {
             control.add_vcpu(vcpu.kicker());
             vcpu.set_tracer(tracing.cpu.as_ref().map(|tracer| tracer(id)));
+            vcpu.set_profiler(tracing.profile.as_ref().map(|profiler| profiler(id)))?;
         }
         let accesses = tracing.access.map(|tracer| (0..cpus).map(tracer).collect()).unwrap_or_default();
         let host = HostSide {

@@ -134,6 +134,10 @@ impl Vcpu for PlayedCpu {
     }
 
     fn set_tracer(&mut self, _: Option<Box<dyn motu_hv::Tracer>>) {}
+
+    fn set_profiler(&mut self, _: Option<Box<dyn motu_hv::Profiler>>) -> Result<(), HvError> {
+        Ok(())
+    }
 }
 
 /// A PVH kernel of a few bytes: one segment at 1 MiB, and the note with its entry point

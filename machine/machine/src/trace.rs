@@ -1,6 +1,6 @@
-//! Telling what a machine does while it runs: `--trace`.
+//! Telling what a machine does while it runs: `--trace` and `--profile`.
 
-use motu_hv::{GuestBus, Tracer};
+use motu_hv::{GuestBus, Profiler, Tracer};
 use motu_x86::{Gpa, Nanos};
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ pub struct Tracing {
     pub cpu: Option<PerCpu<dyn Tracer>>,
     /// Is told of accesses to the board.
     pub access: Option<PerCpu<dyn AccessTracer>>,
+    /// Is told where the CPU's time goes.
+    pub profile: Option<PerCpu<dyn Profiler>>,
 }
 
 /// Is told of accesses to the board, on the vCPU's thread and with no lock held: the guest waits

@@ -34,6 +34,7 @@ fn what_is_written_reads_back() {
         cpu: Some("v2-2026".into()),
         console: Some(Console::File("boot.log".into())),
         timeout: Some("90s".parse().unwrap()),
+        profile: Some(Profile { file: "boot.svg".into(), symbols: Some("System.map".into()) }),
         ..VmSpec::default()
     };
     assert_eq!(parse(&serde_json::to_string(&spec).unwrap()).unwrap(), spec);

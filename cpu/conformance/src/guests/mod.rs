@@ -67,6 +67,8 @@ pub(crate) const THEMES: &[&[Guest]] = &[
     protected::MIXED,
     reset::GUESTS,
     hot::STORES,
+    hot::PAGE_FAULTS,
+    hot::EXCEPTIONS,
 ];
 
 /// One instruction, or a few.

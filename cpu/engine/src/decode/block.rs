@@ -84,7 +84,15 @@ impl Cpu {
                 Context { code_size: self.code_size, key: self.key, contract: self.contract, native: &mut self.native };
             len = decode_one(code, rip, &mut context, &mut ops);
         }
-        Ok(Block { ops: ops.into_boxed_slice(), len: len as u32, physical, key: self.decode_key(), second_page, id: 0, translated: Translated::default() })
+        Ok(Block {
+            ops: ops.into_boxed_slice(),
+            len: len as u32,
+            physical,
+            key: self.decode_key(),
+            second_page,
+            id: 0,
+            translated: Translated::default(),
+        })
     }
 }
 
@@ -143,6 +151,10 @@ fn is_too_long(code: &[u8], context: &Context<'_>) -> bool {
     let is_rex = |byte: u8| context.code_size == CodeSize::Bits64 && byte & 0xf0 == 0x40;
     let is_legacy = |byte: u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
     let count = bytes.iter().take_while(|&&byte| is_rex(byte) || is_legacy(byte)).count();
+    if let Some([0xc6 | 0xc7, modrm, ..]) = bytes.get_mut(count..) {
+        // Whatever group 11 lacks has the operands of its MOV.
+        *modrm &= !0x38;
+    }
     let (prefixes, opcode) = bytes.split_at(count);
     let short_address = prefixes.contains(&0x67).then_some(0x67);
     let rex = prefixes.last().copied().filter(|&byte| is_rex(byte));
@@ -180,7 +192,8 @@ struct Shape {
 /// and PALIGNR have.
 fn shape(opcode: &[u8], code_size: CodeSize) -> Shape {
     // Outside of 64-bit code 62 is EVEX only before what no memory operand of BOUND begins with.
-    let evex = |payload: u8| code_size == CodeSize::Bits64 || payload >= 0xc0;
+    // No processor has a map 4.
+    let evex = |payload: u8| payload & 7 != 4 && (code_size == CodeSize::Bits64 || payload >= 0xc0);
     let (immediate, replaced) = match *opcode {
         [0x0f, 0x38, _, ..] => (false, 3),
         [0x0f, 0x3a, _, ..] => (true, 3),
@@ -222,6 +235,12 @@ mod tests {
         let jcc = [0xf3, 0xf3, 0x3e, 0xf0, 0x26, 0x66, 0x3e, 0xf2, 0x66, 0x66, 0x2e, 0x0f, 0x81, 0xc7, 0x69];
         assert!(!too_long(&jcc, Bits32));
         assert!(too_long(&jcc, Bits64));
+        // MOV with a number in ModR/M that its group does not have: 17 bytes.
+        let group = [0xf0, 0x42, 0x40, 0x48, 0x44, 0x42, 0x41, 0xc7, 0xaa, 0xfb, 0x9d, 0x4b, 0x95, 0xcf, 0xb7];
+        assert!(too_long(&group, Bits64));
+        // EVEX of a map that does not exist, whatever would follow.
+        let map_4 = [0x26, 0xf3, 0x66, 0x3e, 0x43, 0x62, 0xbc, 0xde, 0xda, 0x7d, 0x94, 0xe9, 0xc4, 0xe3, 0xbd];
+        assert!(!too_long(&map_4, Bits64));
         // Fifteen prefixes.
         assert!(too_long(&[0x2e; 15], Bits64));
     }

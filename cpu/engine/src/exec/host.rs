@@ -7,7 +7,9 @@ use super::operand::in_segment;
 use crate::cpu::{Cpu, Done, Fault, Faulting, Flow};
 use crate::decode::{Handler, Op};
 use crate::exec::system;
-use crate::native::{NativeCache, Outcome, Staging, Thunk, Unit, mxcsr, pending_x87_exception, x87_control, x87_status};
+use crate::native::{
+    NativeCache, Outcome, Staging, Thunk, Unit, mxcsr, pending_x87_exception, x87_control, x87_status,
+};
 use iced_x86::Instruction;
 use motu_x86::flags::{cr0, cr4, xcr0};
 use motu_x86::{Exception, XsaveArea};

@@ -177,7 +177,8 @@ impl Tlb {
     /// Takes the write right of every entry for the host page at `host`: it holds code now.
     pub fn protect(&mut self, host: *mut u8) {
         for n in 0..self.local.len() + self.global.len() {
-            let index = self.local.get(n).or_else(|| self.global.get(n - self.local.len())).copied().unwrap_or_default();
+            let index =
+                self.local.get(n).or_else(|| self.global.get(n - self.local.len())).copied().unwrap_or_default();
             if let Some(entry) = self.entries_mut().get_mut(index as usize)
                 && entry.host == host
             {

@@ -362,7 +362,10 @@ mod tests {
         assert_eq!(text(|a| a.load32(RCX, frame(0))), "mov ecx,[rsp]");
         assert_eq!(text(|a| a.store(Mem { base: Reg(13), index: None, disp: 0 }, RAX)), "mov [r13],rax");
         assert_eq!(text(|a| a.store32(frame(200), R9)), "mov [rsp+0C8h],r9d");
-        assert_eq!(text(|a| a.store_imm(Mem { base: R10, index: None, disp: 0 }, -2)), "mov qword ptr [r10],0FFFFFFFFFFFFFFFEh");
+        assert_eq!(
+            text(|a| a.store_imm(Mem { base: R10, index: None, disp: 0 }, -2)),
+            "mov qword ptr [r10],0FFFFFFFFFFFFFFFEh"
+        );
         assert_eq!(text(|a| a.store_imm32(frame(4), 7)), "mov dword ptr [rsp+4],7");
         assert_eq!(text(|a| a.lea(R10, Mem { base: R9, index: Some((R11, 2)), disp: -8 })), "lea r10,[r9+r11*4-8]");
         assert_eq!(text(|a| a.alu(Alu::Sub, R10, far)), "sub r10,[rsp+r11*8+12345h]");

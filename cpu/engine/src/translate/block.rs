@@ -344,12 +344,19 @@ impl BlockTranslator {
             Address::Computed(computed) => Address::Computed(Computed { segment: None, ..computed }),
             constant => constant,
         };
-        if let (Address::Computed(Computed { base: Some(Home::Host(base)), index, disp, short, .. }), Home::Host(to), true) =
-            (address, to, register.size() >= 4)
+        if let (
+            Address::Computed(Computed { base: Some(Home::Host(base)), index, disp, short, .. }),
+            Home::Host(to),
+            true,
+        ) = (address, to, register.size() >= 4)
             && let Some(index) = host_index(index)
         {
             let mem = Mem { base, index, disp };
-            if short || register.size() == 4 { self.emit.asm.lea32(to, mem) } else { self.emit.asm.lea(to, mem) }
+            if short || register.size() == 4 {
+                self.emit.asm.lea32(to, mem)
+            } else {
+                self.emit.asm.lea(to, mem)
+            }
             return Some(());
         }
         self.emit.address(address, true);
@@ -499,7 +506,11 @@ impl BlockTranslator {
             asm.jcc(cc::NZ, out);
             // Neither 0 nor -1.
             let above = Mem { base: R10, index: None, disp: 1 };
-            if wide { asm.lea(R11, above) } else { asm.lea32(R11, above) }
+            if wide {
+                asm.lea(R11, above)
+            } else {
+                asm.lea32(R11, above)
+            }
             asm.cmp_imm8(R11, 1, wide);
             asm.jcc(cc::BE, out);
         } else {
@@ -645,7 +656,8 @@ fn address(instruction: &Instruction) -> Option<Address> {
         };
     }
     let registers = [base, index].into_iter().filter(|&r| r != Register::None);
-    let short = registers.clone().any(|r| r.size() == 4) || (registers.count() == 0 && instruction.memory_displ_size() == 4);
+    let short =
+        registers.clone().any(|r| r.size() == 4) || (registers.count() == 0 && instruction.memory_displ_size() == 4);
     let full = instruction.memory_displacement64();
     if base == Register::None && index == Register::None {
         if segment.is_none() {
@@ -655,9 +667,7 @@ fn address(instruction: &Instruction) -> Option<Address> {
         return Some(Address::Computed(Computed { base: None, index: None, disp, short: false, segment }));
     }
     let disp = if short { full as u32 as i32 } else { i32::try_from(full as i64).ok()? };
-    let of = |register: Register| {
-        (register != Register::None).then(|| home(register.full_register().number()))
-    };
+    let of = |register: Register| (register != Register::None).then(|| home(register.full_register().number()));
     let shift = instruction.memory_index_scale().trailing_zeros() as u8;
     Some(Address::Computed(Computed { base: of(base), index: of(index).map(|i| (i, shift)), disp, short, segment }))
 }

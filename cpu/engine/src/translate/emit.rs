@@ -27,11 +27,24 @@ const TO_ENTRY: u8 = 12 - ENTRY_SHIFT as u8;
 
 /// What comes behind a block's last instruction.
 enum Cold {
-    Exit { label: Label, exit: u32 },
+    Exit {
+        label: Label,
+        exit: u32,
+    },
     /// Loads a TLB entry for `address` and tries again.
-    Refill { label: Label, again: Label, address: Address, request: u32, exit: u32, live: bool },
+    Refill {
+        label: Label,
+        again: Label,
+        address: Address,
+        request: u32,
+        exit: u32,
+        live: bool,
+    },
     /// Takes the guest's RCX back, which a check without flags uses.
-    Restore { label: Label, then: Label },
+    Restore {
+        label: Label,
+        then: Label,
+    },
 }
 
 /// A guest-linear address, as code computes it into R10.
@@ -274,7 +287,7 @@ impl Emit {
         let again = self.asm.label();
         self.asm.bind(again);
         self.address(address, live);
-        let exit = self.exit(ExitKind::Interpret, rip);
+        let exit = self.exit(ExitKind::Access, rip);
         let label = self.asm.label();
         let asked = operand.size | if operand.write { request::WRITE } else { 0 };
         self.cold.push(Cold::Refill { label, again, address, request: asked, exit, live });

@@ -10,8 +10,10 @@ pub enum ExitKind {
         /// Offset in the code cache of the jump's four-byte distance.
         patch: u32,
     },
-    /// The instruction there is the interpreter's, or its memory operand is.
+    /// The instruction there is the interpreter's.
     Interpret,
+    /// So is its memory operand: a fault, a device, decoded code, two pages.
+    Access,
     /// No exit by itself: where an indirect branch is, and by how much it has moved RSP.
     Branch { moved: i32 },
     /// It was time to look up.

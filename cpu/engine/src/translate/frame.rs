@@ -132,7 +132,8 @@ impl Workspace {
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let base = NonNull::new(address.cast::<u8>()).ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
+        let base =
+            NonNull::new(address.cast::<u8>()).ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
         let workspace = Self { base };
         // SAFETY: the first page of the mapping just made; nothing uses it.
         if unsafe { libc::mprotect(address, GUARD, libc::PROT_NONE) } != 0 {

@@ -23,10 +23,11 @@ use crate::decode::{Block, BlockCache, decoder_options};
 use crate::mmu::{ENTRIES, PAGE, PAGE_MASK, Privilege, is_canonical};
 use crate::options::{Options, Translate};
 pub use block::Step;
-pub use flags::in_rflags;
 use block::{BlockTranslator, Place};
 use exit::{Exit, ExitKind, LOOKUP};
+pub use flags::in_rflags;
 use frame::{Code, JUMPS, jump_index, unit};
+use motu_hv::TranslatorStats;
 use motu_x86::flags::rflags;
 use std::io;
 use std::ptr::NonNull;
@@ -96,6 +97,7 @@ pub struct Translator {
     /// Runs of a block before it is translated.
     hot: u32,
     options: Options,
+    stats: TranslatorStats,
     /// For lock-step: the instructions of each translation.
     described: Vec<Option<Rc<[Step]>>>,
     /// What the stress mode draws budgets from.
@@ -130,12 +132,18 @@ impl Translator {
             missed: false,
             hot: if options.stress.is_some() { 0 } else { HOT },
             options: options.clone(),
+            stats: TranslatorStats::default(),
             described: Vec::new(),
             random: options.stress.unwrap_or_default(),
         };
         translator.prepare_frame();
         translator.exits.push(Exit { kind: ExitKind::Lookup, rip: 0, translation: 0 });
         Ok(translator)
+    }
+
+    /// What it did so far.
+    pub fn stats(&self) -> TranslatorStats {
+        TranslatorStats { cache_bytes: self.code.used() as u64, ..self.stats }
     }
 
     fn frame(&mut self) -> *mut Frame {
@@ -226,6 +234,7 @@ impl Translator {
         if std::mem::replace(&mut translation.dropped, true) {
             return;
         }
+        self.stats.invalidated += 1;
         let (rip, user) = (translation.rip, translation.user);
         let (indirect, direct, stale) = (translation.indirect, translation.direct, translation.stale);
         self.patch_jump(direct, stale);
@@ -245,7 +254,7 @@ impl Translator {
     /// Drops everything, blocks of the interpreter included.
     fn clear(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) {
         cache.clear(cpu);
-        drop(cache.take_dropped());
+        self.stats.evictions += cache.take_dropped().len() as u64;
         self.forget_jumps(true);
         self.translations.clear();
         self.described.clear();
@@ -303,17 +312,27 @@ impl Translator {
     fn after(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> Result<Code, Next> {
         // SAFETY: translated code has left; the frame is plain data.
         let (number, target) = unsafe { ((*self.frame.as_ptr()).exit, (*self.frame.as_ptr()).target) };
+        let counts = &mut self.stats.exits;
         if number == LOOKUP {
+            counts.lookup += 1;
             cpu.rip = target;
             self.missed = true;
             return Err(if is_canonical(target) { Next::Continue } else { self.take_back(cpu) });
         }
         let Some(&exit) = self.exits.get(number as usize) else { return Err(Next::Block) };
         cpu.rip = exit.rip;
+        match exit.kind {
+            ExitKind::Lookup | ExitKind::Branch { .. } => counts.lookup += 1,
+            ExitKind::Link { .. } => counts.link += 1,
+            ExitKind::Interpret => counts.interpret += 1,
+            ExitKind::Access | ExitKind::Stack => counts.refill_failed += 1,
+            ExitKind::Poll => counts.poll += 1,
+            ExitKind::Units(_) => counts.fpu += 1,
+        }
         Err(match exit.kind {
             ExitKind::Lookup | ExitKind::Branch { .. } => Next::Continue,
             ExitKind::Link { patch } => self.link(cpu, cache, patch),
-            ExitKind::Interpret => Next::Instruction,
+            ExitKind::Interpret | ExitKind::Access => Next::Instruction,
             ExitKind::Poll => {
                 let budget = self.next_budget();
                 // SAFETY: as above.
@@ -427,14 +446,14 @@ impl Translator {
         if self.jump(table.into(), entry) == code {
             return;
         }
-        self.set_jump(table.into(), entry, code);
-        let global = rip >> 63 != 0 && cpu.mmu.tlb.info(rip).global;
-        let list = if global { &mut self.global } else { &mut self.local };
-        if list.len() < 2 * JUMPS {
-            list.push((table, entry as u16));
-        } else {
+        let known = cpu.mmu.tlb.entry(rip);
+        let global = rip >> 63 != 0 && known.lookup(known.exec, rip, 1).is_some() && cpu.mmu.tlb.info(rip).global;
+        if self.local.len() + self.global.len() >= 4 * JUMPS {
             self.forget_jumps(true);
         }
+        self.set_jump(table.into(), entry, code);
+        let list = if global { &mut self.global } else { &mut self.local };
+        list.push((table, entry as u16));
     }
 
     /// For lock-step: the block at RIP and its instructions, if it has a translation.
@@ -515,6 +534,8 @@ impl Translator {
             self.exits.push(Exit { kind, ..*exit });
         }
         let number = place.number;
+        self.stats.blocks += 1;
+        self.stats.instructions += u64::from(made.instructions);
         self.translations.push(Translation {
             rip,
             indirect: offset,

@@ -6,7 +6,8 @@ use crate::decode::Op;
 use crate::exec::system;
 use crate::native::Unit;
 use iced_x86::{
-    CodeSize, FlowControl, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess, OpCodeOperandKind, OpKind, Register,
+    CodeSize, FlowControl, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess, OpCodeOperandKind, OpKind,
+    Register,
 };
 
 use super::frame::unit;
@@ -99,11 +100,8 @@ pub fn select(instruction: &Instruction, op: &Op, info: &mut InstructionInfoFact
                 _ => INTERPRET,
             };
         }
-        let operand = thunk.memory().map(|m| Operand {
-            size: m.size.into(),
-            write: m.writes,
-            alignment: m.alignment.into(),
-        });
+        let operand =
+            thunk.memory().map(|m| Operand { size: m.size.into(), write: m.writes, alignment: m.alignment.into() });
         return copy(instruction, operand, units);
     }
     integer(instruction, info)
@@ -183,13 +181,53 @@ fn is_conditional(instruction: &Instruction) -> bool {
 fn is_computation(mnemonic: M) -> bool {
     matches!(
         mnemonic,
-        M::Add | M::Or | M::Adc | M::Sbb | M::And | M::Sub | M::Xor | M::Cmp | M::Test
-            | M::Inc | M::Dec | M::Neg | M::Not | M::Mul | M::Imul
-            | M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
-            | M::Mov | M::Movzx | M::Movsx | M::Movsxd | M::Xchg | M::Bswap
-            | M::Bt | M::Bts | M::Btr | M::Btc | M::Bsf | M::Bsr
-            | M::Cmpxchg | M::Cmpxchg8b | M::Cmpxchg16b | M::Xadd
-            | M::Cbw | M::Cwde | M::Cdqe | M::Cwd | M::Cdq | M::Cqo
+        M::Add
+            | M::Or
+            | M::Adc
+            | M::Sbb
+            | M::And
+            | M::Sub
+            | M::Xor
+            | M::Cmp
+            | M::Test
+            | M::Inc
+            | M::Dec
+            | M::Neg
+            | M::Not
+            | M::Mul
+            | M::Imul
+            | M::Shl
+            | M::Sal
+            | M::Shr
+            | M::Sar
+            | M::Rol
+            | M::Ror
+            | M::Rcl
+            | M::Rcr
+            | M::Shld
+            | M::Shrd
+            | M::Mov
+            | M::Movzx
+            | M::Movsx
+            | M::Movsxd
+            | M::Xchg
+            | M::Bswap
+            | M::Bt
+            | M::Bts
+            | M::Btr
+            | M::Btc
+            | M::Bsf
+            | M::Bsr
+            | M::Cmpxchg
+            | M::Cmpxchg8b
+            | M::Cmpxchg16b
+            | M::Xadd
+            | M::Cbw
+            | M::Cwde
+            | M::Cdqe
+            | M::Cwd
+            | M::Cdq
+            | M::Cqo
     )
 }
 

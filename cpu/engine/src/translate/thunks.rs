@@ -18,10 +18,22 @@ pub const HOST_MXCSR: u32 = 0x1f80;
 macro_rules! each_vector {
     ($one:ident, $base:literal) => {
         concat!(
-            $one!($base, "0"), $one!($base, "1"), $one!($base, "2"), $one!($base, "3"),
-            $one!($base, "4"), $one!($base, "5"), $one!($base, "6"), $one!($base, "7"),
-            $one!($base, "8"), $one!($base, "9"), $one!($base, "10"), $one!($base, "11"),
-            $one!($base, "12"), $one!($base, "13"), $one!($base, "14"), $one!($base, "15"),
+            $one!($base, "0"),
+            $one!($base, "1"),
+            $one!($base, "2"),
+            $one!($base, "3"),
+            $one!($base, "4"),
+            $one!($base, "5"),
+            $one!($base, "6"),
+            $one!($base, "7"),
+            $one!($base, "8"),
+            $one!($base, "9"),
+            $one!($base, "10"),
+            $one!($base, "11"),
+            $one!($base, "12"),
+            $one!($base, "13"),
+            $one!($base, "14"),
+            $one!($base, "15"),
         )
     };
 }
@@ -49,8 +61,22 @@ macro_rules! load_sse {
 macro_rules! load_avx {
     ($base:literal, $n:literal) => {
         concat!(
-            "vmovups xmm", $n, ", [", $base, " + 160 + 16 * ", $n, "]\n",
-            "vinsertf128 ymm", $n, ", ymm", $n, ", [", $base, " + 576 + 16 * ", $n, "], 1\n",
+            "vmovups xmm",
+            $n,
+            ", [",
+            $base,
+            " + 160 + 16 * ",
+            $n,
+            "]\n",
+            "vinsertf128 ymm",
+            $n,
+            ", ymm",
+            $n,
+            ", [",
+            $base,
+            " + 576 + 16 * ",
+            $n,
+            "], 1\n",
         )
     };
 }

@@ -74,7 +74,9 @@ pub fn run(args: &Args) -> Result<()> {
     let programs = program::compile(&folder)?;
     let motu = find(args.motu.as_deref())?;
     let image = Image::tiny(&motu)?;
-    let guest = prepare(&image, &folder, &programs, &rows)?;
+    // A guest that is kept can run every row.
+    let able = if args.keep.is_some() { rows::chosen(&[])? } else { rows.clone() };
+    let guest = prepare(&image, &folder, &programs, &able)?;
     if args.keep.is_some() {
         keep(&guest, &folder)?;
     }

@@ -86,3 +86,27 @@ fn version() -> Result<String> {
     let output = Command::new("gcc").arg("-dumpfullversion").output().context("asking gcc for its version")?;
     Ok(format!("gcc {}", String::from_utf8_lossy(&output.stdout).trim()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::measured::{Measured, Round};
+    use super::super::rows::{Group, ROWS};
+    use super::super::run::{Who, run_native};
+    use super::*;
+
+    #[test]
+    fn the_rows_run_and_come_to_the_same_each_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let programs = compile(folder.path()).unwrap();
+        let v3 = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
+        // The programs are not there.
+        let rows = ROWS.iter().filter(|row| row.group != Group::Programs && (v3 || row.name != "matrix-avx2"));
+        let rows: Vec<_> = rows.collect();
+        let names: Vec<_> = rows.iter().map(|row| row.name).collect();
+        let parameters = [("bench", names.join(",")), ("bench_ms", "1".to_owned())];
+        let run = || run_native(&programs.cpu, &parameters).unwrap();
+        let rounds = vec![Round::from([(Who::Native, run())]), Round::from([(Who::Native, run())])];
+        assert_eq!(rounds[0][&Who::Native].rows.len(), rows.len());
+        Measured::new(rows, rounds).unwrap();
+    }
+}

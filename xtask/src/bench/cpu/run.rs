@@ -5,7 +5,7 @@ use super::super::guest::{Guest, Init};
 use super::super::vmm::{Line, Running, Vmm};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -88,15 +88,7 @@ impl Runner {
     /// The program or the guest does not run to its end.
     pub fn run(&self, plan: &Plan) -> Result<Outcome> {
         match self {
-            Self::Native(program) => {
-                let mut command = Command::new(program);
-                command.env_clear().env(TUNABLES.0, TUNABLES.1);
-                command.envs(plan.parameters.iter().map(|(name, value)| (name, value)));
-                let output = command.output().with_context(|| format!("running {}", program.display()))?;
-                let text = String::from_utf8_lossy(&output.stdout);
-                ensure!(output.status.success(), "the programs ended with {} on the host:\n{text}", output.status);
-                Ok(Outcome { rows: figures(&text)?, to_init: None, own_memory: None })
-            }
+            Self::Native(program) => run_native(program, &plan.parameters),
             Self::Guest(vmm) => {
                 let boot = plan.boots.as_ref().map(|guest| boot::run(vmm, guest)).transpose()?;
                 let ended = Running::start(vmm, &plan.guest, Init::Cpu)?.finish(PATIENCE)?;
@@ -109,6 +101,20 @@ impl Runner {
             }
         }
     }
+}
+
+/// Runs the rows once on the host.
+///
+/// # Errors
+/// The program does not run to its end.
+pub fn run_native(program: &Path, parameters: &[(&str, String)]) -> Result<Outcome> {
+    let mut command = Command::new(program);
+    command.env_clear().env(TUNABLES.0, TUNABLES.1);
+    command.envs(parameters.iter().map(|(name, value)| (name, value)));
+    let output = command.output().with_context(|| format!("running {}", program.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "the programs ended with {} on the host:\n{text}", output.status);
+    Ok(Outcome { rows: figures(&text)?, to_init: None, own_memory: None })
 }
 
 /// The figures of a run that has printed `text`.

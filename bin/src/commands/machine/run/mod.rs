@@ -10,7 +10,7 @@ use crate::error::Shown;
 use crate::host;
 use crate::status::Status;
 use crate::terminal;
-use crate::vmm::{Ended, Output, Outputs, ShownCrash, Traces, Why};
+use crate::vmm::{Ended, Output, Outputs, Profile, ShownCrash, Traces, Why};
 use anyhow::{Context, Result, bail};
 use motu_machine::Outcome;
 use motu_spec::{Console, Limits, VmSpec};
@@ -75,7 +75,8 @@ fn check(spec: &VmSpec, engine: &Engine) -> Result<()> {
 
 /// Where what the machine says goes; the serial console's to `default` if the spec does not say.
 fn outputs(spec: &VmSpec, default: Console) -> Result<Outputs> {
-    Ok(Outputs { console: console(spec, default)?, traces: Traces::open(&spec.traces)? })
+    let profile = spec.profile.as_ref().map(Profile::open).transpose()?;
+    Ok(Outputs { console: console(spec, default)?, traces: Traces::open(&spec.traces)?, profile })
 }
 
 fn console(spec: &VmSpec, default: Console) -> Result<Output> {

@@ -25,8 +25,6 @@ pub enum Place {
 use Place::{Kernel, Kernel32, User, User32};
 
 pub const EVERYWHERE: &[Place] = &[Kernel, User, Kernel32, User32];
-pub const LONG: &[Place] = &[Kernel, User];
-pub const RING0: &[Place] = &[Kernel, Kernel32];
 
 const GPR64: [AsmRegister64; 16] = [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15];
 const GPR32: [AsmRegister32; 8] = [eax, ecx, edx, ebx, esp, ebp, esi, edi];
@@ -95,6 +93,8 @@ impl Place {
             place: self,
             absolute: Vec::new(),
             labels: Vec::new(),
+            site: None,
+            next: None,
         })
     }
 
@@ -153,6 +153,10 @@ pub struct Hot {
     absolute: Vec<(CodeLabel, CodeLabel)>,
     /// Labels that are set.
     labels: Vec<CodeLabel>,
+    /// The instruction that a case is about, if others are in front of it.
+    pub site: Option<CodeLabel>,
+    /// What follows the case.
+    pub next: Option<CodeLabel>,
 }
 
 impl std::ops::Deref for Hot {
@@ -193,11 +197,8 @@ macro_rules! sized {
 impl Hot {
     sized! {
         load(to: register, value: number) => mov;
-        mov_wide(to: register, from: register) => mov;
         get(to: register, from: memory) => mov;
         put(to: memory, from: register) => mov;
-        add_wide(to: register, from: register) => add;
-        sub_wide(to: register, from: register) => sub;
         sub_from(to: memory, from: register) => sub;
         test_wide(to: register, from: register) => test;
         cmove_wide(to: register, from: register) => cmove;
@@ -270,14 +271,36 @@ impl Hot {
         self.store(BOARD + crate::board::register::LOG, register)
     }
 
+    /// Logs a number.
+    pub fn log_word(&mut self, number: u32) -> Result<(), IcedError> {
+        self.mov(dword_ptr(BOARD + crate::board::register::LOG), number as i32)
+    }
+
+    /// The next instruction is what the case is about.
+    pub fn mark(&mut self) -> Result<(), IcedError> {
+        self.site = Some(self.here()?);
+        Ok(())
+    }
+
+    /// CALL of what follows the case.
+    pub fn call_next(&mut self) -> Result<(), IcedError> {
+        let next = self.next.unwrap_or_default();
+        self.call(next)
+    }
+
+    /// JMP or CALL to where memory says.
+    pub fn go(&mut self, to: AsmMemoryOperand, call: bool) -> Result<(), IcedError> {
+        match (self.place.long(), call) {
+            (true, true) => self.call(qword_ptr(to)),
+            (true, false) => self.jmp(qword_ptr(to)),
+            (false, true) => self.call(dword_ptr(to)),
+            (false, false) => self.jmp(dword_ptr(to)),
+        }
+    }
+
     /// PUSHFQ or PUSHFD.
     pub fn push_flags(&mut self) -> Result<(), IcedError> {
         if self.place.long() { self.pushfq() } else { self.pushfd() }
-    }
-
-    /// POPFQ or POPFD.
-    pub fn pop_flags(&mut self) -> Result<(), IcedError> {
-        if self.place.long() { self.popfq() } else { self.popfd() }
     }
 
     /// IRETQ or IRETD.

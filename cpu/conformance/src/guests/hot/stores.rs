@@ -32,7 +32,6 @@ const WIDE: u64 = USER_DATA + 0x100;
 const SAVED_SP: u64 = USER_DATA + 0x180;
 /// Bytes of 0x80, the mask of MASKMOVDQU.
 const MASK: u64 = USER_DATA + 0x1c0;
-const NOPS: u32 = 0x9090_9090;
 /// Bytes that a store may write, from the number on.
 const ROOM: usize = 32;
 

@@ -1,0 +1,96 @@
+//! `--profile`: tells a [`Profiler`] where the guest is, at the ticks of a clock of the host's.
+//!
+//! A thread counts the ticks and rings the vCPU, which looks up at the end of the block that runs and finds out what
+//! the time belongs to. So a tick lands on the block behind the one that it came in, whatever that does; were it
+//! taken where the run loop looks up anyway, halts and repeated string instructions would get the time of others.
+
+mod chain;
+mod look;
+
+use crate::cpu::{CodeSize, Cpu, seg, slot};
+use crate::vm::Mailbox;
+use chain::Frames;
+use motu_hv::{GuestSample, HvError, MAX_CALLERS, Profiler};
+use motu_x86::Nanos;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+/// Time between two ticks.
+const PERIOD: Duration = Duration::from_millis(1);
+
+/// A profiler and its clock, which stops when this is dropped.
+pub struct Sampler {
+    profiler: Box<dyn Profiler>,
+    ticks: Arc<AtomicU64>,
+    _alive: Sender<()>,
+}
+
+impl Sampler {
+    /// # Errors
+    /// The host gives no thread.
+    pub fn start(profiler: Box<dyn Profiler>, mailbox: Arc<Mailbox>) -> Result<Self, HvError> {
+        let (alive, dropped) = mpsc::channel();
+        let ticks = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&ticks);
+        let tick = move || {
+            let start = Instant::now();
+            let mut counted = 0;
+            while dropped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+                // A host that is busy may wake this late.
+                let passed = (start.elapsed().as_nanos() / PERIOD.as_nanos()) as u64;
+                counter.fetch_add(passed - counted, Ordering::Relaxed);
+                counted = passed;
+                mailbox.ring();
+            }
+        };
+        std::thread::Builder::new()
+            .name("profile".into())
+            .spawn(tick)
+            .map_err(|source| HvError::Host { doing: "starting the profiler's thread".into(), source })?;
+        Ok(Self { profiler, ticks, _alive: alive })
+    }
+
+    /// What passed before now is no time of the guest's.
+    pub fn forget(&self) {
+        self.ticks.store(0, Ordering::Relaxed);
+    }
+
+    /// Tells where `cpu` is, if a tick has come since the last time; `halted` is what it did in between.
+    pub fn take(&mut self, cpu: &Cpu, halted: bool) {
+        let ticks = self.ticks.swap(0, Ordering::Relaxed);
+        if ticks == 0 {
+            return;
+        }
+        let mut callers = [0; MAX_CALLERS];
+        let count = if halted { 0 } else { callers_of(cpu, &mut callers) };
+        self.profiler.sample(&GuestSample {
+            time: Nanos(ticks.saturating_mul(PERIOD.as_nanos() as u64)),
+            halted,
+            linear: cpu.rip.wrapping_add(cpu.bases[seg::CS]) & cpu.linear_mask,
+            cpl: cpu.cpl,
+            cr3: cpu.cr3,
+            syscall_entry: cpu.msrs.lstar,
+            callers: callers.get(..count).unwrap_or_default(),
+        });
+    }
+}
+
+/// Puts the return addresses of the chain of frame pointers into `callers`; gives how many there are.
+fn callers_of(cpu: &Cpu, callers: &mut [u64]) -> usize {
+    let word = match cpu.code_size {
+        CodeSize::Bits64 => 8,
+        CodeSize::Bits32 => 4,
+        // Code of 16 bits has near and far calls, and no frames that one could tell from data.
+        CodeSize::Bits16 => return 0,
+    };
+    let base = cpu.bases[seg::SS];
+    let linear = |offset: u64| offset.wrapping_add(base) & cpu.linear_mask;
+    let frames =
+        Frames { word, code_base: cpu.bases[seg::CS], read: |address, out: &mut [u8]| cpu.look_at(address, out) };
+    frames.callers(linear(cpu.gpr(slot::RSP)), linear(cpu.gpr(slot::RBP)), callers)
+}
+
+#[cfg(test)]
+mod tests;
