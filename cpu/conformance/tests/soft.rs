@@ -1,10 +1,9 @@
 //! Every guest on the software engine.
 
-use motu_engine::SoftHypervisor;
+use motu_engine::{Options, SoftHypervisor, Translate};
 
-#[test]
-fn every_guest_runs_as_the_manual_says() {
-    let engine = SoftHypervisor::default();
+fn run_all(options: Options) {
+    let engine = SoftHypervisor::new(options);
     let wanted = std::env::var("GUEST").unwrap_or_default();
     let failures: Vec<String> = motu_conformance::all()
         .filter(|guest| guest.name.contains(&wanted))
@@ -12,6 +11,29 @@ fn every_guest_runs_as_the_manual_says() {
         .map(|failure| failure.to_string())
         .collect();
     assert!(failures.is_empty(), "{} guests failed:\n\n{}", failures.len(), failures.join("\n\n"));
+}
+
+#[test]
+fn every_guest_runs_as_the_manual_says() {
+    run_all(Options::default());
+}
+
+#[test]
+fn every_guest_runs_interpreted() {
+    run_all(Options { translate: Translate::Off, ..Options::default() });
+}
+
+/// Every block translated before it first runs, and interrupts looked for every few jumps.
+#[test]
+fn every_guest_runs_translated_under_stress() {
+    for seed in 1..=3 {
+        run_all(Options { stress: Some(seed), ..Options::default() });
+    }
+}
+
+#[test]
+fn every_guest_runs_the_same_interpreted_and_translated() {
+    run_all(Options { translate: Translate::Lockstep, stress: Some(1), ..Options::default() });
 }
 
 #[test]

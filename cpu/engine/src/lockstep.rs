@@ -121,7 +121,7 @@ impl SoftVcpu {
             self.report(&difference, start, states.last().unwrap_or(start), steps);
         }
         // What it left to the interpreter at its beginning has yet to run.
-        self.cpu.rip != start.rip || states.last().is_some_and(|last| last.rip == start.rip)
+        self.cpu.rip != start.rip || states.iter().skip(1).any(|state| state.rip == start.rip)
     }
 
     /// Keeps what an instruction is about to overwrite. False if it cannot be compared: a fault, a device.
@@ -194,7 +194,8 @@ impl SoftVcpu {
             let overwritten = later.clone().any(|other| other.overlaps(bytes));
             let should = if bytes.by < n { bytes.new } else { bytes.old };
             let earlier = kept.iter().take(index).any(|other| other.overlaps(bytes));
-            if !overwritten && !(bytes.by >= n && earlier) && bytes.now() != should {
+            let unsure = overwritten || (bytes.by >= n && earlier);
+            if !unsure && bytes.now() != should {
                 return Some(format!("memory at {:x} is {:x?} and should be {should:x?}", bytes.address, bytes.now()));
             }
         }

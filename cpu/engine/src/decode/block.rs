@@ -39,6 +39,8 @@ pub struct Translated {
     pub runs: u32,
     /// Its translations by the linear address that they were made for.
     pub at: Vec<(u64, u32)>,
+    /// Pieces of its page beside its own that the translations depend on.
+    pub looked_at: u64,
     /// Its stack was not found by one check too often.
     pub single_checks: bool,
 }

@@ -82,7 +82,7 @@ fn jump_index(linear: u64) -> usize {
 }
 
 /// The 64-byte pieces from byte `first` to byte `last` of a page, as bits.
-fn granules(first: u64, last: u64) -> u64 {
+pub fn granules(first: u64, last: u64) -> u64 {
     let (low, high) = (first >> 6, last.min(PAGE_MASK) >> 6);
     (u64::MAX << low) & (u64::MAX >> (63 - high))
 }
@@ -223,6 +223,16 @@ impl BlockCache {
         }
     }
 
+    /// The translation of a block depends on more of its page, given as 64-byte pieces.
+    pub fn depend_on(&mut self, index: u32, looked_at: u64) {
+        let block = self.get_mut(index);
+        block.translated.looked_at |= looked_at;
+        let page = block.physical & !PAGE_MASK;
+        if let Some(entry) = self.pages.get_mut(&page) {
+            entry.granules |= looked_at;
+        }
+    }
+
     /// Takes away what was decoded from bytes `first` to `last` of a page, because they were written.
     fn invalidate(&mut self, page: u64, first: u16, last: u16, cpu: &mut Cpu) {
         let Some(entry) = self.pages.get(&page) else { return };
@@ -233,7 +243,10 @@ impl BlockCache {
         let overlapping = |block: &Block| {
             let start = block.physical & PAGE_MASK;
             let end = start + u64::from(block.len) - 1;
-            if block.physical & !PAGE_MASK == page { start <= last && end >= first } else { end & PAGE_MASK >= first }
+            if block.physical & !PAGE_MASK != page {
+                return end & PAGE_MASK >= first;
+            }
+            (start <= last && end >= first) || block.translated.looked_at & granules(first, last) != 0
         };
         let hit: Vec<u32> = entry.blocks.iter().copied().filter(|&i| overlapping(self.get(i))).collect();
         for index in hit {

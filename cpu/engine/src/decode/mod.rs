@@ -10,7 +10,7 @@ mod op;
 mod operands;
 
 pub use block::{Block, Translated};
-pub use cache::BlockCache;
+pub use cache::{BlockCache, granules};
 pub use gate::{allows as is_in_contract, decoder_options};
 pub use lower::lower;
 pub use op::{Handler, Op};

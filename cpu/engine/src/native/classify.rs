@@ -58,6 +58,7 @@ pub fn unit(instruction: &Instruction) -> Unit {
     if (0..instruction.op_count()).any(vector)
         || matches!(mnemonic, Mnemonic::Vzeroupper | Mnemonic::Vzeroall | Mnemonic::Vldmxcsr | Mnemonic::Vstmxcsr)
         || matches!(mnemonic, Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr)
+        || super::simd::depends_on_mxcsr(mnemonic)
     {
         return if vex { Unit::Avx } else { Unit::Sse };
     }
@@ -241,4 +242,19 @@ pub(super) fn required_alignment(instruction: &Instruction, size: u16) -> u16 {
 pub(super) fn general_operand(instruction: &Instruction, operand: u32) -> Option<Register> {
     let register = instruction.op_register(operand);
     (instruction.op_kind(operand) == OpKind::Register && register.is_gpr()).then_some(register)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions};
+
+    #[test]
+    fn a_conversion_from_memory_into_a_general_register_uses_mxcsr() {
+        let unit_of = |code: &[u8]| unit(&Decoder::new(64, code, DecoderOptions::NONE).decode());
+        // CVTSD2SI EAX, [RAX] and its VEX form; MOVNTI [RAX], EAX.
+        assert_eq!(unit_of(&[0xf2, 0x0f, 0x2d, 0x00]), Unit::Sse);
+        assert_eq!(unit_of(&[0xc5, 0xfb, 0x2d, 0x00]), Unit::Avx);
+        assert_eq!(unit_of(&[0x0f, 0xc3, 0x00]), Unit::Integer);
+    }
 }

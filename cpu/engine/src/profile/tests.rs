@@ -101,7 +101,7 @@ fn mmu(bytes: &[u8], control: &Control) -> (Mmu, GuestRam) {
         })
         .collect();
     ram.write(Gpa(0), &memory).unwrap();
-    let mut mmu = Mmu::new(RamMap::new(ram.clone()));
+    let mut mmu = Mmu::new(RamMap::new(ram.clone())).unwrap();
     mmu.control = *control;
     (mmu, ram)
 }

@@ -36,9 +36,7 @@ pub const fn frame_indexed(disp: i32, index: Reg, shift: u8) -> Mem {
 
 /// Conditions of Jcc by their number in opcodes.
 pub mod cc {
-    pub const Z: u8 = 4;
     pub const NZ: u8 = 5;
-    pub const B: u8 = 2;
     pub const BE: u8 = 6;
     pub const AE: u8 = 3;
     pub const A: u8 = 7;
@@ -227,16 +225,6 @@ impl Asm {
         self.imm32(value);
     }
 
-    pub fn cmp_mem32_imm8(&mut self, mem: Mem, value: i8) {
-        self.op_mem(false, 0x83, 7, mem);
-        self.code.push(value as u8);
-    }
-
-    pub fn test_mem8_imm(&mut self, mem: Mem, value: u8) {
-        self.op_mem(false, 0xf6, 0, mem);
-        self.code.push(value);
-    }
-
     pub fn test_imm8(&mut self, reg: Reg, value: u8) {
         self.rex(false, 0, None, reg.0);
         self.bytes(&[0xf6, 0xc0 | reg.0 & 7, value]);
@@ -295,15 +283,6 @@ impl Asm {
         let first = (!to.0 >> 3 & 1) << 7 | (!x & 1) << 6 | (!(mask.base.0 >> 3) & 1) << 5 | 0b00010;
         self.bytes(&[0xc4, first, 0x80 | (!from.0 & 15) << 3 | 0b010, 0xf5]);
         self.modrm_mem(to.0, mask);
-    }
-
-    pub fn lahf_seto(&mut self) {
-        self.bytes(&[0x9f, 0x0f, 0x90, 0xc0]);
-    }
-
-    /// Flags from AX as [`Asm::lahf_seto`] leaves it.
-    pub fn sahf_overflow(&mut self) {
-        self.bytes(&[0x04, 0x7f, 0x9e]);
     }
 
     pub fn jcc(&mut self, condition: u8, target: Label) {
@@ -379,15 +358,11 @@ mod tests {
         assert_eq!(text(|a| a.not(RCX)), "not rcx");
         assert_eq!(text(|a| a.dec32(frame(72))), "dec dword ptr [rsp+48h]");
         assert_eq!(text(|a| a.test_imm8(R10, 15)), "test r10b,0Fh");
-        assert_eq!(text(|a| a.test_mem8_imm(frame(80), 3)), "test byte ptr [rsp+50h],3");
-        assert_eq!(text(|a| a.cmp_mem32_imm8(frame(80), 3)), "cmp dword ptr [rsp+50h],3");
         assert_eq!(text(|a| a.mov_imm(R10, 0xffff_ffff)), "mov r10d,0FFFFFFFFh");
         assert_eq!(text(|a| a.mov_imm(R10, u64::MAX - 1)), "mov r10,0FFFFFFFFFFFFFFFEh");
         assert_eq!(text(|a| a.mov_imm(RAX, 1 << 40)), "mov rax,10000000000h");
         assert_eq!(text(|a| a.jmp_mem(far)), "jmp qword ptr [rsp+r11*8+12345h]");
         assert_eq!(text(|a| a.call_mem(frame(0x70))), "call qword ptr [rsp+70h]");
-        assert_eq!(text(Asm::lahf_seto), "lahf; seto al");
-        assert_eq!(text(Asm::sahf_overflow), "add al,7Fh; sahf");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::frame::at;
 use super::registers::{Home, home, renamed};
 use super::select::{INTERPRET, Kind, Operand, Selected, divisor_bytes, select};
 use super::stack::{self, Planned};
-use crate::decode::Block;
+use crate::decode::{Block, granules};
 use crate::mmu::{PAGE_MASK, is_canonical};
 use iced_x86::{
     ConditionCode, Decoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory,
@@ -34,11 +34,17 @@ pub struct Place<'a> {
 pub struct Code<'a> {
     pub bytes: &'a [u8],
     pub exits: &'a [Exit],
-    /// Offsets of the direct way in, and of the way out that replaces it when the block is dropped.
+    /// Units that it needs.
+    pub units: u32,
+    /// Offsets of the direct way in, of the one for code that has the units, and of the way out that replaces them when
+    /// the block is dropped.
     pub direct: u32,
+    pub inner: u32,
     pub stale: u32,
     /// Guest instructions.
     pub instructions: u32,
+    /// Bytes of the page that decided which flags matter, as 64-byte pieces: a change of them undoes the translation.
+    pub looked_at: u64,
 }
 
 pub struct BlockTranslator {
@@ -70,7 +76,7 @@ impl BlockTranslator {
         };
         let units = self.steps.iter().fold(0, |all, (_, selected)| all | selected.units);
         self.emit.begin(Arrays::of(place.user), place.first_exit, place.number);
-        let direct = self.emit.entrance(place.rip, live_in, units);
+        let (direct, inner) = self.emit.entrance(place.rip, live_in, units);
         let steps = std::mem::take(&mut self.steps);
         let mut emitted = true;
         for (n, (instruction, selected)) in steps.iter().enumerate() {
@@ -91,9 +97,12 @@ impl BlockTranslator {
         emitted.then_some(Code {
             bytes: &self.emit.asm.code,
             exits: &self.emit.exits,
+            units,
             direct,
+            inner,
             stale,
             instructions: self.steps.len() as u32,
+            looked_at: self.looked_at(place),
         })
     }
 
@@ -116,6 +125,19 @@ impl BlockTranslator {
             }
         }
         Some(())
+    }
+
+    /// The pieces of the page that [`flags::at`] may have read.
+    fn looked_at(&self, place: &Place<'_>) -> u64 {
+        let Some((last, _)) = self.steps.last() else { return 0 };
+        let pieces = |rip: u64| {
+            if rip & !PAGE_MASK != place.rip & !PAGE_MASK {
+                return 0;
+            }
+            let first = rip & PAGE_MASK;
+            granules(first, first + flags::REACH)
+        };
+        pieces(last.next_ip()) | pieces(last.near_branch_target())
     }
 
     /// Flags that matter behind the last instruction.

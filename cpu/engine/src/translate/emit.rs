@@ -162,8 +162,9 @@ impl Emit {
         self.asm.store_imm32(frame(at::BRANCH), exit);
     }
 
-    /// The way in by a jump table, and behind it the direct one, whose offset it gives.
-    pub fn entrance(&mut self, rip: u64, live: bool, units: u32) -> u32 {
+    /// The way in by a jump table, behind it the direct one, and behind that the one for code that has the units.
+    /// Offsets of the latter two.
+    pub fn entrance(&mut self, rip: u64, live: bool, units: u32) -> (u32, u32) {
         // The entry may be another address's, where flags may matter that do not matter here.
         let lookup = self.asm.label();
         self.cold.push(Cold::Exit { label: lookup, exit: LOOKUP });
@@ -176,12 +177,12 @@ impl Emit {
             }
         }
         self.leave_unless_zero(lookup);
-        self.poll(rip, live);
+        self.poll(rip, live || units != 0);
         let direct = self.asm.here();
         if units != 0 {
-            self.require_units(units, rip, live);
+            self.require_units(units, rip);
         }
-        direct
+        (direct, self.asm.here())
     }
 
     /// Leaves, at `rip`, when it is time to look up.
@@ -221,14 +222,9 @@ impl Emit {
         self.asm.bind(on);
     }
 
-    fn require_units(&mut self, units: u32, rip: u64, live: bool) {
+    /// Leaves the flags alone: what the interpreter does instead may show them.
+    fn require_units(&mut self, units: u32, rip: u64) {
         let leave = self.leave(ExitKind::Units(units), rip);
-        if !live {
-            self.asm.cmp_mem32_imm8(frame(at::UNITS), units as i8);
-            self.asm.jcc(cc::B, leave);
-            return;
-        }
-        // Units are 0, 1 or 3: shifted by the lowest bit that is asked for, nothing is left where it lacks.
         self.asm.mov(R11, RCX);
         self.asm.load32(RCX, frame(at::UNITS));
         let mask = if units > 1 { at::UPPER_UNIT } else { at::LOWER_UNIT };

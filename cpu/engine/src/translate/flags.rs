@@ -23,6 +23,8 @@ pub fn in_rflags(flags: u32) -> u64 {
 
 /// Instructions that are looked at beyond a block's end.
 const LOOK_AHEAD: usize = 6;
+/// Bytes that they have at most.
+pub const REACH: u64 = 15 * LOOK_AHEAD as u64;
 
 /// Flags that are written whatever the operands are.
 fn written(instruction: &Instruction) -> u32 {

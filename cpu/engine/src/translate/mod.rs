@@ -57,9 +57,13 @@ pub enum Tried {
 #[derive(Debug)]
 struct Translation {
     rip: u64,
-    /// Offsets in the code cache: the way in by a jump table, the direct one, the way out when it is dropped.
+    /// Units that it needs.
+    units: u32,
+    /// Offsets in the code cache: the way in by a jump table, the direct one, the one for code that has the units, the way
+    /// out when it is dropped.
     indirect: u32,
     direct: u32,
+    inner: u32,
     stale: u32,
     user: bool,
     dropped: bool,
@@ -236,8 +240,12 @@ impl Translator {
         }
         self.stats.invalidated += 1;
         let (rip, user) = (translation.rip, translation.user);
-        let (indirect, direct, stale) = (translation.indirect, translation.direct, translation.stale);
+        let (indirect, direct) = (translation.indirect, translation.direct);
+        let (inner, stale) = (translation.inner, translation.stale);
         self.patch_jump(direct, stale);
+        if inner != direct {
+            self.patch_jump(inner, stale);
+        }
         let entry = jump_index(rip);
         if self.jump(user.into(), entry) == self.code.executable(indirect) {
             self.set_jump(user.into(), entry, thunks::lookup as Code);
@@ -331,7 +339,7 @@ impl Translator {
         }
         Err(match exit.kind {
             ExitKind::Lookup | ExitKind::Branch { .. } => Next::Continue,
-            ExitKind::Link { patch } => self.link(cpu, cache, patch),
+            ExitKind::Link { patch } => self.link(cpu, cache, exit.translation, patch),
             ExitKind::Interpret | ExitKind::Access => Next::Instruction,
             ExitKind::Poll => {
                 let budget = self.next_budget();
@@ -379,7 +387,8 @@ impl Translator {
     }
 
     /// A direct jump wants to know where its target's code is.
-    fn link(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, patch: u32) -> Next {
+    fn link(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, from: u32, patch: u32) -> Next {
+        let has = self.translations.get(from as usize).map_or(0, |t| if t.dropped { 0 } else { t.units });
         let generation = self.generation;
         let found = self.find(cpu, cache);
         if generation != self.generation {
@@ -389,7 +398,8 @@ impl Translator {
             Ok(Some(_)) if self.options.translate == Translate::Lockstep => Next::Continue,
             Ok(Some(number)) => {
                 if let Some(translation) = self.translations.get(number as usize) {
-                    let distance = translation.direct.wrapping_sub(patch + 4);
+                    let entry = if translation.units & !has == 0 { translation.inner } else { translation.direct };
+                    let distance = entry.wrapping_sub(patch + 4);
                     self.code.patch(patch, &distance.to_le_bytes());
                 }
                 Next::Continue
@@ -539,13 +549,17 @@ impl Translator {
         self.translations.push(Translation {
             rip,
             indirect: offset,
+            units: made.units,
             direct: offset + made.direct,
+            inner: offset + made.inner,
             stale: offset + made.stale,
             user: place.user,
             dropped: false,
             stack_misses: 0,
         });
+        let looked_at = made.looked_at;
         block.translated.at.push((rip, number));
+        cache.depend_on(index, looked_at);
         Some(number)
     }
 }
