@@ -99,6 +99,10 @@ impl SoftVcpu {
             bytes.new = bytes.exchange();
         }
         start.put(&mut self.cpu);
+        if !kept.is_empty() {
+            // What was written may be paging structures, whose accessed and dirty bits are set once more.
+            self.cpu.mmu.tlb.flush_all();
+        }
         let ran = self.compare(&start, &states, &kept, &steps);
         self.lockstep = Some(Lockstep { states, kept });
         ran

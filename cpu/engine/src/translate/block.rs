@@ -279,6 +279,7 @@ impl BlockTranslator {
             Kind::CallIndirect => {
                 self.indirect_target(step)?;
                 self.emit.asm.store(super::asm::frame(at::WAITING), R10);
+                self.keep_pushed_over(step);
                 self.push_return(step)?;
                 self.emit.asm.load(R10, super::asm::frame(at::WAITING));
                 self.emit.go_to_r10(step.rip(), -8);
@@ -576,6 +577,14 @@ impl BlockTranslator {
             },
         }
         Some(())
+    }
+
+    /// Keeps what an indirect call is about to overwrite: a call to where no address is has not pushed.
+    fn keep_pushed_over(&mut self, step: &Current<'_>) {
+        let at_top = self.pushed(step);
+        let free = self.other_than(at_top);
+        self.emit.asm.load(free, at_top);
+        self.emit.asm.store(super::asm::frame(at::PUSHED_OVER), free);
     }
 
     /// Pushes where the next instruction is.

@@ -84,6 +84,8 @@ pub struct Frame {
     pub saved: [[u8; 32]; 16],
     pub host_mxcsr: u32,
     pub saved_mxcsr: u32,
+    /// What the last indirect call wrote its return address over.
+    pub pushed_over: u64,
     /// Masks for PEXT: whether units are loaded, and whether an address is aligned.
     pub lower_unit: u64,
     pub upper_unit: u64,
@@ -177,6 +179,7 @@ pub mod at {
     pub const GS_BASE: i32 = offset_of!(Frame, gs_base) as i32;
     pub const LEAVE: i32 = offset_of!(Frame, leave) as i32;
     pub const REFILL: i32 = offset_of!(Frame, refill) as i32;
+    pub const PUSHED_OVER: i32 = offset_of!(Frame, pushed_over) as i32;
     pub const LOWER_UNIT: i32 = offset_of!(Frame, lower_unit) as i32;
     pub const UPPER_UNIT: i32 = offset_of!(Frame, upper_unit) as i32;
     pub const LOW_4: i32 = offset_of!(Frame, low_4) as i32;

@@ -377,9 +377,12 @@ impl Translator {
     #[cold]
     fn take_back(&mut self, cpu: &mut Cpu) -> Next {
         // SAFETY: translated code has left; the frame is plain data.
-        let number = unsafe { (*self.frame.as_ptr()).branch };
+        let (number, pushed_over) = unsafe { ((*self.frame.as_ptr()).branch, (*self.frame.as_ptr()).pushed_over) };
         if let Some(&Exit { kind: ExitKind::Branch { moved }, rip, .. }) = self.exits.get(number as usize) {
             let rsp = cpu.gpr(slot::RSP).wrapping_sub(i64::from(moved) as u64);
+            if moved < 0 && cpu.store(rsp.wrapping_sub(8), pushed_over).is_err() {
+                return Next::Continue;
+            }
             cpu.set_gpr(slot::RSP, rsp);
             cpu.rip = rip;
         }
