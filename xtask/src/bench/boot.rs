@@ -53,9 +53,7 @@ impl Stats {
             let value = text.lines().find_map(|line| line.trim().strip_prefix(name))?;
             value.split_whitespace().next()?.replace(',', "").parse().ok()
         };
-        Some(Stats {
-            own_memory: row("motu's own")?,
-        })
+        Some(Stats { own_memory: row("motu's own")? })
     }
 }
 

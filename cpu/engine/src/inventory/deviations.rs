@@ -33,6 +33,11 @@ pub const DEVIATIONS: &[Deviation] = &[
                  exceptions masked, and then rounds to the range too.",
     },
     Deviation {
+        of: Processor("arithmetic flags in pushed RFLAGS"),
+        reason: "Where translated code is interrupted or faults, flags that are written before they are read again may \
+                 have any value in the image that is pushed. `--engine soft,translate=off` has them exact.",
+    },
+    Deviation {
         of: Processor("memory types"),
         reason: "PAT and MTRRs are kept and have no effect: all RAM is write-back, and no cache is there to differ. \
                  INVD, WBINVD and CLFLUSH therefore do nothing but their checks.",
