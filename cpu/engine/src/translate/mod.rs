@@ -1,7 +1,7 @@
 //! The translator: guest code as host code.
 //!
 //! It makes nothing run that the interpreter would not run the same way: every block may be denied to it, and only the
-//! speed changes. [`block`] turns one decoded block into host code, [`thunks`] enter it and leave it, this module
+//! speed changes. [`block`] turns one decoded block into host code ([`step`] by step), [`thunks`] enter it and leave it, this module
 //! keeps what was made and decides what runs next. The [`frame`] is what both sides share.
 
 mod asm;
@@ -13,6 +13,7 @@ mod frame;
 mod registers;
 mod select;
 mod stack;
+mod step;
 mod thunks;
 
 pub use frame::{Frame, Workspace};

@@ -1,0 +1,496 @@
+//! One instruction of the guest as host code.
+
+use super::asm::{Mem, R9, R10, R11, RAX, RBP, RDX, Reg, cc};
+use super::block::{BlockTranslator, Place};
+use super::emit::{Address, Computed, Target};
+use super::exit::ExitKind;
+use super::frame::at;
+use super::registers::{Home, home, renamed};
+use super::select::{Kind, Operand, Selected, divisor_bytes};
+use super::stack::Planned;
+use iced_x86::{ConditionCode, Instruction, Mnemonic, OpAccess, OpKind, Register};
+
+/// One instruction on its way.
+pub struct Current<'a> {
+    pub instruction: &'a Instruction,
+    pub selected: &'a Selected,
+    pub planned: Planned,
+    /// Flags matter before it.
+    pub live: bool,
+}
+
+impl Current<'_> {
+    fn rip(&self) -> u64 {
+        self.instruction.ip()
+    }
+}
+
+const POINTER: Operand = Operand { size: 8, write: false, alignment: 1 };
+
+impl BlockTranslator {
+    /// `None` if the instruction could not be encoded, which drops the block.
+    pub(super) fn step(&mut self, step: &Current<'_>, place: &Place<'_>) -> Option<()> {
+        if let Some(check) = step.planned.check {
+            self.emit.check_stack(check, step.rip(), step.live);
+        }
+        let instruction = step.instruction;
+        let branch = || self.target(instruction.near_branch_target(), instruction, place);
+        let next = || self.target(instruction.next_ip(), instruction, place);
+        match step.selected.kind {
+            Kind::Copy => self.copy(step),
+            Kind::Nothing => Some(()),
+            Kind::Lea => self.lea(step),
+            Kind::Push => self.push(step),
+            Kind::Pop => self.pop(step),
+            Kind::Leave => self.frame_end(step),
+            Kind::Divide => self.divide(step),
+            Kind::Jump => {
+                let target = branch();
+                self.emit.go(target);
+                Some(())
+            }
+            Kind::JumpIf => {
+                let (target, next) = (branch(), next());
+                self.emit.branch_if(condition(instruction)?, target);
+                self.emit.go(next);
+                Some(())
+            }
+            Kind::JumpShort => {
+                let (target, next) = (branch(), next());
+                self.jump_short(instruction, target, next)
+            }
+            Kind::Call => {
+                let target = branch();
+                self.push_return(step)?;
+                self.emit.go(target);
+                Some(())
+            }
+            Kind::JumpIndirect => {
+                self.indirect_target(step)?;
+                self.emit.go_to_r10(step.rip(), 0);
+                Some(())
+            }
+            Kind::CallIndirect => {
+                self.indirect_target(step)?;
+                self.emit.asm.store(super::asm::frame(at::WAITING), R10);
+                self.keep_pushed_over(step);
+                self.push_return(step)?;
+                self.emit.asm.load(R10, super::asm::frame(at::WAITING));
+                self.emit.go_to_r10(step.rip(), -8);
+                Some(())
+            }
+            Kind::Return => self.ret(step),
+            Kind::Interpret => {
+                let out = self.emit.leave(ExitKind::Interpret, step.rip());
+                self.emit.asm.jmp(out);
+                Some(())
+            }
+        }
+    }
+
+    /// Where the host has the explicit memory operand.
+    fn operand(&mut self, step: &Current<'_>, operand: Operand) -> Option<Mem> {
+        let explicit = !matches!(step.selected.kind, Kind::Push | Kind::CallIndirect);
+        if let (Some(member), true) = (step.planned.member, explicit) {
+            return Some(self.emit.on_stack(member));
+        }
+        let address = address(step.instruction)?;
+        Some(self.emit.locate(address, operand, step.rip(), step.live))
+    }
+
+    fn copy(&mut self, step: &Current<'_>) -> Option<()> {
+        let mut instruction = *step.instruction;
+        let mut free: &[Reg] = &[R10, R11];
+        if let Some(operand) = step.selected.operand {
+            let mem = self.operand(step, operand)?;
+            // R10 or R11 is part of the address; the other one is free.
+            free = if mem.base == R10 { &[R11] } else { &[R10] };
+            set_memory(&mut instruction, mem);
+        }
+        let mut scratch: [Option<(usize, Reg, bool)>; 2] = [None; 2];
+        for n in 0..instruction.op_count() {
+            let register = instruction.op_register(n);
+            if instruction.op_kind(n) != OpKind::Register || !register.is_gpr() {
+                continue;
+            }
+            let number = register.full_register().number();
+            let to = match home(number) {
+                Home::Host(reg) if usize::from(reg.0) == number => continue,
+                Home::Host(reg) => reg,
+                Home::Frame(slot) => {
+                    let access = self.info.info(step.instruction).op_access(n);
+                    let written = !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::None);
+                    let known = scratch.iter_mut().flatten().find(|(guest, ..)| *guest == number);
+                    match known {
+                        Some((_, reg, writes)) => {
+                            *writes |= written;
+                            *reg
+                        }
+                        None => {
+                            let used = scratch.iter().flatten().count();
+                            let reg = *free.get(used)?;
+                            *scratch.get_mut(used)? = Some((number, reg, written));
+                            self.emit.asm.load(reg, slot);
+                            reg
+                        }
+                    }
+                }
+            };
+            instruction.set_op_register(n, renamed(register, to));
+        }
+        if scratch.iter().flatten().any(|&(_, reg, _)| reg == R11) {
+            self.emit.forget_r11();
+        }
+        if !self.emit.instruction(&instruction) {
+            return None;
+        }
+        for (number, reg, written) in scratch.into_iter().flatten() {
+            if let (true, Home::Frame(slot)) = (written, home(number)) {
+                self.emit.asm.store(slot, reg);
+            }
+        }
+        Some(())
+    }
+
+    fn lea(&mut self, step: &Current<'_>) -> Option<()> {
+        let instruction = step.instruction;
+        let register = instruction.op0_register();
+        let to = home(register.full_register().number());
+        // Offsets have no segment.
+        let address = match address(instruction)? {
+            Address::Computed(computed) => Address::Computed(Computed { segment: None, ..computed }),
+            constant => constant,
+        };
+        if let (
+            Address::Computed(Computed { base: Some(Home::Host(base)), index, disp, short, .. }),
+            Home::Host(to),
+            true,
+        ) = (address, to, register.size() >= 4)
+            && let Some(index) = host_index(index)
+        {
+            let mem = Mem { base, index, disp };
+            if short || register.size() == 4 {
+                self.emit.asm.lea32(to, mem)
+            } else {
+                self.emit.asm.lea(to, mem)
+            }
+            return Some(());
+        }
+        self.emit.address(address, true);
+        match (to, register.size()) {
+            (Home::Host(to), 8) => self.emit.asm.mov(to, R10),
+            (Home::Host(to), 4) => self.emit.asm.mov_sized(to, R10, false),
+            (Home::Frame(slot), 8) => self.emit.asm.store(slot, R10),
+            (Home::Frame(slot), 4) => {
+                self.emit.asm.mov_sized(R10, R10, false);
+                self.emit.asm.store(slot, R10);
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// The place of a word that is pushed: the checked one of its group, or R10.
+    fn pushed(&mut self, step: &Current<'_>) -> Mem {
+        match step.planned.member {
+            Some(member) => self.emit.on_stack(member),
+            None => {
+                let below = Computed { base: Some(Home::Host(R9)), index: None, disp: -8, short: false, segment: None };
+                let operand = Operand { write: true, ..POINTER };
+                self.emit.locate(Address::Computed(below), operand, step.rip(), step.live)
+            }
+        }
+    }
+
+    fn move_rsp(&mut self, bytes: i32) {
+        self.emit.asm.lea(R9, Mem { base: R9, index: None, disp: bytes });
+    }
+
+    fn push(&mut self, step: &Current<'_>) -> Option<()> {
+        let instruction = step.instruction;
+        if let Some(operand) = step.selected.operand {
+            // Read first; without a group the value waits in the frame.
+            let from = self.operand(step, operand)?;
+            self.emit.asm.load(R10, from);
+            let waits = super::asm::frame(at::WAITING);
+            if step.planned.member.is_none() {
+                self.emit.asm.store(waits, R10);
+                let to = self.pushed(step);
+                self.emit.forget_r11();
+                self.emit.asm.load(R11, waits);
+                self.emit.asm.store(to, R11);
+            } else {
+                let to = self.pushed(step);
+                self.emit.asm.store(to, R10);
+            }
+        } else if instruction.op0_kind() == OpKind::Register {
+            let source = home(instruction.op0_register().number());
+            if !instruction.op0_register().is_gpr64() {
+                return None;
+            }
+            let to = self.pushed(step);
+            match source {
+                Home::Host(reg) => self.emit.asm.store(to, reg),
+                Home::Frame(slot) => {
+                    let free = self.other_than(to);
+                    self.emit.asm.load(free, slot);
+                    self.emit.asm.store(to, free);
+                }
+            }
+        } else {
+            let value = i32::try_from(instruction.immediate(0) as i64).ok()?;
+            let to = self.pushed(step);
+            self.emit.asm.store_imm(to, value);
+        }
+        self.move_rsp(-8);
+        Some(())
+    }
+
+    /// The scratch register that `mem` does not need.
+    fn other_than(&mut self, mem: Mem) -> Reg {
+        if mem.base == R10 {
+            self.emit.forget_r11();
+            R11
+        } else {
+            R10
+        }
+    }
+
+    /// Where the word at the top of the stack is.
+    fn top(&mut self, step: &Current<'_>) -> Mem {
+        match step.planned.member {
+            Some(member) => self.emit.on_stack(member),
+            None => {
+                let top = Computed { base: Some(Home::Host(R9)), index: None, disp: 0, short: false, segment: None };
+                self.emit.locate(Address::Computed(top), POINTER, step.rip(), step.live)
+            }
+        }
+    }
+
+    fn pop(&mut self, step: &Current<'_>) -> Option<()> {
+        let register = step.instruction.op0_register();
+        if !register.is_gpr64() {
+            return None;
+        }
+        let from = self.top(step);
+        match home(register.number()) {
+            // POP RSP: what is read, not what it was moved to.
+            Home::Host(R9) => {
+                self.emit.asm.load(R9, from);
+                return Some(());
+            }
+            Home::Host(to) => self.emit.asm.load(to, from),
+            Home::Frame(slot) => {
+                self.emit.asm.load(R10, from);
+                self.emit.asm.store(slot, R10);
+            }
+        }
+        self.move_rsp(8);
+        Some(())
+    }
+
+    /// LEAVE.
+    fn frame_end(&mut self, step: &Current<'_>) -> Option<()> {
+        let at_rbp = Computed { base: Some(Home::Host(RBP)), index: None, disp: 0, short: false, segment: None };
+        let from = self.emit.locate(Address::Computed(at_rbp), POINTER, step.rip(), step.live);
+        self.emit.asm.lea(R9, Mem { base: RBP, index: None, disp: 8 });
+        self.emit.asm.load(RBP, from);
+        Some(())
+    }
+
+    /// DIV and IDIV: what might raise #DE is the interpreter's.
+    fn divide(&mut self, step: &Current<'_>) -> Option<()> {
+        let instruction = step.instruction;
+        let wide = divisor_bytes(instruction) == 8;
+        let signed = instruction.mnemonic() == Mnemonic::Idiv;
+        match step.selected.operand {
+            Some(operand) => {
+                let from = self.operand(step, operand)?;
+                if wide { self.emit.asm.load(R10, from) } else { self.emit.asm.load32(R10, from) }
+            }
+            None => match home(instruction.op0_register().full_register().number()) {
+                Home::Host(reg) => self.emit.asm.mov_sized(R10, reg, wide),
+                Home::Frame(slot) => self.emit.asm.load(R10, slot),
+            },
+        }
+        self.emit.forget_r11();
+        let out = self.emit.leave(ExitKind::Interpret, step.rip());
+        let asm = &mut self.emit.asm;
+        if signed {
+            asm.mov_sized(R11, RAX, wide);
+            asm.sign_of(R11, wide);
+            asm.cmp_sized(R11, RDX, wide);
+            asm.jcc(cc::NZ, out);
+            // Neither 0 nor -1.
+            let above = Mem { base: R10, index: None, disp: 1 };
+            if wide {
+                asm.lea(R11, above)
+            } else {
+                asm.lea32(R11, above)
+            }
+            asm.cmp_imm8(R11, 1, wide);
+            asm.jcc(cc::BE, out);
+        } else {
+            asm.cmp_sized(RDX, R10, wide);
+            asm.jcc(cc::AE, out);
+        }
+        asm.divide(R10, signed, wide);
+        Some(())
+    }
+
+    fn jump_short(&mut self, instruction: &Instruction, target: Target, next: Target) -> Option<()> {
+        let opcode = match instruction.mnemonic() {
+            Mnemonic::Loopne => 0xe0,
+            Mnemonic::Loope => 0xe1,
+            Mnemonic::Loop => 0xe2,
+            _ => 0xe3,
+        };
+        let (taken, over) = (self.emit.asm.label(), self.emit.asm.label());
+        if uses_ecx(instruction) {
+            self.emit.asm.bytes(&[0x67]);
+        }
+        self.emit.asm.jump_short(opcode, taken);
+        self.emit.asm.jmp(over);
+        self.emit.asm.bind(taken);
+        self.emit.go(target);
+        self.emit.asm.bind(over);
+        self.emit.go(next);
+        Some(())
+    }
+
+    /// The target of an indirect branch into R10.
+    fn indirect_target(&mut self, step: &Current<'_>) -> Option<()> {
+        match step.selected.operand {
+            Some(operand) => {
+                let from = self.operand(step, operand)?;
+                self.emit.asm.load(R10, from);
+            }
+            None => match home(step.instruction.op0_register().number()) {
+                Home::Host(reg) => self.emit.asm.mov(R10, reg),
+                Home::Frame(slot) => self.emit.asm.load(R10, slot),
+            },
+        }
+        Some(())
+    }
+
+    /// Keeps what an indirect call is about to overwrite: a call to where no address is has not pushed.
+    fn keep_pushed_over(&mut self, step: &Current<'_>) {
+        let at_top = self.pushed(step);
+        let free = self.other_than(at_top);
+        self.emit.asm.load(free, at_top);
+        self.emit.asm.store(super::asm::frame(at::PUSHED_OVER), free);
+    }
+
+    /// Pushes where the next instruction is.
+    fn push_return(&mut self, step: &Current<'_>) -> Option<()> {
+        let back = step.instruction.next_ip();
+        let to = self.pushed(step);
+        match i32::try_from(back as i64) {
+            Ok(low) => self.emit.asm.store_imm(to, low),
+            Err(_) => {
+                let free = self.other_than(to);
+                self.emit.asm.mov_imm(free, back);
+                self.emit.asm.store(to, free);
+            }
+        }
+        self.move_rsp(-8);
+        Some(())
+    }
+
+    fn ret(&mut self, step: &Current<'_>) -> Option<()> {
+        let from = self.top(step);
+        self.emit.asm.load(R10, from);
+        let popped = step.instruction.stack_pointer_increment();
+        self.move_rsp(popped);
+        self.emit.go_to_r10(step.rip(), popped);
+        Some(())
+    }
+}
+
+/// The index register, if it is none or in a host register.
+fn host_index(index: Option<(Home, u8)>) -> Option<Option<(Reg, u8)>> {
+    match index {
+        None => Some(None),
+        Some((Home::Host(reg), shift)) => Some(Some((reg, shift))),
+        Some((Home::Frame(_), _)) => None,
+    }
+}
+
+fn uses_ecx(instruction: &Instruction) -> bool {
+    use iced_x86::Code;
+    matches!(
+        instruction.code(),
+        Code::Jecxz_rel8_64 | Code::Loop_rel8_64_ECX | Code::Loope_rel8_64_ECX | Code::Loopne_rel8_64_ECX
+    )
+}
+
+/// The number of a Jcc's condition.
+fn condition(instruction: &Instruction) -> Option<u8> {
+    use ConditionCode as C;
+    Some(match instruction.condition_code() {
+        C::o => 0,
+        C::no => 1,
+        C::b => 2,
+        C::ae => 3,
+        C::e => 4,
+        C::ne => 5,
+        C::be => 6,
+        C::a => 7,
+        C::s => 8,
+        C::ns => 9,
+        C::p => 10,
+        C::np => 11,
+        C::l => 12,
+        C::ge => 13,
+        C::le => 14,
+        C::g => 15,
+        C::None => return None,
+    })
+}
+
+/// The address of the explicit memory operand.
+fn address(instruction: &Instruction) -> Option<Address> {
+    let (base, index) = (instruction.memory_base(), instruction.memory_index());
+    let segment = match instruction.memory_segment() {
+        Register::FS => Some(at::FS_BASE),
+        Register::GS => Some(at::GS_BASE),
+        _ => None,
+    };
+    if instruction.is_ip_rel_memory_operand() {
+        let target = instruction.memory_displacement64();
+        return match segment {
+            None => Some(Address::Constant(target)),
+            // Rare: an absolute address as far as it is one.
+            Some(_) => {
+                let disp = i32::try_from(target as i64).ok()?;
+                Some(Address::Computed(Computed { base: None, index: None, disp, short: false, segment }))
+            }
+        };
+    }
+    let registers = [base, index].into_iter().filter(|&r| r != Register::None);
+    let short =
+        registers.clone().any(|r| r.size() == 4) || (registers.count() == 0 && instruction.memory_displ_size() == 4);
+    let full = instruction.memory_displacement64();
+    if base == Register::None && index == Register::None {
+        if segment.is_none() {
+            return Some(Address::Constant(full));
+        }
+        let disp = i32::try_from(full as i64).ok()?;
+        return Some(Address::Computed(Computed { base: None, index: None, disp, short: false, segment }));
+    }
+    let disp = if short { full as u32 as i32 } else { i32::try_from(full as i64).ok()? };
+    let of = |register: Register| (register != Register::None).then(|| home(register.full_register().number()));
+    let shift = instruction.memory_index_scale().trailing_zeros() as u8;
+    Some(Address::Computed(Computed { base: of(base), index: of(index).map(|i| (i, shift)), disp, short, segment }))
+}
+
+/// Gives an instruction another memory operand.
+fn set_memory(instruction: &mut Instruction, mem: Mem) {
+    let register = |reg: Reg| Register::RAX + u32::from(reg.0);
+    instruction.set_memory_base(register(mem.base));
+    instruction.set_memory_index(mem.index.map_or(Register::None, |(index, _)| register(index)));
+    instruction.set_memory_index_scale(mem.index.map_or(1, |(_, shift)| 1 << shift));
+    instruction.set_memory_displacement64(i64::from(mem.disp) as u64);
+    instruction.set_memory_displ_size(u32::from(mem.disp != 0));
+    instruction.set_segment_prefix(Register::None);
+}
