@@ -11,8 +11,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 /// Entries of the table by linear address; a power of two.
 const JUMPS: usize = 8192;
-/// Operations kept at most; beyond it everything is dropped and decoded anew. About 25 MiB.
-const MAX_OPS: usize = 400_000;
+/// Operations kept at most; beyond it everything is dropped and decoded anew. About 20 MiB.
+const MAX_OPS: usize = 320_000;
 
 /// Multiplicative hashing of the small integer keys below; the guest gains nothing by collisions but
 /// its own slowness.

@@ -35,9 +35,9 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 /// Bytes of host code at most.
-const CODE_SIZE: usize = 32 << 20;
-/// Exits at most, 32 bytes each; as many as that much code has.
-const MAX_EXITS: usize = 600_000;
+const CODE_SIZE: usize = 16 << 20;
+/// Exits at most, 24 bytes each; about as many as that much code has.
+const MAX_EXITS: usize = 300_000;
 /// Times that the interpreter runs a block before it is translated.
 const HOT: u32 = 24;
 /// Runs of a block that is not to be translated.
@@ -598,5 +598,15 @@ impl std::fmt::Debug for Translator {
             .field("translations", &self.translations.len())
             .field("bytes", &self.code.used())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_record_is_as_small_as_the_bound_on_memory_has_it() {
+        assert_eq!(size_of::<Exit>(), 24);
     }
 }
