@@ -55,7 +55,7 @@ pub struct Frame {
     pub budget: u32,
     /// Which exit is being taken: set before `leave`.
     pub exit: u32,
-    /// Units whose registers are the host's: bits of [`unit`].
+    /// Units whose registers are the host's: bits of [`mod@unit`].
     pub units: u32,
     /// The exit record of the last indirect branch, to tell where a jump to nowhere came from.
     pub branch: u32,

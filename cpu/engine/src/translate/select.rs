@@ -68,7 +68,7 @@ pub struct Operand {
 pub struct Selected {
     pub kind: Kind,
     pub operand: Option<Operand>,
-    /// Bits of [`unit`] that it needs.
+    /// Bits of [`mod@unit`] that it needs.
     pub units: u32,
 }
 
