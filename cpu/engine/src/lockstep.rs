@@ -7,7 +7,7 @@
 use crate::cpu::{Cpu, Flow, alert, slot};
 use crate::exec::width::{Arith, arith};
 use crate::mmu::{Access, PAGE_MASK};
-use crate::translate::{Step, Tried, in_rflags};
+use crate::translate::{Step, in_rflags};
 use crate::vcpu::SoftVcpu;
 use iced_x86::{OpAccess, Register};
 use motu_x86::XsaveArea;
@@ -111,8 +111,9 @@ impl SoftVcpu {
     /// Runs the translation at RIP and compares.
     fn compare(&mut self, start: &Snapshot, states: &[Snapshot], kept: &[Kept], steps: &[Step]) -> bool {
         let Some(translator) = &mut self.translator else { return false };
-        let tried = translator.try_once(&mut self.cpu, &mut self.cache);
-        let Tried::Ran = tried else { return false };
+        if !translator.try_once(&mut self.cpu, &mut self.cache) {
+            return false;
+        }
         // A loop's block may be left where it also passes through.
         let mut same = Some(format!("it came to {:x}, which the interpreter did not", self.cpu.rip));
         for (n, state) in states.iter().enumerate().filter(|(_, state)| state.rip == self.cpu.rip) {
@@ -194,8 +195,7 @@ impl SoftVcpu {
         }
         // Where one byte is written twice, the later write counts.
         for (index, bytes) in kept.iter().enumerate() {
-            let later = kept.iter().skip(index + 1).filter(|other| other.by < n);
-            let overwritten = later.clone().any(|other| other.overlaps(bytes));
+            let overwritten = kept.iter().skip(index + 1).any(|other| other.by < n && other.overlaps(bytes));
             let should = if bytes.by < n { bytes.new } else { bytes.old };
             let earlier = kept.iter().take(index).any(|other| other.overlaps(bytes));
             let unsure = overwritten || (bytes.by >= n && earlier);

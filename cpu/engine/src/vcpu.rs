@@ -259,7 +259,7 @@ impl SoftVcpu {
 
     /// Runs the block at RIP, or at most `limit` of its instructions.
     #[inline(always)]
-    pub(crate) fn run_block(&mut self, limit: usize) {
+    fn run_block(&mut self, limit: usize) {
         let start = self.cpu.rip;
         let Ok((index, limit)) = self.next_block(limit) else {
             self.cpu.deliver_exception(start);

@@ -308,8 +308,8 @@ fn extend<const SIGNED: bool>(i: &Instruction) -> Option<Handler> {
     }
 }
 
-/// The condition of Jcc, SETcc and CMOVcc as their opcodes number it.
-fn condition(i: &Instruction) -> u8 {
+/// The condition of Jcc, SETcc and CMOVcc as their opcodes number it; 16 for anything else.
+pub fn condition(i: &Instruction) -> u8 {
     use iced_x86::ConditionCode as C;
     match i.condition_code() {
         C::o => 0,

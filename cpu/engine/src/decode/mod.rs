@@ -13,4 +13,5 @@ pub use block::{Block, Translated};
 pub use cache::{BlockCache, granules};
 pub use gate::{allows as is_in_contract, decoder_options};
 pub use lower::lower;
+pub use lower_integer::condition;
 pub use op::{Handler, Op};

@@ -8,9 +8,10 @@
 //! out of line:    TLB refills, ways out
 //! ```
 
-use super::asm::{Alu, Asm, Label, Mem, R10, R11, RCX, Reg, cc, frame, frame_indexed};
+use super::asm::{Alu, Asm, Label, Mem, R9, R10, R11, RCX, Reg, cc, frame, frame_indexed};
 use super::exit::{Exit, ExitKind, LOOKUP};
-use super::frame::{JUMPS, at, jump_index};
+use super::frame::{Code, JUMPS, at, jump_index};
+use super::registers::Home;
 use super::select::Operand;
 use super::stack::{Check, Member};
 use super::thunks::request;
@@ -56,9 +57,9 @@ pub enum Address {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Computed {
-    pub base: Option<super::registers::Home>,
+    pub base: Option<Home>,
     /// And the shift count of its scale.
-    pub index: Option<(super::registers::Home, u8)>,
+    pub index: Option<(Home, u8)>,
     pub disp: i32,
     /// The effective address has 32 bits.
     pub short: bool,
@@ -90,7 +91,7 @@ impl Arrays {
         let n = i32::from(user);
         Self {
             tlb: at::TLB + n * (ENTRIES * size_of::<Entry>()) as i32,
-            jumps: at::JUMPS + n * (JUMPS * size_of::<super::frame::Code>()) as i32,
+            jumps: at::JUMPS + n * (JUMPS * size_of::<Code>()) as i32,
         }
     }
 }
@@ -135,9 +136,8 @@ impl Emit {
     #[must_use]
     pub fn instruction(&mut self, instruction: &Instruction) -> bool {
         let encoded = self.encoder.encode(instruction, 0).is_ok();
-        let buffer = self.encoder.take_buffer();
+        let mut buffer = self.encoder.take_buffer();
         self.asm.bytes(&buffer);
-        let mut buffer = buffer;
         buffer.clear();
         self.encoder.set_buffer(buffer);
         encoded
@@ -233,10 +233,10 @@ impl Emit {
     }
 
     /// Loads the register that a home is, or a scratch register with what it holds.
-    fn at_home(&mut self, home: super::registers::Home, scratch: Reg) -> Reg {
+    fn at_home(&mut self, home: Home, scratch: Reg) -> Reg {
         match home {
-            super::registers::Home::Host(reg) => reg,
-            super::registers::Home::Frame(slot) => {
+            Home::Host(reg) => reg,
+            Home::Frame(slot) => {
                 self.asm.load(scratch, slot);
                 scratch
             }
@@ -275,6 +275,35 @@ impl Emit {
         }
     }
 
+    /// Compares the address in R10 with the tags at `tags` in the frame: R10 becomes the offset in the page and R11 the
+    /// entry's, or the code goes to `miss` if `bytes` bytes there are not all in the page.
+    fn look_up(&mut self, tags: i32, bytes: i32, miss: Label) {
+        self.asm.rorx(R11, R10, TO_ENTRY);
+        self.asm.and32_imm(R11, ENTRY_MASK);
+        self.asm.alu(Alu::Sub, R10, frame_indexed(tags, R11, 0));
+        self.asm.cmp_imm(R10, PAGE as i32 - bytes);
+        self.asm.jcc(cc::A, miss);
+    }
+
+    /// The same without a change of flags. The guest's RCX is in the frame then; at `miss` it is back.
+    fn look_up_keeping_flags(&mut self, tags: i32, bytes: i32, miss: Label) {
+        let restore = self.asm.label();
+        self.cold.push(Cold::Restore { label: restore, then: miss });
+        let hit = self.asm.label();
+        self.asm.store(frame(at::RCX), RCX);
+        self.asm.pext(R11, R10, frame(at::TLB_BITS));
+        self.asm.rorx(R11, R11, 64 - ENTRY_SHIFT as u8);
+        self.asm.load(RCX, frame_indexed(tags, R11, 0));
+        // R10 - tag = R10 + !tag + 1.
+        self.asm.not(RCX);
+        self.asm.lea(R10, Mem { base: R10, index: Some((RCX, 0)), disp: 1 });
+        self.asm.lea(RCX, Mem { base: R10, index: None, disp: bytes - 1 });
+        self.asm.pext(RCX, RCX, frame(at::PAGE_BITS));
+        self.asm.jump_short(0xe3, hit);
+        self.asm.jmp(restore);
+        self.asm.bind(hit);
+    }
+
     /// Where the host has a guest operand: an operand at R10. What the TLB does not allow is the interpreter's,
     /// at `rip`.
     pub fn locate(&mut self, address: Address, operand: Operand, rip: u64, live: bool) -> Mem {
@@ -287,23 +316,9 @@ impl Emit {
         let label = self.asm.label();
         let asked = operand.size | if operand.write { request::WRITE } else { 0 };
         self.cold.push(Cold::Refill { label, again, address, request: asked, exit, live });
-        let (tlb, room) = (self.arrays.tlb, PAGE as i32 - operand.size as i32);
+        let tlb = self.arrays.tlb;
         if live {
-            let restore = self.asm.label();
-            self.cold.push(Cold::Restore { label: restore, then: label });
-            let hit = self.asm.label();
-            self.asm.store(frame(at::RCX), RCX);
-            self.asm.pext(R11, R10, frame(at::TLB_BITS));
-            self.asm.rorx(R11, R11, 64 - ENTRY_SHIFT as u8);
-            self.asm.load(RCX, frame_indexed(tlb + tag, R11, 0));
-            // R10 - tag = R10 + !tag + 1.
-            self.asm.not(RCX);
-            self.asm.lea(R10, Mem { base: R10, index: Some((RCX, 0)), disp: 1 });
-            self.asm.lea(RCX, Mem { base: R10, index: None, disp: operand.size as i32 - 1 });
-            self.asm.pext(RCX, RCX, frame(at::PAGE_BITS));
-            self.asm.jump_short(0xe3, hit);
-            self.asm.jmp(restore);
-            self.asm.bind(hit);
+            self.look_up_keeping_flags(tlb + tag, operand.size as i32, label);
             self.asm.load(R11, frame_indexed(tlb + host, R11, 0));
             self.asm.lea(R10, Mem { base: R10, index: Some((R11, 0)), disp: 0 });
             if operand.alignment > 1 {
@@ -324,15 +339,11 @@ impl Emit {
         if let Address::Constant(value) = address {
             let entry = tlb + (index_of(value) * size_of::<Entry>()) as i32;
             self.asm.alu(Alu::Sub, R10, frame(entry + tag));
-            self.asm.cmp_imm(R10, room);
+            self.asm.cmp_imm(R10, PAGE as i32 - operand.size as i32);
             self.asm.jcc(cc::A, label);
             self.asm.alu(Alu::Add, R10, frame(entry + host));
         } else {
-            self.asm.rorx(R11, R10, TO_ENTRY);
-            self.asm.and32_imm(R11, ENTRY_MASK);
-            self.asm.alu(Alu::Sub, R10, frame_indexed(tlb + tag, R11, 0));
-            self.asm.cmp_imm(R10, room);
-            self.asm.jcc(cc::A, label);
+            self.look_up(tlb + tag, operand.size as i32, label);
             self.asm.alu(Alu::Add, R10, frame_indexed(tlb + host, R11, 0));
         }
         if operand.alignment > 1 {
@@ -350,36 +361,19 @@ impl Emit {
         let host = offset_of!(Entry, host) as i32;
         let fail = self.leave(ExitKind::Stack, rip);
         let tlb = self.arrays.tlb;
-        self.asm.lea(R10, Mem { base: super::asm::R9, index: None, disp: check.from_rsp as i32 });
+        self.asm.lea(R10, Mem { base: R9, index: None, disp: check.from_rsp as i32 });
         if live {
-            let restore = self.asm.label();
-            self.cold.push(Cold::Restore { label: restore, then: fail });
-            let hit = self.asm.label();
-            self.asm.store(frame(at::RCX), RCX);
-            self.asm.pext(R11, R10, frame(at::TLB_BITS));
-            self.asm.rorx(R11, R11, 64 - ENTRY_SHIFT as u8);
-            self.asm.load(RCX, frame_indexed(tlb + tag, R11, 0));
-            self.asm.not(RCX);
-            self.asm.lea(R10, Mem { base: R10, index: Some((RCX, 0)), disp: 1 });
-            self.asm.lea(RCX, Mem { base: R10, index: None, disp: check.length as i32 - 1 });
-            self.asm.pext(RCX, RCX, frame(at::PAGE_BITS));
-            self.asm.jump_short(0xe3, hit);
-            self.asm.jmp(restore);
-            self.asm.bind(hit);
+            self.look_up_keeping_flags(tlb + tag, check.length as i32, fail);
             self.asm.load(RCX, frame(at::RCX));
             self.asm.load(R11, frame_indexed(tlb + host, R11, 0));
             self.asm.lea(R11, Mem { base: R11, index: Some((R10, 0)), disp: 0 });
-            self.asm.mov(R10, super::asm::R9);
+            self.asm.mov(R10, R9);
             self.asm.not(R10);
             self.asm.lea(R11, Mem { base: R11, index: Some((R10, 0)), disp: 1 - check.from_rsp as i32 });
         } else {
-            self.asm.rorx(R11, R10, TO_ENTRY);
-            self.asm.and32_imm(R11, ENTRY_MASK);
-            self.asm.alu(Alu::Sub, R10, frame_indexed(tlb + tag, R11, 0));
-            self.asm.cmp_imm(R10, PAGE as i32 - check.length as i32);
-            self.asm.jcc(cc::A, fail);
+            self.look_up(tlb + tag, check.length as i32, fail);
             self.asm.load(R11, frame_indexed(tlb + host, R11, 0));
-            self.asm.alu_reg(Alu::Sub, R11, super::asm::R9);
+            self.asm.alu_reg(Alu::Sub, R11, R9);
             self.asm.lea(R11, Mem { base: R11, index: Some((R10, 0)), disp: -check.from_rsp as i32 });
         }
         self.asm.store(frame(at::STACK), R11);
@@ -392,7 +386,7 @@ impl Emit {
             self.asm.load(R11, frame(at::STACK));
             self.stack_in_r11 = true;
         }
-        Mem { base: super::asm::R9, index: Some((R11, 0)), disp: member.from_rsp as i32 }
+        Mem { base: R9, index: Some((R11, 0)), disp: member.from_rsp as i32 }
     }
 
     /// R11 is about to hold something else.
@@ -421,7 +415,7 @@ impl Emit {
         }
         if !target.near {
             self.asm.mov_imm(R10, target.rip);
-            let entry = self.arrays.jumps + (jump_index(target.rip) * size_of::<super::frame::Code>()) as i32;
+            let entry = self.arrays.jumps + (jump_index(target.rip) * size_of::<Code>()) as i32;
             self.asm.jmp_mem(frame(entry));
             return;
         }

@@ -10,6 +10,7 @@ mod emit;
 mod exit;
 mod flags;
 mod frame;
+mod jumps;
 mod registers;
 mod select;
 mod stack;
@@ -27,7 +28,8 @@ pub use block::Step;
 use block::{BlockTranslator, Place};
 use exit::{Exit, ExitKind, LOOKUP};
 pub use flags::in_rflags;
-use frame::{Code, JUMPS, jump_index, unit};
+use frame::{Code, JUMPS, unit};
+use jumps::Jumps;
 use motu_hv::TranslatorStats;
 use motu_x86::flags::rflags;
 use std::io;
@@ -46,13 +48,6 @@ const NEVER: u32 = u32::MAX;
 const BUDGET: u32 = 4096;
 /// Times that the stack check of a translation may fail before its accesses are checked one by one.
 const STACK_MISSES: u32 = 16;
-
-/// Whether a translation ran for lock-step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tried {
-    Ran,
-    Nothing,
-}
 
 /// One block's host code.
 #[derive(Debug)]
@@ -90,11 +85,7 @@ pub struct Translator {
     blocks: BlockTranslator,
     translations: Vec<Translation>,
     exits: Vec<Exit>,
-    /// Jump table entries in use that a CR3 write takes away, and those of global pages: table and entry.
-    local: Vec<(u8, u16)>,
-    global: Vec<(u8, u16)>,
-    local_epoch: u64,
-    global_epoch: u64,
+    jumps: Jumps,
     /// Counts up whenever everything was dropped.
     generation: u64,
     /// The jump table's entry for RIP is another address's.
@@ -129,10 +120,7 @@ impl Translator {
             blocks: BlockTranslator::new(),
             translations: Vec::new(),
             exits: Vec::new(),
-            local: Vec::new(),
-            global: Vec::new(),
-            local_epoch: 0,
-            global_epoch: 0,
+            jumps: Jumps::new(frame),
             generation: 0,
             missed: false,
             hot: if options.stress.is_some() { 0 } else { HOT },
@@ -171,23 +159,7 @@ impl Translator {
             (*frame).refill = thunks::refill as Code;
             (*frame).fill = thunks::fill as *const u8;
             (*frame).budget = BUDGET;
-            for table in 0..2 {
-                let entries = std::ptr::addr_of_mut!((*frame).jumps[table]).cast::<Code>();
-                for entry in 0..JUMPS {
-                    entries.add(entry).write(thunks::lookup as Code);
-                }
-            }
         }
-    }
-
-    fn set_jump(&mut self, table: usize, entry: usize, code: Code) {
-        // SAFETY: as in `prepare_frame`; both indexes are masked to their arrays.
-        unsafe { (*self.frame.as_ptr()).jumps[table & 1][entry & (JUMPS - 1)] = code };
-    }
-
-    fn jump(&self, table: usize, entry: usize) -> Code {
-        // SAFETY: as above.
-        unsafe { (*self.frame.as_ptr()).jumps[table & 1][entry & (JUMPS - 1)] }
     }
 
     /// Whether translated code may run in the mode the CPU is in.
@@ -203,33 +175,11 @@ impl Translator {
     /// no more.
     #[inline(always)]
     fn keep_up(&mut self, cpu: &Cpu, cache: &mut BlockCache) {
-        if self.global_epoch != cpu.mmu.global_epoch {
-            self.global_epoch = cpu.mmu.global_epoch;
-            self.local_epoch = cpu.mmu.local_epoch;
-            self.forget_jumps(true);
-        } else if self.local_epoch != cpu.mmu.local_epoch {
-            self.local_epoch = cpu.mmu.local_epoch;
-            self.forget_jumps(false);
-        }
+        self.jumps.keep_up(&cpu.mmu);
         if cache.has_dropped() {
             for number in cache.take_dropped() {
                 self.drop_translation(number);
             }
-        }
-    }
-
-    fn forget_jumps(&mut self, all: bool) {
-        let mut list = std::mem::take(&mut self.local);
-        for (table, entry) in list.drain(..) {
-            self.set_jump(table.into(), entry.into(), thunks::lookup as Code);
-        }
-        self.local = list;
-        if all {
-            let mut list = std::mem::take(&mut self.global);
-            for (table, entry) in list.drain(..) {
-                self.set_jump(table.into(), entry.into(), thunks::lookup as Code);
-            }
-            self.global = list;
         }
     }
 
@@ -247,10 +197,7 @@ impl Translator {
         if inner != direct {
             self.patch_jump(inner, stale);
         }
-        let entry = jump_index(rip);
-        if self.jump(user.into(), entry) == self.code.executable(indirect) {
-            self.set_jump(user.into(), entry, thunks::lookup as Code);
-        }
+        self.jumps.forget(user, rip, self.code.executable(indirect));
     }
 
     /// Makes the five bytes at `from` a jump to `to`.
@@ -264,7 +211,7 @@ impl Translator {
     fn clear(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) {
         cache.clear(cpu);
         self.stats.evictions += cache.take_dropped().len() as u64;
-        self.forget_jumps(true);
+        self.jumps.forget_all();
         self.translations.clear();
         self.described.clear();
         self.exits.truncate(1);
@@ -276,14 +223,14 @@ impl Translator {
     #[inline(always)]
     pub fn run(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> Next {
         self.keep_up(cpu, cache);
-        let table = usize::from(cpu.cpl == 3);
-        let mut code = self.jump(table, jump_index(cpu.rip));
-        if std::mem::take(&mut self.missed) || std::ptr::eq(code, thunks::lookup as Code) {
-            match self.find(cpu, cache) {
-                Ok(Some(number)) => code = self.indirect(number),
+        let listed = if std::mem::take(&mut self.missed) { None } else { self.jumps.get(cpu.cpl == 3, cpu.rip) };
+        let mut code = match listed {
+            Some(code) => code,
+            None => match self.find(cpu, cache) {
+                Ok(Some(number)) => self.indirect(number),
                 Ok(None) | Err(_) => return Next::Block,
-            }
-        }
+            },
+        };
         loop {
             self.enter(cpu, code);
             match self.after(cpu, cache) {
@@ -420,10 +367,13 @@ impl Translator {
         }
         let rip = std::mem::replace(&mut cpu.rip, translation.rip);
         if let Ok(index) = cache.find(cpu) {
-            let block = cache.get_mut(index);
-            block.translated.at.retain(|&(_, other)| other != number);
-            block.translated.single_checks = true;
-            self.drop_translation(number);
+            // The block forgets exactly what is dropped.
+            let translated = &mut cache.get_mut(index).translated;
+            if let Some(at) = translated.at.iter().position(|&(_, other)| other == number) {
+                translated.at.swap_remove(at);
+                translated.single_checks = true;
+                self.drop_translation(number);
+            }
         }
         cpu.rip = rip;
     }
@@ -446,28 +396,11 @@ impl Translator {
                 None => return Ok(None),
             },
         };
-        self.note_jump(cpu, rip, number);
+        if self.options.translate != Translate::Lockstep {
+            let code = self.indirect(number);
+            self.jumps.set(cpu.cpl == 3, rip, code, &cpu.mmu);
+        }
         Ok(Some(number))
-    }
-
-    /// Puts a translation into the jump table.
-    fn note_jump(&mut self, cpu: &Cpu, rip: u64, number: u32) {
-        if self.options.translate == Translate::Lockstep {
-            return;
-        }
-        let (table, entry) = (u8::from(cpu.cpl == 3), jump_index(rip));
-        let code = self.indirect(number);
-        if self.jump(table.into(), entry) == code {
-            return;
-        }
-        let known = cpu.mmu.tlb.entry(rip);
-        let global = rip >> 63 != 0 && known.lookup(known.exec, rip, 1).is_some() && cpu.mmu.tlb.info(rip).global;
-        if self.local.len() + self.global.len() >= 4 * JUMPS {
-            self.forget_jumps(true);
-        }
-        self.set_jump(table.into(), entry, code);
-        let list = if global { &mut self.global } else { &mut self.local };
-        list.push((table, entry as u16));
     }
 
     /// For lock-step: the block at RIP and its instructions, if it has a translation.
@@ -490,10 +423,10 @@ impl Translator {
         Some((index, steps))
     }
 
-    /// For lock-step: runs the translation at RIP, which is linked to no other.
-    pub fn try_once(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> Tried {
+    /// For lock-step: runs the translation at RIP, which is linked to no other. False if it cannot run now.
+    pub fn try_once(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> bool {
         self.keep_up(cpu, cache);
-        let Ok(Some(number)) = self.find(cpu, cache) else { return Tried::Nothing };
+        let Ok(Some(number)) = self.find(cpu, cache) else { return false };
         let mut code = self.indirect(number);
         loop {
             // SAFETY: no translated code runs.
@@ -501,8 +434,8 @@ impl Translator {
             self.enter(cpu, code);
             match self.after(cpu, cache) {
                 Ok(again) => code = again,
-                Err(Next::Block) if self.left_for_units() => return Tried::Nothing,
-                Err(_) => return Tried::Ran,
+                Err(Next::Block) if self.left_for_units() => return false,
+                Err(_) => return true,
             }
         }
     }

@@ -8,7 +8,8 @@ use super::frame::at;
 use super::registers::{Home, home, renamed};
 use super::select::{Kind, Operand, Selected, divisor_bytes};
 use super::stack::Planned;
-use iced_x86::{ConditionCode, Instruction, Mnemonic, OpAccess, OpKind, Register};
+use crate::decode::condition;
+use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 /// One instruction on its way.
 pub struct Current<'a> {
@@ -51,7 +52,7 @@ impl BlockTranslator {
             }
             Kind::JumpIf => {
                 let (target, next) = (branch(), next());
-                self.emit.branch_if(condition(instruction)?, target);
+                self.emit.branch_if(condition(instruction), target);
                 self.emit.go(next);
                 Some(())
             }
@@ -422,30 +423,6 @@ fn uses_ecx(instruction: &Instruction) -> bool {
         instruction.code(),
         Code::Jecxz_rel8_64 | Code::Loop_rel8_64_ECX | Code::Loope_rel8_64_ECX | Code::Loopne_rel8_64_ECX
     )
-}
-
-/// The number of a Jcc's condition.
-fn condition(instruction: &Instruction) -> Option<u8> {
-    use ConditionCode as C;
-    Some(match instruction.condition_code() {
-        C::o => 0,
-        C::no => 1,
-        C::b => 2,
-        C::ae => 3,
-        C::e => 4,
-        C::ne => 5,
-        C::be => 6,
-        C::a => 7,
-        C::s => 8,
-        C::ns => 9,
-        C::p => 10,
-        C::np => 11,
-        C::l => 12,
-        C::ge => 13,
-        C::le => 14,
-        C::g => 15,
-        C::None => return None,
-    })
 }
 
 /// The address of the explicit memory operand.

@@ -1,0 +1,107 @@
+//! The jump tables: from linear addresses to translations, for jumps that are not linked.
+//!
+//! An entry holds as long as the translation of its address does. Tables are in the frame, where code reads them; here is
+//! which entries are in use, so that forgetting costs what was used.
+
+use super::frame::{Code, Frame, JUMPS, jump_index};
+use super::thunks;
+use crate::mmu::Mmu;
+use std::ptr::NonNull;
+
+/// One entry: the table, supervisor's or user's, and its index in it.
+type Entry = (bool, u16);
+
+pub struct Jumps {
+    frame: NonNull<Frame>,
+    /// Entries in use that a CR3 write takes away.
+    local: Vec<Entry>,
+    /// Entries in use of global pages.
+    global: Vec<Entry>,
+    /// [`Mmu::local_epoch`] and [`Mmu::global_epoch`] that they are of.
+    local_epoch: u64,
+    global_epoch: u64,
+}
+
+impl Jumps {
+    /// Empty tables in the frame, which the caller keeps mapped.
+    pub fn new(frame: NonNull<Frame>) -> Self {
+        for user in [false, true] {
+            // SAFETY: the frame is whole, and no translated code runs.
+            let table = unsafe { std::ptr::addr_of_mut!((*frame.as_ptr()).jumps[usize::from(user)]) };
+            for entry in 0..JUMPS {
+                // SAFETY: the table has JUMPS entries.
+                unsafe { table.cast::<Code>().add(entry).write(nothing()) };
+            }
+        }
+        Self { frame, local: Vec::new(), global: Vec::new(), local_epoch: 0, global_epoch: 0 }
+    }
+
+    fn at(&self, (user, index): Entry) -> Code {
+        // SAFETY: the frame is mapped; only this thread uses it, and no translated code runs. The index is masked.
+        unsafe { (*self.frame.as_ptr()).jumps[usize::from(user)][usize::from(index) & (JUMPS - 1)] }
+    }
+
+    fn put(&mut self, (user, index): Entry, code: Code) {
+        // SAFETY: as above.
+        unsafe { (*self.frame.as_ptr()).jumps[usize::from(user)][usize::from(index) & (JUMPS - 1)] = code };
+    }
+
+    /// What the entry for `rip` leads to: perhaps code of another address, which then finds that out.
+    pub fn get(&self, user: bool, rip: u64) -> Option<Code> {
+        let code = self.at((user, jump_index(rip) as u16));
+        (!std::ptr::eq(code, nothing())).then_some(code)
+    }
+
+    /// Makes `code` what the entry for `rip` leads to.
+    pub fn set(&mut self, user: bool, rip: u64, code: Code, mmu: &Mmu) {
+        let entry = (user, jump_index(rip) as u16);
+        if self.at(entry) == code {
+            return;
+        }
+        let known = mmu.tlb.entry(rip);
+        let global = rip >> 63 != 0 && known.lookup(known.exec, rip, 1).is_some() && mmu.tlb.info(rip).global;
+        if self.local.len() + self.global.len() >= 4 * JUMPS {
+            self.forget_all();
+        }
+        self.put(entry, code);
+        if global { &mut self.global } else { &mut self.local }.push(entry);
+    }
+
+    /// Forgets `code`, if the entry for `rip` leads there.
+    pub fn forget(&mut self, user: bool, rip: u64, code: Code) {
+        let entry = (user, jump_index(rip) as u16);
+        if self.at(entry) == code {
+            self.put(entry, nothing());
+        }
+    }
+
+    /// Forgets the entries whose translation of addresses may not hold any more.
+    #[inline(always)]
+    pub fn keep_up(&mut self, mmu: &Mmu) {
+        if self.global_epoch != mmu.global_epoch {
+            (self.global_epoch, self.local_epoch) = (mmu.global_epoch, mmu.local_epoch);
+            self.forget_all();
+        } else if self.local_epoch != mmu.local_epoch {
+            self.local_epoch = mmu.local_epoch;
+            self.forget_local();
+        }
+    }
+
+    fn forget_local(&mut self) {
+        while let Some(entry) = self.local.pop() {
+            self.put(entry, nothing());
+        }
+    }
+
+    pub fn forget_all(&mut self) {
+        self.forget_local();
+        while let Some(entry) = self.global.pop() {
+            self.put(entry, nothing());
+        }
+    }
+}
+
+/// What an entry that is not in use leads to.
+fn nothing() -> Code {
+    thunks::lookup as Code
+}
