@@ -57,9 +57,10 @@ pub const fn index_of(address: u64) -> usize {
     (address >> 12) as usize & (ENTRIES - 1)
 }
 
-/// A tag that no address of entry `index` matches: a page that belongs to another entry.
+/// A tag that no address of entry `index` matches: a page that belongs to another entry, and to none beside it, since a
+/// look-up that leaves the flags alone takes an operand that ends in the tag's page for one inside it.
 const fn no_tag(index: usize) -> u64 {
-    (((index & (ENTRIES - 1)) ^ 1) as u64) << 12
+    (((index & (ENTRIES - 1)) ^ (ENTRIES / 2)) as u64) << 12
 }
 
 const fn empty(index: usize) -> Entry {
@@ -216,6 +217,16 @@ mod tests {
             let entry = tlb.entry(address);
             for tag in [entry.read, entry.write, entry.exec] {
                 assert!(entry.lookup(tag, address, 1).is_none(), "{address:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tag_that_matches_nothing_is_far_from_what_its_entry_serves() {
+        for index in 0..4 * ENTRIES {
+            let tag = no_tag(index) >> 12;
+            for served in [index & (ENTRIES - 1), (index & (ENTRIES - 1)) + ENTRIES] {
+                assert!(tag.abs_diff(served as u64) > 1, "entry {index:#x}");
             }
         }
     }
