@@ -121,6 +121,11 @@ impl UserHarness {
         self.ram.write(Gpa(offset), data).expect("frames are RAM");
     }
 
+    #[cfg(test)]
+    pub(crate) fn cpu(&mut self) -> &mut crate::cpu::Cpu {
+        &mut self.vcpu.cpu
+    }
+
     /// All frames, for data: a change of code is not seen by the CPU when it is made here.
     pub fn frames(&mut self) -> &mut [u8] {
         let host = self.host;

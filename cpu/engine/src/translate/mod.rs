@@ -11,6 +11,8 @@ mod exit;
 mod flags;
 mod frame;
 mod jumps;
+#[cfg(test)]
+mod proof;
 mod registers;
 mod select;
 mod stack;

@@ -1,0 +1,213 @@
+//! A guest's stray address never touches motu's memory: of each instruction that the translator emits.
+//!
+//! Host code of a block is executed abstractly ([`walk`]), all ways from all of its entrances. What a register or a
+//! word of the frame holds is a sum of symbols ([`form`]), so that what the guest's registers hold cancels out wherever
+//! code computes with them. A block passes if
+//!
+//! - every access to memory lies within the frame, or within a page that the TLB of the code's privilege had for that
+//!   address and right, as a comparison on that way has shown;
+//! - writes to the frame reach only the words that are for that ([`words`]), and no access goes through FS, GS or the
+//!   guest's stack pointer;
+//! - every way leads to an instruction of the block, out by the frame, or through a jump table at a masked index;
+//! - RSP stays as it is, and nothing is privileged, calls the kernel, or changes more than the guest's registers;
+//! - wherever the code is left, the guest's registers hold nothing of the host's addresses, nor does its memory.
+//!
+//! It relies on what else is tested: that an entry's tag is a page that its host word leads to, or is far from all that
+//! the entry serves (`mmu/tlb.rs`), and that the thunks do what they say.
+
+mod cases;
+mod effect;
+mod form;
+mod learn;
+mod refused;
+mod state;
+mod walk;
+mod words;
+
+use super::block::{BlockTranslator, Place};
+use crate::decode::decoder_options;
+use crate::harness::UserHarness;
+use crate::inventory::{foreign, forms};
+use cases::{Random, Run, SHAPES, Shape};
+use iced_x86::{Code, Decoder, DecoderOptions, OpCodeOperandKind};
+use std::collections::BTreeSet;
+
+const RIP: u64 = 0x7000_0040_0040;
+/// Where code of ring 0 runs, to have addresses of both halves.
+const SUPERVISOR_RIP: u64 = 0xffff_ffff_8100_0040;
+const PAGE: usize = 4096;
+
+/// Translates single blocks, without running them.
+struct Bench {
+    harness: UserHarness,
+    blocks: BlockTranslator,
+    /// Codes of guest instructions that were in translated blocks.
+    taken: BTreeSet<u32>,
+    accesses: usize,
+    proved: usize,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            harness: UserHarness::new("v3-2026", &[]).unwrap(),
+            blocks: BlockTranslator::new(),
+            taken: BTreeSet::new(),
+            accesses: 0,
+            proved: 0,
+        }
+    }
+
+    /// Proves the translation of the block at the beginning of `code`, if it has one.
+    fn prove(&mut self, code: &[u8], user: bool, group: bool) {
+        let rip = if user { RIP } else { SUPERVISOR_RIP };
+        let mut page = vec![0xcc; PAGE];
+        let start = rip as usize % PAGE;
+        page[start..start + code.len()].copy_from_slice(code);
+        let cpu = self.harness.cpu();
+        cpu.rip = rip;
+        let block = cpu.decode_block(start as u64, page.as_ptr()).unwrap();
+        let place = Place {
+            rip,
+            page: &page,
+            user,
+            decoder_options: decoder_options(cpu.contract),
+            group_stack: group,
+            first_exit: 1,
+            number: 0,
+        };
+        let Some(made) = self.blocks.translate(&block, &place) else { return };
+        let entrances = [0, made.direct, made.inner, made.stale];
+        // A dropped translation's entrances become jumps of five bytes.
+        assert!(made.direct == made.inner || made.direct + 5 <= made.inner, "{code:x?}");
+        assert!(made.inner as usize + 5 <= made.bytes.len(), "{code:x?}");
+        let frame = cpu.mmu.tlb.frame();
+        // SAFETY: the frame lives as long as the CPU, and no translated code runs.
+        let frame = unsafe { frame.as_ref() };
+        match walk::prove(made.bytes, &entrances, user, frame) {
+            Ok(accesses) => self.accesses += accesses,
+            Err(problem) => {
+                let guest: Vec<String> =
+                    Decoder::with_ip(64, code, rip, DecoderOptions::NONE).iter().map(|i| i.to_string()).collect();
+                panic!("{}\nuser: {user}, groups: {group}\n{problem}", guest.join("\n"));
+            }
+        }
+        self.proved += 1;
+        for step in self.blocks.describe(&block, &place).into_iter().flatten() {
+            if step.translated {
+                self.taken.insert(step.instruction.code() as u32);
+            }
+        }
+    }
+
+    /// Proves an instruction of the form among others: where flags matter and where they do not, beside others that
+    /// access memory near it, and with the stack.
+    fn among_others(&mut self, code: Code, shape: Option<&Shape>, random: &mut Random) {
+        let user = random.below(2) == 0;
+        let rip = if user { RIP } else { SUPERVISOR_RIP };
+        let contexts = if is_vector(code) { 1 } else { 2 };
+        for _ in 0..contexts {
+            let context = random.below(4);
+            let mut run = Run::new(rip);
+            if neighbourhood(&mut run, code, shape, context, random).is_some() {
+                self.prove(&run.bytes, user, random.below(4) != 0);
+            }
+        }
+    }
+}
+
+const RET: &[u8] = &[0xc3];
+/// `cmp al, 1`, before which no flag matters, and RET.
+const DEAD: &[u8] = &[0x3c, 0x01, 0xc3];
+
+fn neighbourhood(run: &mut Run, code: Code, shape: Option<&Shape>, context: u64, random: &mut Random) -> Option<()> {
+    let near = |more| shape.copied().unwrap_or(SHAPES[5]).plus(more);
+    match context {
+        0 => {
+            run.form(code, shape, random)?;
+            run.raw(RET);
+        }
+        1 => {
+            run.form(code, shape, random)?;
+            run.raw(DEAD);
+        }
+        // The block's stack, and registers of the frame between.
+        2 => {
+            run.raw(&[0x53, 0x48, 0x89, 0x4c, 0x24, 0x10]);
+            run.form(code, shape, random)?;
+            run.raw(&[0x4c, 0x03, 0x4c, 0x24, 0x18]);
+            run.form(code, shape, random)?;
+            run.raw(&[0x5b]);
+            run.raw(DEAD);
+        }
+        _ => {
+            run.raw(&[0x39, 0xd8]);
+            run.form(Code::Mov_r64_rm64, Some(&near(16)), random)?;
+            run.form(code, shape, random)?;
+            run.form(Code::Mov_rm32_r32, Some(&near(-24)), random)?;
+            run.form(code, shape, random)?;
+            run.form(Code::Add_rm64_r64, Some(&near(8)), random)?;
+            run.raw(RET);
+        }
+    }
+    Some(())
+}
+
+/// Whether the form computes on vector registers.
+fn is_vector(code: Code) -> bool {
+    let names = |kind: &OpCodeOperandKind| ["xmm", "ymm"].iter().any(|name| format!("{kind:?}").contains(name));
+    code.op_code().op_kinds().iter().any(names)
+}
+
+/// Forms that processors of the contract may meet in 64-bit code.
+fn candidates() -> Vec<Code> {
+    forms().filter(|&code| code.op_code().mode64() && foreign(code).is_none()).collect()
+}
+
+#[test]
+fn every_form_in_every_shape_accesses_only_what_was_checked() {
+    let (mut bench, mut random) = (Bench::new(), Random(0x1357_9bdf_0246_8ace));
+    for code in candidates() {
+        for _ in 0..4 {
+            bench.among_others(code, None, &mut random);
+        }
+        if cases::has_memory(code) {
+            // A few will do where forms are many and much alike.
+            let shapes = SHAPES.iter().filter(|_| !is_vector(code) || random.below(3) == 0);
+            for shape in shapes.collect::<Vec<_>>() {
+                bench.among_others(code, Some(shape), &mut random);
+            }
+        }
+    }
+    println!("{} blocks, {} forms, {} accesses", bench.proved, bench.taken.len(), bench.accesses);
+    assert!(bench.taken.len() > 800, "only {} forms", bench.taken.len());
+}
+
+#[test]
+fn blocks_of_random_instructions_access_only_what_was_checked() {
+    let (mut bench, mut random) = (Bench::new(), Random(0xfeed_5eed_0bad_cafe));
+    let codes = candidates();
+    let taken: Vec<Code> = {
+        for &code in &codes {
+            bench.among_others(code, cases::has_memory(code).then_some(&SHAPES[1]), &mut random);
+        }
+        codes.into_iter().filter(|&code| bench.taken.contains(&(code as u32))).collect()
+    };
+    for _ in 0..4000 {
+        let user = random.below(2) == 0;
+        let mut run = Run::new(if user { RIP } else { SUPERVISOR_RIP });
+        // A few addresses, so that accesses meet.
+        let near = [random.pick(SHAPES), random.pick(SHAPES), SHAPES[5]];
+        for _ in 0..1 + random.below(24) {
+            let code = random.pick(&taken);
+            let shape = random.pick(&near).plus(8 * random.below(8) as i64);
+            let memory = cases::has_memory(code) && random.below(4) != 0;
+            // What has no encoding is left out.
+            let _ = run.form(code, memory.then_some(&shape), &mut random);
+        }
+        run.raw(RET);
+        let group = random.below(4) != 0;
+        bench.prove(&run.bytes, user, group);
+    }
+    println!("{} blocks, {} accesses", bench.proved, bench.accesses);
+}

@@ -1,0 +1,428 @@
+//! Abstract execution of a block's host code.
+
+use super::form::{Definition, Form, Place, Right, Symbol, Symbols, TlbEntry, Version};
+use super::state::{Flags, State};
+use super::words;
+use crate::mmu::PAGE;
+use crate::translate::frame::{Frame, at};
+use iced_x86::{
+    Code, ConditionCode, CpuidFeature, Decoder, DecoderOptions, FlowControl, Formatter, Instruction,
+    InstructionInfoFactory, IntelFormatter, Mnemonic as M, OpAccess, OpKind, Register, UsedMemory,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub const RSP: u8 = 4;
+/// Where ways into the code come from.
+const OUTSIDE: u32 = u32::MAX;
+
+/// One block's host code under proof.
+pub struct Proof<'a> {
+    /// Instructions by their offset.
+    code: BTreeMap<u32, Instruction>,
+    /// The code is for ring 3.
+    pub user: bool,
+    pub frame: &'a Frame,
+    pub symbols: Symbols,
+    pub info: InstructionInfoFactory,
+    /// Where loops begin.
+    heads: BTreeSet<u32>,
+    /// Where ways meet or begin: states are kept of these alone.
+    targets: BTreeSet<u32>,
+    reached: BTreeSet<u32>,
+    /// What the code at each offset begins with, by where the way there comes from.
+    ways: BTreeMap<u32, BTreeMap<u32, State>>,
+    states: BTreeMap<u32, State>,
+    open: Vec<u32>,
+    /// Accesses to guest memory that were found safe, with repetitions.
+    pub accesses: usize,
+}
+
+pub type Checked<T = ()> = Result<T, String>;
+
+/// Proves of all code that is reached from `entrances` what [`super`] says. Gives how many accesses to guest memory there
+/// are.
+pub fn prove(code: &[u8], entrances: &[u32], user: bool, frame: &Frame) -> Checked<usize> {
+    let mut instructions = BTreeMap::new();
+    for instruction in Decoder::with_ip(64, code, 0, DecoderOptions::NONE) {
+        if instruction.is_invalid() {
+            return Err(format!("no instruction at {:#x}", instruction.ip()));
+        }
+        instructions.insert(instruction.ip() as u32, instruction);
+    }
+    let jumps = instructions.values().filter(|instruction| instruction.is_jmp_short_or_near());
+    let back = jumps.filter(|instruction| instruction.near_branch_target() <= instruction.ip());
+    let targets: Vec<u32> = instructions.values().map(|instruction| instruction.near_branch_target() as u32).collect();
+    let mut proof = Proof {
+        heads: back.map(|instruction| instruction.near_branch_target() as u32).collect(),
+        targets: entrances.iter().copied().chain(targets).collect(),
+        reached: BTreeSet::new(),
+        code: instructions,
+        user,
+        frame,
+        symbols: Symbols::default(),
+        info: InstructionInfoFactory::new(),
+        ways: BTreeMap::new(),
+        states: BTreeMap::new(),
+        open: Vec::new(),
+        accesses: 0,
+    };
+    for &entrance in entrances {
+        proof.arrive(OUTSIDE, entrance.into(), State::at_entrance())?;
+    }
+    let mut steps = 0;
+    while let Some(at) = proof.open.pop() {
+        steps += 1;
+        if steps > 100 * proof.code.len() {
+            return Err("no end of looking at the code".to_owned());
+        }
+        let Some(state) = proof.states.get(&at).cloned() else { continue };
+        proof.run(at, state)?;
+    }
+    Ok(proof.accesses)
+}
+
+impl Proof<'_> {
+    fn explain(&self, instruction: &Instruction, problem: &str) -> String {
+        let mut text = format!("{problem}, at {:#x}\n", instruction.ip());
+        for (at, instruction) in &self.code {
+            let mut line = String::new();
+            IntelFormatter::new().format(instruction, &mut line);
+            text += &format!("{at:6x}: {line}{}\n", if self.reached.contains(at) { "" } else { "    (not reached)" });
+        }
+        text
+    }
+
+    /// The code at `from` goes on at `to` in this state.
+    fn arrive(&mut self, from: u32, to: u64, state: State) -> Checked {
+        if !state.reachable {
+            return Ok(());
+        }
+        let at = u32::try_from(to).ok().filter(|at| self.code.contains_key(at));
+        let Some(at) = at else { return Err(format!("a way leads to {to:#x}, where no instruction begins")) };
+        let ways = self.ways.entry(at).or_default();
+        ways.insert(from, state);
+        let mut all = ways.values();
+        let Some(mut state) = all.next().cloned() else { return Ok(()) };
+        all.for_each(|other| state.join(other, at, &self.symbols));
+        if self.heads.contains(&at) {
+            state.version = Version::Join(at);
+        }
+        if self.states.get(&at) != Some(&state) {
+            self.states.insert(at, state);
+            if !self.open.contains(&at) {
+                self.open.push(at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on from `at` up to where ways meet.
+    fn run(&mut self, mut at: u32, mut state: State) -> Checked {
+        loop {
+            let Some(&instruction) = self.code.get(&at) else { return Err(format!("nothing at {at:#x}")) };
+            self.reached.insert(at);
+            let next = self.step(&instruction, state).map_err(|problem| self.explain(&instruction, &problem))?;
+            let Some(behind) = next else { return Ok(()) };
+            let to = instruction.next_ip() as u32;
+            if self.targets.contains(&to) {
+                return self.arrive(at, to.into(), behind);
+            }
+            (at, state) = (to, behind);
+        }
+    }
+
+    /// Gives the state behind an instruction that only goes on.
+    fn step(&mut self, instruction: &Instruction, mut state: State) -> Checked<Option<State>> {
+        permitted(instruction)?;
+        let at = instruction.ip() as u32;
+        match instruction.flow_control() {
+            FlowControl::Next => {}
+            FlowControl::UnconditionalBranch => {
+                self.arrive(at, instruction.near_branch_target(), state)?;
+                return Ok(None);
+            }
+            FlowControl::ConditionalBranch => return self.branch(instruction, state),
+            FlowControl::IndirectBranch => {
+                self.leave(instruction, &state)?;
+                return Ok(None);
+            }
+            FlowControl::IndirectCall => {
+                self.call(instruction, &mut state)?;
+                return Ok(Some(state));
+            }
+            other => return Err(format!("control flow of kind {other:?}")),
+        }
+        let memory = self.info.info(instruction).used_memory().to_vec();
+        for used in &memory {
+            if !matches!(used.access(), OpAccess::None | OpAccess::NoMemAccess) {
+                self.check_access(instruction, used, &state)?;
+            }
+        }
+        self.execute(instruction, &mut state)?;
+        Ok(Some(state))
+    }
+
+    // Control flow.
+
+    fn branch(&mut self, instruction: &Instruction, state: State) -> Checked<Option<State>> {
+        let (mut taken, mut not_taken) = (state.clone(), state);
+        if matches!(instruction.code(), Code::Jrcxz_rel8_64) {
+            let count = taken.get(Place::Register(1));
+            self.learn_equal(&mut taken, &count, &Form::constant(0));
+        }
+        if let Flags::Compared(a, b) = &taken.flags.clone() {
+            match instruction.condition_code() {
+                ConditionCode::a => self.learn_at_most(&mut not_taken, a, b, 0),
+                ConditionCode::be => self.learn_at_most(&mut taken, a, b, 0),
+                ConditionCode::ae => self.learn_at_most(&mut not_taken, a, b, 1),
+                ConditionCode::b => self.learn_at_most(&mut taken, a, b, 1),
+                ConditionCode::e => self.learn_equal(&mut taken, a, b),
+                ConditionCode::ne => self.learn_equal(&mut not_taken, a, b),
+                _ => {}
+            }
+        }
+        if matches!(instruction.mnemonic(), M::Loop | M::Loope | M::Loopne) {
+            for state in [&mut taken, &mut not_taken] {
+                self.result(instruction, state, Place::Register(1), false)?;
+            }
+        }
+        self.arrive(instruction.ip() as u32, instruction.near_branch_target(), taken)?;
+        Ok(not_taken.reachable.then_some(not_taken))
+    }
+
+    /// Where the code is left, the guest's registers hold nothing of the host.
+    fn check_registers(&self, state: &State) -> Checked {
+        for place in words::of_guest() {
+            let form = state.get(place);
+            if self.symbols.is_secret(&form) {
+                return Err(format!("{place:?} of the guest is {}", self.symbols.describe(&form)));
+            }
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, instruction: &Instruction, state: &State) -> Checked {
+        self.check_registers(state)?;
+        let at = self.frame_operand(instruction, state).ok_or("a jump to what is not in the frame")?;
+        if at.value() == Some(at::LEAVE as u64) {
+            return Ok(());
+        }
+        let table = words::jumps(self.user);
+        let (low, high) = self.symbols.range(&at).ok_or("a jump to what lies anywhere")?;
+        let aligned = self.symbols.alignment(&at.add(-table.start)) >= 8;
+        if aligned && low >= table.start && high + 8 <= table.end {
+            return Ok(());
+        }
+        Err("a jump by what is not in the jump table".to_owned())
+    }
+
+    fn call(&mut self, instruction: &Instruction, state: &mut State) -> Checked {
+        let at = self.frame_operand(instruction, state).and_then(|at| at.value());
+        if at != Some(at::REFILL as u64) {
+            return Err("a call of what is no thunk".to_owned());
+        }
+        self.check_registers(state)?;
+        for scratch in [10, 11] {
+            self.result(instruction, state, Place::Register(scratch), true)?;
+        }
+        state.version = Version::Call(instruction.ip() as u32);
+        Ok(())
+    }
+
+    /// The displacement in the frame of the explicit memory operand.
+    pub fn frame_operand(&self, instruction: &Instruction, state: &State) -> Option<Form> {
+        let memory = (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory);
+        let plain = memory && instruction.segment_prefix() == Register::None;
+        let address = plain.then(|| self.address(state, &operand(instruction))).flatten()?;
+        in_frame(&address)
+    }
+
+    // Memory.
+
+    /// The address of an access; nothing if it is not a sum of 64-bit registers.
+    pub fn address(&self, state: &State, operand: &Operand) -> Option<Form> {
+        let mut sum = Form::constant(operand.displacement);
+        for (register, factor) in [(operand.base, 1), (operand.index, operand.scale)] {
+            if register != Register::None {
+                let number = register.is_gpr64().then(|| register.number() as u8)?;
+                sum = sum.plus(&state.get(Place::Register(number)), factor.into());
+            }
+        }
+        Some(sum)
+    }
+
+    fn check_access(&mut self, instruction: &Instruction, used: &UsedMemory, state: &State) -> Checked {
+        let bytes = used.memory_size().size() as i64;
+        let write = !matches!(used.access(), OpAccess::Read | OpAccess::CondRead);
+        let bits_anywhere = matches!(instruction.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
+            && instruction.op1_kind() == OpKind::Register;
+        if bytes == 0 || bits_anywhere || is_repeated(instruction) {
+            return Err("an access of unknown length".to_owned());
+        }
+        if matches!(used.segment(), Register::FS | Register::GS) {
+            return Err("an access through the host's FS or GS".to_owned());
+        }
+        let operand =
+            Operand { base: used.base(), index: used.index(), scale: used.scale(), displacement: used.displacement() };
+        let address = self.address(state, &operand).ok_or("an address that is not made of 64-bit registers")?;
+        if let Some(at) = in_frame(&address) {
+            let (low, high) = self.symbols.range(&at).ok_or("an access to the frame that may be anywhere")?;
+            let range = low..high + bytes;
+            let allowed = if write { words::may_write(&range) } else { words::may_read(&range) };
+            return if allowed { Ok(()) } else { Err(format!("an access to bytes {range:x?} of the frame")) };
+        }
+        self.check_guest_access(&address, bytes, write, state)?;
+        if write && self.reads_secret(instruction, state) {
+            return Err("what is known of the host goes to the guest's memory".to_owned());
+        }
+        self.accesses += 1;
+        Ok(())
+    }
+
+    /// An access outside of the frame lies in a page that the TLB had for that address and right.
+    fn check_guest_access(&self, address: &Form, bytes: i64, write: bool, state: &State) -> Checked {
+        let hosts: Vec<(Symbol, &TlbEntry)> = address
+            .terms
+            .iter()
+            .filter(|term| term.1 == 1)
+            .filter_map(|term| match self.symbols.definition(term.0) {
+                Some(Definition::Host(entry)) => Some((term.0, entry)),
+                _ => None,
+            })
+            .collect();
+        let &[(host, entry)] = hosts.as_slice() else {
+            return Err(format!("an unchecked access to {}", self.symbols.describe(address)));
+        };
+        let rights: &[Right] = if write { &[Right::Write] } else { &[Right::Read, Right::Write] };
+        let found = rights.iter().find_map(|&right| Some((right, state.found.get(&(entry.clone(), right))?)));
+        let Some((right, found)) = found else {
+            return Err(format!("an access by an entry without a check: {}", self.symbols.describe(address)));
+        };
+        // Host address = host word + (address - tag).
+        let _ = right;
+        let offset = address.minus(&host.into());
+        let offset = match self.tag_of(&offset, entry) {
+            Some((tag, factor)) if factor == u64::MAX => offset.plus(&tag, 1),
+            _ => return Err(format!("an access without the tag taken off: {}", self.symbols.describe(address))),
+        };
+        let distance = offset.minus(&found.of);
+        let Some(distance) = distance.value().and_then(|value| i32::try_from(value as i64).ok()) else {
+            return Err(format!("an access at an unknown distance: {}", self.symbols.describe(address)));
+        };
+        let (least, greatest) = (found.least + i64::from(distance), found.greatest + i64::from(distance));
+        if least < 0 || greatest + bytes > PAGE as i64 {
+            return Err(format!("{bytes} bytes at {least} to {greatest} of a page"));
+        }
+        Ok(())
+    }
+
+    /// A tag of `entry` in a sum, and its factor.
+    fn tag_of(&self, form: &Form, entry: &TlbEntry) -> Option<(Form, u64)> {
+        form.terms.iter().find_map(|&(symbol, factor)| match self.symbols.definition(symbol) {
+            Some(Definition::Tag(of, _)) if of == entry => Some((symbol.into(), factor)),
+            _ => None,
+        })
+    }
+
+    /// Whether a register whose value the instruction uses, other than for an address, tells of the host.
+    pub fn reads_secret(&mut self, instruction: &Instruction, state: &State) -> bool {
+        let explicit: Vec<Register> = (0..instruction.op_count())
+            .filter(|&n| {
+                instruction.op_kind(n) == OpKind::Register
+                    && self.info.info(instruction).op_access(n) != OpAccess::Write
+            })
+            .map(|n| instruction.op_register(n).full_register())
+            .collect();
+        let address = [instruction.memory_base(), instruction.memory_index()];
+        let used: Vec<Register> = (self.info.info(instruction).used_registers().iter())
+            .filter(|used| !matches!(used.access(), OpAccess::Write | OpAccess::CondWrite | OpAccess::None))
+            .map(|used| used.register().full_register())
+            .filter(|register| explicit.contains(register) || !address.contains(register))
+            .collect();
+        used.iter().any(|register| {
+            register.is_gpr() && self.symbols.is_secret(&state.get(Place::Register(register.number() as u8)))
+        })
+    }
+}
+
+/// An explicit or implicit memory operand.
+pub struct Operand {
+    base: Register,
+    index: Register,
+    scale: u32,
+    displacement: u64,
+}
+
+pub fn operand(instruction: &Instruction) -> Operand {
+    Operand {
+        base: instruction.memory_base(),
+        index: instruction.memory_index(),
+        scale: instruction.memory_index_scale(),
+        displacement: instruction.memory_displacement64(),
+    }
+}
+
+/// The displacement in the frame, if an address is one.
+fn in_frame(address: &Form) -> Option<Form> {
+    let frame = Symbol::Entry(Place::Register(RSP));
+    let at = address.minus(&frame.into());
+    (address.terms.iter().any(|&(symbol, factor)| symbol == frame && factor == 1)).then_some(at)
+}
+
+pub fn is_immediate(kind: OpKind) -> bool {
+    use OpKind as K;
+    matches!(
+        kind,
+        K::Immediate8
+            | K::Immediate16
+            | K::Immediate32
+            | K::Immediate64
+            | K::Immediate8to16
+            | K::Immediate8to32
+            | K::Immediate8to64
+            | K::Immediate32to64
+    )
+}
+
+pub fn operand_bytes(instruction: &Instruction) -> usize {
+    match instruction.op0_kind() {
+        OpKind::Register => instruction.op0_register().size(),
+        _ => instruction.memory_size().size(),
+    }
+}
+
+fn is_repeated(instruction: &Instruction) -> bool {
+    instruction.is_string_instruction() && (instruction.has_rep_prefix() || instruction.has_repne_prefix())
+}
+
+/// Whether an instruction is one that ring 3 code of the host may have without effect on anything but general and vector
+/// registers, arithmetic flags and memory.
+fn permitted(instruction: &Instruction) -> Checked {
+    let of_system = instruction.is_privileged()
+        || instruction.cpuid_features().iter().any(|feature| {
+            use CpuidFeature as F;
+            let state = [F::XSAVE, F::XSAVEOPT, F::XSAVEC, F::XSAVES, F::FXSR, F::FSGSBASE, F::PKU, F::SMAP];
+            let host = [F::RDRAND, F::RDSEED, F::RDPID, F::RDTSCP, F::TSC, F::RTM, F::HLE, F::CPUID, F::RDPMC];
+            state.contains(feature) || host.contains(feature)
+        })
+        || matches!(
+            instruction.mnemonic(),
+            M::Popf | M::Popfd | M::Popfq | M::Std | M::Cli | M::Sti | M::Smsw | M::Sgdt | M::Sidt | M::Sldt | M::Str
+        );
+    if of_system {
+        return Err("an instruction of the system".to_owned());
+    }
+    let segment = (0..instruction.op_count())
+        .any(|n| instruction.op_kind(n) == OpKind::Register && instruction.op_register(n).is_segment_register());
+    if segment {
+        return Err("a segment register".to_owned());
+    }
+    let stack = (0..instruction.op_count()).any(|n| {
+        let register = instruction.op_register(n);
+        instruction.op_kind(n) == OpKind::Register && register.is_gpr() && register.full_register() == Register::RSP
+    });
+    if stack || (instruction.is_stack_instruction() && instruction.flow_control() == FlowControl::Next) {
+        return Err("the frame's register is an operand".to_owned());
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! What translated code may do with the words of its frame.
+
+use super::form::{Place, Right};
+use crate::mmu::{ENTRIES, Entry, Privilege};
+use crate::translate::frame::{Code, Frame, JUMPS, at};
+use std::mem::{offset_of, size_of};
+use std::ops::Range;
+
+/// Words that code writes, with their bytes.
+const WRITTEN: [(i32, i32); 10] = [
+    (at::R9, 8),
+    (at::R10, 8),
+    (at::R11, 8),
+    (at::STACK, 8),
+    (at::RCX, 8),
+    (at::WAITING, 8),
+    (at::BUDGET, 4),
+    (at::EXIT, 4),
+    (at::BRANCH, 4),
+    (at::PUSHED_OVER, 8),
+];
+
+/// Whether code may write these bytes.
+pub fn may_write(range: &Range<i64>) -> bool {
+    WRITTEN.iter().any(|&(at, bytes)| range.start >= at.into() && range.end <= i64::from(at + bytes))
+}
+
+/// Whether code may read these bytes.
+pub fn may_read(range: &Range<i64>) -> bool {
+    range.start >= 0 && range.end <= size_of::<Frame>() as i64
+}
+
+/// Whether a place holds nothing but what the guest may know, wherever code is entered.
+pub fn is_guests(place: Place) -> bool {
+    const OF_GUEST: [i32; 10] = [
+        at::R9,
+        at::R10,
+        at::R11,
+        at::RCX,
+        at::WAITING,
+        at::BUDGET & !7,
+        at::UNITS & !7,
+        at::FS_BASE,
+        at::GS_BASE,
+        at::PUSHED_OVER,
+    ];
+    match place {
+        Place::Register(number) => !matches!(number, 4 | 10 | 11),
+        Place::Word(word) => OF_GUEST.contains(&word) || is_mask(word),
+    }
+}
+
+/// Registers of the guest, where translated code has them between two instructions.
+pub fn of_guest() -> impl Iterator<Item = Place> {
+    let registers = (0..16).filter(|n| !matches!(n, 4 | 10 | 11)).map(Place::Register);
+    registers.chain([at::R9, at::R10, at::R11].map(Place::Word))
+}
+
+/// Whether a word is a mask that was written once and for all.
+pub fn is_mask(word: i32) -> bool {
+    const MASKS: [i32; 7] =
+        [at::TLB_BITS, at::PAGE_BITS, at::JUMP_BITS, at::LOWER_UNIT, at::UPPER_UNIT, at::LOW_4, at::LOW_5];
+    MASKS.contains(&word)
+}
+
+/// Bytes of an entry.
+pub const ENTRY: i64 = size_of::<Entry>() as i64;
+
+/// The part of the TLB that serves code of one privilege.
+pub fn tlb(user: bool) -> Range<i64> {
+    let privilege = if user { Privilege::User } else { Privilege::Supervisor } as i64;
+    let bytes = ENTRIES as i64 * ENTRY;
+    let start = i64::from(at::TLB) + privilege * bytes;
+    start..start + bytes
+}
+
+/// What a word of the TLB is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    Tag(Right),
+    Host,
+}
+
+/// Which word of an entry lies `offset` bytes from the start of an array, a whole number of entries aside.
+pub fn field(offset: i64) -> Option<Field> {
+    match offset.rem_euclid(ENTRY) as usize {
+        n if n == offset_of!(Entry, read) => Some(Field::Tag(Right::Read)),
+        n if n == offset_of!(Entry, write) => Some(Field::Tag(Right::Write)),
+        n if n == offset_of!(Entry, host) => Some(Field::Host),
+        _ => None,
+    }
+}
+
+/// `offset` without the part inside an entry.
+pub fn entry_at(offset: i64) -> i64 {
+    offset - offset.rem_euclid(ENTRY)
+}
+
+/// The jump table for code of one privilege.
+pub fn jumps(user: bool) -> Range<i64> {
+    let bytes = (JUMPS * size_of::<Code>()) as i64;
+    let start = i64::from(at::JUMPS) + i64::from(user) * bytes;
+    start..start + bytes
+}
