@@ -21,6 +21,7 @@ mod native;
 mod options;
 mod profile;
 mod reset;
+mod run;
 mod state;
 mod translate;
 mod vcpu;

@@ -7,9 +7,8 @@
 //!   +---------------------------------------------------------------+
 //! ```
 
-use crate::cpu::{Cpu, Faulting, Flow, alert, key, seg};
+use crate::cpu::{Cpu, Faulting, alert, key, seg};
 use crate::decode::{BlockCache, Op};
-use crate::exec::debug::dr6;
 use crate::history::History;
 use crate::lockstep::Lockstep;
 use crate::mmu::{Mmu, RamMap};
@@ -20,7 +19,6 @@ use crate::translate::{Next, Translator, host_suffices};
 use crate::vm::Mailbox;
 use motu_hv::{CrashReport, Exit, GuestBus, HvError, Kick, Stats, Vcpu};
 use motu_x86::contract::Contract;
-use motu_x86::flags::rflags;
 use motu_x86::{CpuState, Nanos};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -38,7 +36,7 @@ pub struct SoftVcpu {
     pub(crate) translator: Option<Translator>,
     /// In lock-step mode; taken while a block runs.
     pub(crate) lockstep: Option<Lockstep>,
-    mailbox: Arc<Mailbox>,
+    pub(crate) mailbox: Arc<Mailbox>,
     history: History,
     sampler: Option<Sampler>,
     /// Blocks until the next look at the clock.
@@ -169,8 +167,7 @@ impl SoftVcpu {
         }
         match &mut self.translator {
             Some(translator) if Translator::may_run(&self.cpu) => {
-                self.history.note(self.cpu.rip, &self.cpu);
-                translator.run(&mut self.cpu, &mut self.cache)
+                translator.run(&mut self.cpu, &mut self.cache, &mut self.history, &self.mailbox)
             }
             _ => Next::Block,
         }
@@ -265,65 +262,14 @@ impl SoftVcpu {
             self.cpu.deliver_exception(start);
             return;
         };
-        let cpu = &mut self.cpu;
-        let block = self.cache.get(index);
-        let step = cpu.system_flags & rflags::TF != 0;
-        cpu.system_flags &= !rflags::RF;
-        cpu.no_step = false;
-        cpu.limit = block.ops.len().min(if step { 1 } else { limit });
-        cpu.set_gpr(crate::cpu::slot::BLOCK, start);
-        self.history.note(start, cpu);
-
-        let mut done = 0;
-        let mut again = false;
-        let next = loop {
-            let Some(op) = block.ops.get(done) else { break start.wrapping_add(block.len.into()) };
-            let end = || start.wrapping_add(u64::from(op.offset) + u64::from(op.len));
-            match (op.run)(cpu, op) {
-                Ok(Flow::Next) => {
-                    done += 1;
-                    if done >= cpu.limit {
-                        break end();
-                    }
-                }
-                Ok(Flow::Jump) => {
-                    done += 1;
-                    break cpu.rip;
-                }
-                Ok(Flow::Stop) => {
-                    done += 1;
-                    break end();
-                }
-                Ok(Flow::Again) => {
-                    // The images that interrupts and traps between two iterations push have RF (SDM vol. 3,
-                    // 17.3.1.1); it is cleared when the instruction goes on.
-                    cpu.system_flags |= rflags::RF;
-                    again = true;
-                    break op.rip(cpu);
-                }
-                Err(_) => {
-                    let rip = op.rip(cpu);
-                    cpu.stats.instructions += done as u64;
-                    cpu.deliver_exception(rip);
-                    if !cpu.code_writes.is_empty() {
-                        self.cache.forget_own_writes(cpu);
-                    }
-                    return;
-                }
-            }
-        };
-        cpu.rip = next & cpu.ip_mask();
-        cpu.stats.instructions += done as u64;
-        if !cpu.code_writes.is_empty() {
-            self.cache.forget_own_writes(cpu);
+        self.history.note(start, &self.cpu);
+        let again = self.cpu.run_ops(self.cache.get(index), start, 0, limit);
+        if !self.cpu.code_writes.is_empty() {
+            self.cache.forget_own_writes(&mut self.cpu);
         }
         if again {
             // A piece of a repeated instruction takes as long as many blocks.
             self.countdown = 0;
-        }
-        if step && (done > 0 || again) && !cpu.no_step {
-            // The trap behind an instruction that began with TF set (SDM vol. 3, 17.3.1.4).
-            cpu.note_debug_trap(dr6::BS);
         }
     }
 }

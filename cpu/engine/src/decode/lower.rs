@@ -45,6 +45,7 @@ fn lower_unguarded(instruction: &Instruction, offset: u16, contract: &Contract, 
 /// Whether decoding stops behind `instruction`: RIP goes elsewhere, or what follows may decode or
 /// translate differently after it ran.
 pub fn ends_block(instruction: &Instruction) -> bool {
-    use iced_x86::FlowControl;
-    instruction.flow_control() != FlowControl::Next || instruction.is_privileged()
+    use iced_x86::{FlowControl, Mnemonic};
+    let harmless = matches!(instruction.mnemonic(), Mnemonic::Cli | Mnemonic::Sti | Mnemonic::Swapgs | Mnemonic::Rdmsr);
+    instruction.flow_control() != FlowControl::Next || (instruction.is_privileged() && !harmless)
 }

@@ -266,6 +266,23 @@ impl Asm {
         self.bytes(&[0xf7, if signed { 0xf8 } else { 0xf0 } | by.0 & 7]);
     }
 
+    /// Pushes RFLAGS.
+    pub fn pushf(&mut self) {
+        self.code.push(0x9c);
+    }
+
+    pub fn pop(&mut self, to: Reg) {
+        self.rex(false, 0, None, to.0);
+        self.code.push(0x58 | to.0 & 7);
+    }
+
+    /// Zero-extends a byte.
+    pub fn load8(&mut self, to: Reg, from: Mem) {
+        self.rex(false, to.0, Some(from), 0);
+        self.bytes(&[0x0f, 0xb6]);
+        self.modrm_mem(to.0, from);
+    }
+
     pub fn not(&mut self, reg: Reg) {
         self.rex(true, 0, None, reg.0);
         self.bytes(&[0xf7, 0xd0 | reg.0 & 7]);
@@ -279,9 +296,18 @@ impl Asm {
 
     /// `to` = the bits of `from` that `mask` selects.
     pub fn pext(&mut self, to: Reg, from: Reg, mask: Mem) {
+        self.gather(0b010, to, from, mask);
+    }
+
+    /// `to` = bits of `from` where `mask` has ones.
+    pub fn pdep(&mut self, to: Reg, from: Reg, mask: Mem) {
+        self.gather(0b011, to, from, mask);
+    }
+
+    fn gather(&mut self, prefix: u8, to: Reg, from: Reg, mask: Mem) {
         let x = mask.index.map_or(0, |(index, _)| index.0 >> 3);
         let first = (!to.0 >> 3 & 1) << 7 | (!x & 1) << 6 | (!(mask.base.0 >> 3) & 1) << 5 | 0b00010;
-        self.bytes(&[0xc4, first, 0x80 | (!from.0 & 15) << 3 | 0b010, 0xf5]);
+        self.bytes(&[0xc4, first, 0x80 | (!from.0 & 15) << 3 | prefix, 0xf5]);
         self.modrm_mem(to.0, mask);
     }
 
@@ -355,6 +381,10 @@ mod tests {
         assert_eq!(text(|a| a.rorx(RCX, RAX, 7)), "rorx rcx,rax,7");
         assert_eq!(text(|a| a.pext(R11, R10, frame(48))), "pext r11,r10,[rsp+30h]");
         assert_eq!(text(|a| a.pext(RCX, RCX, frame(48))), "pext rcx,rcx,[rsp+30h]");
+        assert_eq!(text(|a| a.pdep(R10, R10, frame(200))), "pdep r10,r10,[rsp+0C8h]");
+        assert_eq!(text(|a| a.load8(RCX, Mem { base: R10, index: None, disp: 400 })), "movzx ecx,byte ptr [r10+190h]");
+        assert_eq!(text(|a| a.pushf()), "pushfq");
+        assert_eq!(text(|a| a.pop(R10)), "pop r10");
         assert_eq!(text(|a| a.not(RCX)), "not rcx");
         assert_eq!(text(|a| a.dec32(frame(72))), "dec dword ptr [rsp+48h]");
         assert_eq!(text(|a| a.test_imm8(R10, 15)), "test r10b,0Fh");

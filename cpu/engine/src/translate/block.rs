@@ -3,12 +3,12 @@
 use super::emit::{Arrays, Emit, Target};
 use super::exit::Exit;
 use super::flags;
-use super::select::{INTERPRET, Kind, Selected, select};
+use super::select::{INTERPRET, Kind, Selected, select, system};
 use super::stack::{self, Planned};
 use super::step::Current;
 use crate::decode::{Block, granules};
 use crate::mmu::{PAGE_MASK, is_canonical};
-use iced_x86::{Decoder, Instruction, InstructionInfoFactory, UsedMemory};
+use iced_x86::{Decoder, FlowControl, Instruction, InstructionInfoFactory, UsedMemory};
 
 /// Where and how a block is to run.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,8 @@ pub struct Place<'a> {
     pub page: &'a [u8],
     pub user: bool,
     pub decoder_options: u32,
+    /// Instructions of the interpreter's are run where they are; they end the translation else.
+    pub in_place: bool,
     /// Accesses to the stack may share a check.
     pub group_stack: bool,
     /// Numbers of what is made: the first exit, and the translation.
@@ -60,7 +62,7 @@ impl BlockTranslator {
     /// was decoded.
     pub fn translate(&mut self, block: &Block, place: &Place<'_>) -> Option<Code<'_>> {
         self.select(block, place)?;
-        if self.steps.first()?.1.kind == Kind::Interpret {
+        if self.steps.first()?.1.kind == Kind::Interpret && !place.in_place {
             return None;
         }
         let behind = self.flags_behind(place);
@@ -79,12 +81,18 @@ impl BlockTranslator {
             let live = self.live.get(n).is_none_or(|&flags| flags != 0);
             let planned = plan.get(n).copied().unwrap_or_default();
             let step = Current { instruction, selected, planned, live };
+            self.emit.begin_step(n as u16);
             emitted &= self.step(&step, place).is_some();
+            if place.in_place {
+                self.emit.end_step();
+            }
         }
         let last = steps.last().copied();
         self.steps = steps;
         if let Some((last, selected)) = last
             && !selected.kind.ends_block()
+            && last.flow_control() == FlowControl::Next
+            && (place.in_place || selected.kind != Kind::Interpret)
         {
             let target = self.target(last.next_ip(), &last, place);
             self.emit.go(target);
@@ -114,9 +122,13 @@ impl BlockTranslator {
                 return None;
             }
             let selected = select(&instruction, op, &mut self.info);
+            let selected = match system(&instruction, place.user) {
+                Some(kind) if place.in_place => Selected { kind, ..INTERPRET },
+                _ => selected,
+            };
             let selected = if leaves_address_space(&instruction, selected.kind) { INTERPRET } else { selected };
             self.steps.push((instruction, selected));
-            if selected.kind.ends_block() {
+            if selected.kind.ends_block() || (selected.kind == Kind::Interpret && !place.in_place) {
                 break;
             }
         }

@@ -9,7 +9,7 @@
 //! ```
 
 use super::asm::{Alu, Asm, Label, Mem, R9, R10, R11, RCX, Reg, cc, frame, frame_indexed};
-use super::exit::{Exit, ExitKind, LOOKUP};
+use super::exit::{Exit, ExitKind, LOOKUP, Within};
 use super::frame::{Code, JUMPS, at, jump_index};
 use super::registers::Home;
 use super::select::Operand;
@@ -104,6 +104,9 @@ pub struct Emit {
     pub exits: Vec<Exit>,
     first_exit: u32,
     translation: u32,
+    /// The operation whose instruction is being written, and the first exit of its.
+    op: u16,
+    first_of_step: usize,
     pub arrays: Arrays,
     /// R11 holds what the frame's word for the stack does.
     stack_in_r11: bool,
@@ -118,6 +121,8 @@ impl Emit {
             exits: Vec::new(),
             first_exit: 0,
             translation: 0,
+            op: 0,
+            first_of_step: 0,
             arrays: Arrays::default(),
             stack_in_r11: false,
         }
@@ -141,6 +146,32 @@ impl Emit {
         buffer.clear();
         self.encoder.set_buffer(buffer);
         encoded
+    }
+
+    /// Begins the instruction of the block's operation `op`.
+    pub fn begin_step(&mut self, op: u16) {
+        self.op = op;
+        self.first_of_step = self.exits.len();
+    }
+
+    /// Ends an instruction: where the interpreter runs it instead, the code may be entered again here.
+    pub fn end_step(&mut self) {
+        let here = self.asm.here();
+        let mut may_enter = false;
+        for exit in self.exits.iter_mut().skip(self.first_of_step) {
+            if let ExitKind::Interpret(at) | ExitKind::Access(at) = &mut exit.kind {
+                at.resume = here;
+                may_enter = true;
+            }
+        }
+        if may_enter {
+            self.forget_r11();
+        }
+    }
+
+    /// Where the interpreter's operation of this instruction is.
+    pub fn within(&self) -> Within {
+        Within { op: self.op, resume: 0 }
     }
 
     fn exit(&mut self, kind: ExitKind, rip: u64) -> u32 {
@@ -201,7 +232,7 @@ impl Emit {
     }
 
     /// Where RCX, whose value of the guest is in R11, is not zero: leaves. Takes the guest's value back.
-    fn leave_unless_zero(&mut self, leave: Label) {
+    pub fn leave_unless_zero(&mut self, leave: Label) {
         let on = self.asm.label();
         self.asm.jump_short(0xe3, on);
         self.asm.mov(RCX, R11);
@@ -312,7 +343,7 @@ impl Emit {
         let again = self.asm.label();
         self.asm.bind(again);
         self.address(address, live);
-        let exit = self.exit(ExitKind::Access, rip);
+        let exit = self.exit(ExitKind::Access(self.within()), rip);
         let label = self.asm.label();
         let asked = operand.size | if operand.write { request::WRITE } else { 0 };
         self.cold.push(Cold::Refill { label, again, address, request: asked, exit, live });

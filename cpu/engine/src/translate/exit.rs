@@ -11,9 +11,9 @@ pub enum ExitKind {
         patch: u32,
     },
     /// The instruction there is the interpreter's.
-    Interpret,
+    Interpret(Within),
     /// So is its memory operand: a fault, a device, decoded code, two pages.
-    Access,
+    Access(Within),
     /// No exit by itself: where an indirect branch is, and by how much it has moved RSP.
     Branch { moved: i32 },
     /// It was time to look up.
@@ -24,6 +24,15 @@ pub enum ExitKind {
     Stack,
 }
 
+/// Where in its translation an instruction is that the interpreter runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Within {
+    /// Which of the block's operations it is.
+    pub op: u16,
+    /// Offset in the code cache of what follows it; zero if the run loop is to run it.
+    pub resume: u32,
+}
+
 /// One way out of translated code.
 #[derive(Clone, Copy, Debug)]
 pub struct Exit {
@@ -32,6 +41,21 @@ pub struct Exit {
     pub rip: u64,
     /// The translation it belongs to.
     pub translation: u32,
+}
+
+impl Exit {
+    /// The exit of code that begins `offset` bytes further on in the code cache.
+    #[must_use]
+    pub fn moved(&self, offset: u32) -> Self {
+        let within = |at: Within| Within { resume: if at.resume == 0 { 0 } else { at.resume + offset }, ..at };
+        let kind = match self.kind {
+            ExitKind::Link { patch } => ExitKind::Link { patch: patch + offset },
+            ExitKind::Interpret(at) => ExitKind::Interpret(within(at)),
+            ExitKind::Access(at) => ExitKind::Access(within(at)),
+            kind => kind,
+        };
+        Self { kind, ..*self }
+    }
 }
 
 /// The exit of code that found nothing: its number in [`super::frame::Frame::exit`].

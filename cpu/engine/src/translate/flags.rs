@@ -68,7 +68,8 @@ pub fn at(code: &[u8]) -> u32 {
             instruction.flow_control(),
             FlowControl::Next | FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
         );
-        if !straight || instruction.is_privileged() {
+        let quiet = matches!(instruction.mnemonic(), M::Cli | M::Swapgs);
+        if !straight || (instruction.is_privileged() && !quiet) {
             break;
         }
         if instruction.flow_control() != FlowControl::Next {

@@ -91,6 +91,8 @@ pub struct Frame {
     pub upper_unit: u64,
     pub low_4: u64,
     pub low_5: u64,
+    /// The arithmetic flags as bits of RFLAGS.
+    pub arithmetic: u64,
 
     /// Supervisor's and user's.
     pub jumps: [[Code; JUMPS]; 2],
@@ -184,6 +186,8 @@ pub mod at {
     pub const UPPER_UNIT: i32 = offset_of!(Frame, upper_unit) as i32;
     pub const LOW_4: i32 = offset_of!(Frame, low_4) as i32;
     pub const LOW_5: i32 = offset_of!(Frame, low_5) as i32;
+    pub const ARITHMETIC: i32 = offset_of!(Frame, arithmetic) as i32;
+    pub const CPU: i32 = offset_of!(Frame, cpu) as i32;
     pub const JUMPS: i32 = offset_of!(Frame, jumps) as i32;
     pub const TLB: i32 = offset_of!(Frame, tlb) as i32;
 }

@@ -14,21 +14,24 @@ mod jumps;
 #[cfg(test)]
 mod proof;
 mod registers;
+mod run;
 mod select;
 mod stack;
 mod step;
+mod system;
 mod thunks;
 
 pub use frame::{Frame, Workspace};
+pub use run::Next;
 
 use crate::arena::Arena;
-use crate::cpu::{CodeSize, Cpu, key, seg, slot};
+use crate::cpu::{CodeSize, Cpu, key};
 use crate::decode::{Block, BlockCache, decoder_options};
-use crate::mmu::{ENTRIES, PAGE, PAGE_MASK, Privilege, is_canonical};
+use crate::mmu::{ENTRIES, PAGE, PAGE_MASK, Privilege};
 use crate::options::{Options, Translate};
 pub use block::Step;
 use block::{BlockTranslator, Place};
-use exit::{Exit, ExitKind, LOOKUP};
+use exit::{Exit, ExitKind};
 pub use flags::in_rflags;
 use frame::{Code, JUMPS, unit};
 use jumps::Jumps;
@@ -64,21 +67,10 @@ struct Translation {
     inner: u32,
     stale: u32,
     user: bool,
+    /// The block of the interpreter's cache, which is there as long as this is not dropped.
+    block: u32,
     dropped: bool,
     stack_misses: u32,
-}
-
-/// What the run loop does after translated code has run, or has not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Goes on as always.
-    Continue,
-    /// Has the interpreter run the block at RIP.
-    Block,
-    /// Has the interpreter run the instruction at RIP.
-    Instruction,
-    /// Looks up.
-    Attend,
 }
 
 pub struct Translator {
@@ -156,6 +148,7 @@ impl Translator {
             (*frame).upper_unit = u64::from(unit::AVX);
             (*frame).low_4 = 15;
             (*frame).low_5 = 31;
+            (*frame).arithmetic = rflags::ARITHMETIC;
             (*frame).host_mxcsr = thunks::HOST_MXCSR;
             (*frame).leave = thunks::leave as Code;
             (*frame).refill = thunks::refill as Code;
@@ -168,6 +161,9 @@ impl Translator {
     #[inline(always)]
     pub fn may_run(cpu: &Cpu) -> bool {
         let user = cpu.cpl == 3;
+        if !user && cpu.cpl != 0 {
+            return false;
+        }
         let plain = CodeSize::Bits64 as u32 | if user { key::USER } else { 0 };
         let privilege = if user { Privilege::User } else { Privilege::Supervisor };
         cpu.key == plain && cpu.mmu.control.privilege == privilege && cpu.system_flags & rflags::TF == 0
@@ -219,146 +215,6 @@ impl Translator {
         self.exits.truncate(1);
         self.code.clear();
         self.generation += 1;
-    }
-
-    /// Runs translated code from RIP on, if there is any.
-    #[inline(always)]
-    pub fn run(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> Next {
-        self.keep_up(cpu, cache);
-        let listed = if std::mem::take(&mut self.missed) { None } else { self.jumps.get(cpu.cpl == 3, cpu.rip) };
-        let mut code = match listed {
-            Some(code) => code,
-            None => match self.find(cpu, cache) {
-                Ok(Some(number)) => self.indirect(number),
-                Ok(None) | Err(_) => return Next::Block,
-            },
-        };
-        loop {
-            self.enter(cpu, code);
-            match self.after(cpu, cache) {
-                Ok(again) => code = again,
-                Err(next) => return next,
-            }
-        }
-    }
-
-    fn indirect(&self, number: u32) -> Code {
-        let offset = self.translations.get(number as usize).map_or(0, |t| t.indirect);
-        self.code.executable(offset)
-    }
-
-    fn enter(&mut self, cpu: &mut Cpu, code: Code) {
-        let frame = self.frame();
-        cpu.system_flags &= !rflags::RF;
-        let rip = cpu.rip;
-        // SAFETY: the frame is the CPU's own; its pointers lead to the CPU, which nothing else uses until `enter` returns.
-        // `code` is an entry of the code cache or the lookup thunk.
-        unsafe {
-            (*frame).fs_base = cpu.bases[seg::FS];
-            (*frame).gs_base = cpu.bases[seg::GS];
-            (*frame).arith = cpu.arith.into();
-            (*frame).vectors = cpu.fpu.0.as_mut_ptr();
-            (*frame).registers = cpu.gprs_mut().as_mut_ptr();
-            (*frame).cpu = std::ptr::from_mut(cpu).cast();
-            thunks::enter(frame, code, rip);
-            cpu.arith = (*frame).arith as crate::exec::width::Arith;
-        }
-    }
-
-    /// Looks at why translated code left. Gives where to enter again at once, or what the run loop does next.
-    #[inline(always)]
-    fn after(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> Result<Code, Next> {
-        // SAFETY: translated code has left; the frame is plain data.
-        let (number, target) = unsafe { ((*self.frame.as_ptr()).exit, (*self.frame.as_ptr()).target) };
-        let counts = &mut self.stats.exits;
-        if number == LOOKUP {
-            counts.lookup += 1;
-            cpu.rip = target;
-            self.missed = true;
-            return Err(if is_canonical(target) { Next::Continue } else { self.take_back(cpu) });
-        }
-        let Some(&exit) = self.exits.get(number as usize) else { return Err(Next::Block) };
-        cpu.rip = exit.rip;
-        match exit.kind {
-            ExitKind::Lookup | ExitKind::Branch { .. } => counts.lookup += 1,
-            ExitKind::Link { .. } => counts.link += 1,
-            ExitKind::Interpret => counts.interpret += 1,
-            ExitKind::Access | ExitKind::Stack => counts.refill_failed += 1,
-            ExitKind::Poll => counts.poll += 1,
-            ExitKind::Units(_) => counts.fpu += 1,
-        }
-        Err(match exit.kind {
-            ExitKind::Lookup | ExitKind::Branch { .. } => Next::Continue,
-            ExitKind::Link { patch } => self.link(cpu, cache, exit.translation, patch),
-            ExitKind::Interpret | ExitKind::Access => Next::Instruction,
-            ExitKind::Poll => {
-                let budget = self.next_budget();
-                // SAFETY: as above.
-                unsafe { (*self.frame.as_ptr()).budget = budget };
-                Next::Attend
-            }
-            ExitKind::Units(units) => {
-                if cpu.vectors_usable(units & unit::AVX != 0) {
-                    // SAFETY: as above.
-                    unsafe { (*self.frame.as_ptr()).units = units };
-                    return Ok(self.indirect(exit.translation));
-                }
-                Next::Block
-            }
-            ExitKind::Stack => {
-                self.missed_stack(cpu, cache, exit.translation);
-                Next::Block
-            }
-        })
-    }
-
-    /// How many backward jumps may pass before the next look.
-    fn next_budget(&mut self) -> u32 {
-        if self.options.stress.is_none() {
-            return BUDGET;
-        }
-        // A linear congruential generator's upper bits (Knuth's MMIX constants).
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        1 + (self.random >> 61) as u32
-    }
-
-    /// An indirect branch led to no address: it is the branch that faults (SDM vol. 2, CALL, JMP and RET). The interpreter runs
-    /// it from the beginning.
-    #[cold]
-    fn take_back(&mut self, cpu: &mut Cpu) -> Next {
-        // SAFETY: translated code has left; the frame is plain data.
-        let (number, pushed_over) = unsafe { ((*self.frame.as_ptr()).branch, (*self.frame.as_ptr()).pushed_over) };
-        if let Some(&Exit { kind: ExitKind::Branch { moved }, rip, .. }) = self.exits.get(number as usize) {
-            let rsp = cpu.gpr(slot::RSP).wrapping_sub(i64::from(moved) as u64);
-            if moved < 0 && cpu.store(rsp.wrapping_sub(8), pushed_over).is_err() {
-                return Next::Continue;
-            }
-            cpu.set_gpr(slot::RSP, rsp);
-            cpu.rip = rip;
-        }
-        Next::Instruction
-    }
-
-    /// A direct jump wants to know where its target's code is.
-    fn link(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, from: u32, patch: u32) -> Next {
-        let has = self.translations.get(from as usize).map_or(0, |t| if t.dropped { 0 } else { t.units });
-        let generation = self.generation;
-        let found = self.find(cpu, cache);
-        if generation != self.generation {
-            return Next::Continue;
-        }
-        match found {
-            Ok(Some(_)) if self.options.translate == Translate::Lockstep => Next::Continue,
-            Ok(Some(number)) => {
-                if let Some(translation) = self.translations.get(number as usize) {
-                    let entry = if translation.units & !has == 0 { translation.inner } else { translation.direct };
-                    let distance = entry.wrapping_sub(patch + 4);
-                    self.code.patch(patch, &distance.to_le_bytes());
-                }
-                Next::Continue
-            }
-            Ok(None) | Err(_) => Next::Block,
-        }
     }
 
     fn missed_stack(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, number: u32) {
@@ -425,30 +281,6 @@ impl Translator {
         Some((index, steps))
     }
 
-    /// For lock-step: runs the translation at RIP, which is linked to no other. False if it cannot run now.
-    pub fn try_once(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> bool {
-        self.keep_up(cpu, cache);
-        let Ok(Some(number)) = self.find(cpu, cache) else { return false };
-        let mut code = self.indirect(number);
-        loop {
-            // SAFETY: no translated code runs.
-            unsafe { (*self.frame.as_ptr()).budget = BUDGET };
-            self.enter(cpu, code);
-            match self.after(cpu, cache) {
-                Ok(again) => code = again,
-                Err(Next::Block) if self.left_for_units() => return false,
-                Err(_) => return true,
-            }
-        }
-    }
-
-    /// Whether the last exit was for units that may not be used now.
-    fn left_for_units(&self) -> bool {
-        // SAFETY: no translated code runs.
-        let number = unsafe { (*self.frame.as_ptr()).exit };
-        matches!(self.exits.get(number as usize), Some(Exit { kind: ExitKind::Units(_), .. }))
-    }
-
     fn translate(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, index: u32) -> Option<u32> {
         let rip = cpu.rip;
         let block = cache.get_mut(index);
@@ -465,6 +297,7 @@ impl Translator {
             number: self.translations.len() as u32,
             ..place(cpu, &page, block)
         };
+        let place = Place { in_place: self.options.translate != Translate::Lockstep, ..place };
         let Some(made) = self.blocks.translate(block, &place) else {
             block.translated.runs = NEVER;
             return None;
@@ -476,11 +309,7 @@ impl Translator {
             return None;
         };
         for exit in made.exits {
-            let kind = match exit.kind {
-                ExitKind::Link { patch } => ExitKind::Link { patch: patch + offset },
-                kind => kind,
-            };
-            self.exits.push(Exit { kind, ..*exit });
+            self.exits.push(exit.moved(offset));
         }
         let number = place.number;
         self.stats.blocks += 1;
@@ -493,6 +322,7 @@ impl Translator {
             inner: offset + made.inner,
             stale: offset + made.stale,
             user: place.user,
+            block: index,
             dropped: false,
             stack_misses: 0,
         });
@@ -522,6 +352,7 @@ fn place<'a>(cpu: &Cpu, page: &'a Page, block: &Block) -> Place<'a> {
         user: cpu.cpl == 3,
         decoder_options: decoder_options(cpu.contract),
         group_stack: !block.translated.single_checks,
+        in_place: false,
         first_exit: 0,
         number: 0,
     }

@@ -6,8 +6,8 @@ use crate::decode::Op;
 use crate::exec::system;
 use crate::native::Unit;
 use iced_x86::{
-    CodeSize, FlowControl, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess, OpCodeOperandKind, OpKind,
-    Register,
+    Code, CodeSize, FlowControl, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess, OpCodeOperandKind,
+    OpKind, Register,
 };
 
 use super::frame::unit;
@@ -33,7 +33,12 @@ pub enum Kind {
     JumpIndirect,
     CallIndirect,
     Return,
-    /// Not translated: the block ends before it.
+    /// CLI, STI, CLD, STD.
+    Flag(FlagChange),
+    SwapGs,
+    /// PUSHFQ.
+    PushFlags,
+    /// Not translated: the interpreter runs it.
     Interpret,
 }
 
@@ -48,8 +53,29 @@ impl Kind {
                 | Self::JumpIndirect
                 | Self::CallIndirect
                 | Self::Return
-                | Self::Interpret
         )
+    }
+}
+
+/// A flag beside the arithmetic ones, by its bit in RFLAGS, and what it becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlagChange {
+    pub bit: u8,
+    pub to: bool,
+}
+
+/// Chooses for an instruction that does its work on the CPU's state beside registers. Lock-step compares none of it, and
+/// leaves these to the interpreter.
+pub fn system(instruction: &Instruction, user: bool) -> Option<Kind> {
+    let flag = |bit, to| Some(Kind::Flag(FlagChange { bit, to }));
+    match instruction.code() {
+        Code::Cli if !user => flag(9, false),
+        Code::Sti if !user => flag(9, true),
+        Code::Cld => flag(10, false),
+        Code::Std => flag(10, true),
+        Code::Swapgs if !user => Some(Kind::SwapGs),
+        Code::Pushfq => Some(Kind::PushFlags),
+        _ => None,
     }
 }
 
@@ -161,7 +187,7 @@ fn integer(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Sele
 }
 
 fn word_leave(instruction: &Instruction) -> bool {
-    instruction.code() == iced_x86::Code::Leaveq
+    instruction.code() == Code::Leaveq
 }
 
 /// Bytes of the operand of DIV and IDIV.

@@ -53,9 +53,10 @@ enum Change {
 
 fn change(instruction: &Instruction, kind: Kind) -> Change {
     match kind {
-        Kind::Push | Kind::Call | Kind::CallIndirect => return Change::By(-8),
+        Kind::Push | Kind::PushFlags | Kind::Call | Kind::CallIndirect => return Change::By(-8),
         Kind::Pop if instruction.op0_register() != Register::RSP => return Change::By(8),
-        Kind::Pop | Kind::Leave => return Change::Unknown,
+        // The interpreter may change any register.
+        Kind::Pop | Kind::Leave | Kind::Interpret => return Change::Unknown,
         Kind::Return => return Change::By(i64::from(instruction.stack_pointer_increment())),
         _ => {}
     }
@@ -94,7 +95,7 @@ fn change(instruction: &Instruction, kind: Kind) -> Change {
 fn access(instruction: &Instruction, selected: &Selected) -> Option<(i64, i64, bool)> {
     match selected.kind {
         // With a memory operand the pushed value's own access is checked by itself.
-        Kind::Push | Kind::Call | Kind::CallIndirect => Some((-8, 8, true)),
+        Kind::Push | Kind::PushFlags | Kind::Call | Kind::CallIndirect => Some((-8, 8, true)),
         Kind::Pop | Kind::Return => Some((0, 8, false)),
         Kind::Copy | Kind::JumpIndirect | Kind::Divide => {
             let Operand { size, write, alignment } = selected.operand?;

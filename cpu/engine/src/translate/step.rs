@@ -21,7 +21,7 @@ pub struct Current<'a> {
 }
 
 impl Current<'_> {
-    fn rip(&self) -> u64 {
+    pub fn rip(&self) -> u64 {
         self.instruction.ip()
     }
 }
@@ -81,8 +81,16 @@ impl BlockTranslator {
                 Some(())
             }
             Kind::Return => self.ret(step),
+            Kind::Flag(change) => self.change_flag(step, change),
+            Kind::SwapGs => self.swap_gs(),
+            Kind::PushFlags => {
+                self.flags_to_r10();
+                self.push_r10(step);
+                self.move_rsp(-8);
+                Some(())
+            }
             Kind::Interpret => {
-                let out = self.emit.leave(ExitKind::Interpret, step.rip());
+                let out = self.emit.leave(ExitKind::Interpret(self.emit.within()), step.rip());
                 self.emit.asm.jmp(out);
                 Some(())
             }
@@ -207,23 +215,28 @@ impl BlockTranslator {
         self.emit.asm.lea(R9, Mem { base: R9, index: None, disp: bytes });
     }
 
+    /// Writes R10 where the word goes that is pushed; it waits in the frame if that has no group.
+    fn push_r10(&mut self, step: &Current<'_>) {
+        let waits = super::asm::frame(at::WAITING);
+        if step.planned.member.is_none() {
+            self.emit.asm.store(waits, R10);
+            let to = self.pushed(step);
+            self.emit.forget_r11();
+            self.emit.asm.load(R11, waits);
+            self.emit.asm.store(to, R11);
+        } else {
+            let to = self.pushed(step);
+            self.emit.asm.store(to, R10);
+        }
+    }
+
     fn push(&mut self, step: &Current<'_>) -> Option<()> {
         let instruction = step.instruction;
         if let Some(operand) = step.selected.operand {
-            // Read first; without a group the value waits in the frame.
+            // Read first.
             let from = self.operand(step, operand)?;
             self.emit.asm.load(R10, from);
-            let waits = super::asm::frame(at::WAITING);
-            if step.planned.member.is_none() {
-                self.emit.asm.store(waits, R10);
-                let to = self.pushed(step);
-                self.emit.forget_r11();
-                self.emit.asm.load(R11, waits);
-                self.emit.asm.store(to, R11);
-            } else {
-                let to = self.pushed(step);
-                self.emit.asm.store(to, R10);
-            }
+            self.push_r10(step);
         } else if instruction.op0_kind() == OpKind::Register {
             let source = home(instruction.op0_register().number());
             if !instruction.op0_register().is_gpr64() {
@@ -315,7 +328,7 @@ impl BlockTranslator {
             },
         }
         self.emit.forget_r11();
-        let out = self.emit.leave(ExitKind::Interpret, step.rip());
+        let out = self.emit.leave(ExitKind::Interpret(self.emit.within()), step.rip());
         let asm = &mut self.emit.asm;
         if signed {
             asm.mov_sized(R11, RAX, wide);

@@ -1,0 +1,290 @@
+//! Running translated code, and what lies between one piece of it and the next.
+//!
+//! Code leaves for what it cannot do itself: another translation that it is not linked to, an instruction of the
+//! interpreter's, a memory operand that is not plain RAM. Most of that is done here, and the code entered again at once; the
+//! run loop of the vCPU takes over where something is up.
+
+use super::exit::{Exit, ExitKind, LOOKUP, Within};
+use super::frame::{Code, unit};
+use super::{BUDGET, Translator, thunks};
+use crate::cpu::{Cpu, alert, seg, slot};
+use crate::decode::BlockCache;
+use crate::history::History;
+use crate::mmu::is_canonical;
+use crate::options::Translate;
+use crate::vm::Mailbox;
+use motu_x86::flags::rflags;
+
+/// What a way out costs of the budget, in backward jumps: so much longer does it take at least.
+const EXIT_COST: u32 = 4;
+
+/// What the run loop does after translated code has run, or has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Goes on as always.
+    Continue,
+    /// Has the interpreter run the block at RIP.
+    Block,
+    /// Has the interpreter run the instruction at RIP.
+    Instruction,
+    /// Looks up.
+    Attend,
+}
+
+impl Translator {
+    /// Runs translated code from RIP on, if there is any, until there is something else to do.
+    #[inline(always)]
+    pub fn run(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, history: &mut History, mailbox: &Mailbox) -> Next {
+        loop {
+            history.note(cpu.rip, cpu);
+            let Some(mut code) = self.code_at_rip(cpu, cache) else { return Next::Block };
+            let next = loop {
+                self.enter(cpu, code);
+                match self.after(cpu, cache, mailbox) {
+                    Ok(again) => code = again,
+                    Err(next) => break next,
+                }
+            };
+            if next != Next::Continue {
+                return next;
+            }
+            if !self.pay() {
+                return Next::Attend;
+            }
+            if !is_quiet(cpu, mailbox) || !Self::may_run(cpu) {
+                return Next::Continue;
+            }
+        }
+    }
+
+    /// The way into the code for RIP, if it is translated.
+    #[inline(always)]
+    fn code_at_rip(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> Option<Code> {
+        self.keep_up(cpu, cache);
+        let listed = if std::mem::take(&mut self.missed) { None } else { self.jumps.get(cpu.cpl == 3, cpu.rip) };
+        if listed.is_some() {
+            return listed;
+        }
+        let number = self.find(cpu, cache).ok()??;
+        Some(self.indirect(number))
+    }
+
+    pub(super) fn indirect(&self, number: u32) -> Code {
+        let offset = self.translations.get(number as usize).map_or(0, |t| t.indirect);
+        self.code.executable(offset)
+    }
+
+    /// Takes what a way out costs from the budget. False if it is used up.
+    #[inline(always)]
+    fn pay(&mut self) -> bool {
+        // SAFETY: translated code has left; the frame is plain data.
+        let budget = unsafe { &mut (*self.frame.as_ptr()).budget };
+        if *budget <= EXIT_COST {
+            *budget = self.next_budget();
+            return false;
+        }
+        // SAFETY: as above.
+        unsafe { (*self.frame.as_ptr()).budget -= EXIT_COST };
+        true
+    }
+
+    fn enter(&mut self, cpu: &mut Cpu, code: Code) {
+        let frame = self.frame();
+        cpu.system_flags &= !rflags::RF;
+        let rip = cpu.rip;
+        // SAFETY: the frame is the CPU's own; its pointers lead to the CPU, which nothing else uses until `enter` returns.
+        // `code` is an entry of the code cache or the lookup thunk.
+        unsafe {
+            (*frame).fs_base = cpu.bases[seg::FS];
+            (*frame).gs_base = cpu.bases[seg::GS];
+            (*frame).arith = cpu.arith.into();
+            (*frame).vectors = cpu.fpu.0.as_mut_ptr();
+            (*frame).registers = cpu.gprs_mut().as_mut_ptr();
+            (*frame).cpu = std::ptr::from_mut(cpu).cast();
+            thunks::enter(frame, code, rip);
+            cpu.arith = (*frame).arith as crate::exec::width::Arith;
+        }
+    }
+
+    /// Looks at why translated code left. Gives where to enter again at once, or what comes next.
+    #[inline(always)]
+    fn after(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, mailbox: &Mailbox) -> Result<Code, Next> {
+        // SAFETY: translated code has left; the frame is plain data.
+        let (number, target) = unsafe { ((*self.frame.as_ptr()).exit, (*self.frame.as_ptr()).target) };
+        let counts = &mut self.stats.exits;
+        if number == LOOKUP {
+            counts.lookup += 1;
+            cpu.rip = target;
+            self.missed = true;
+            return Err(if is_canonical(target) { Next::Continue } else { self.take_back(cpu) });
+        }
+        let Some(&exit) = self.exits.get(number as usize) else { return Err(Next::Block) };
+        cpu.rip = exit.rip;
+        match exit.kind {
+            ExitKind::Lookup | ExitKind::Branch { .. } => {
+                counts.lookup += 1;
+                Err(Next::Continue)
+            }
+            ExitKind::Link { patch } => {
+                counts.link += 1;
+                Err(self.link(cpu, cache, exit.translation, patch))
+            }
+            ExitKind::Interpret(at) => {
+                counts.interpret += 1;
+                self.interpret(cpu, cache, mailbox, exit.translation, at)
+            }
+            ExitKind::Access(at) => {
+                counts.refill_failed += 1;
+                self.interpret(cpu, cache, mailbox, exit.translation, at)
+            }
+            ExitKind::Poll => {
+                counts.poll += 1;
+                let budget = self.next_budget();
+                // SAFETY: as above.
+                unsafe { (*self.frame.as_ptr()).budget = budget };
+                Err(Next::Attend)
+            }
+            ExitKind::Units(units) => {
+                counts.fpu += 1;
+                if !cpu.vectors_usable(units & unit::AVX != 0) {
+                    return Err(Next::Block);
+                }
+                // SAFETY: as above.
+                unsafe { (*self.frame.as_ptr()).units = units };
+                Ok(self.indirect(exit.translation))
+            }
+            ExitKind::Stack => {
+                counts.refill_failed += 1;
+                self.missed_stack(cpu, cache, exit.translation);
+                Err(Next::Block)
+            }
+        }
+    }
+
+    /// Runs one operation of the interpreter's, at which a translation has left. Gives where the translation goes on, if it
+    /// does.
+    fn interpret(
+        &mut self,
+        cpu: &mut Cpu,
+        cache: &mut BlockCache,
+        mailbox: &Mailbox,
+        number: u32,
+        at: Within,
+    ) -> Result<Code, Next> {
+        let Some(translation) = self.translations.get(number as usize) else { return Err(Next::Instruction) };
+        if at.resume == 0 {
+            return Err(Next::Instruction);
+        }
+        let (units, start, block) = (translation.units, translation.rip, cache.get(translation.block));
+        let epochs = (cpu.mmu.local_epoch, cpu.mmu.global_epoch);
+        let behind = block.ops.get(usize::from(at.op)).map_or(0, |op| start + u64::from(op.offset) + u64::from(op.len));
+        let has_next = block.ops.len() > usize::from(at.op) + 1;
+        let again = cpu.run_ops(block, start, at.op.into(), 1);
+        if !cpu.code_writes.is_empty() {
+            cache.forget_own_writes(cpu);
+        }
+        if again {
+            return Err(Next::Attend);
+        }
+        // What a translation has found out about its memory holds as long as paging does.
+        let straight = cpu.rip == behind && epochs == (cpu.mmu.local_epoch, cpu.mmu.global_epoch);
+        if !straight || cache.has_dropped() {
+            return Err(Next::Continue);
+        }
+        if !self.pay() {
+            return Err(Next::Attend);
+        }
+        if cpu.alerts == alert::SHADOW && has_next {
+            // The next instruction comes before anything else can.
+            cpu.set_alert(alert::SHADOW, false);
+        } else if !is_quiet(cpu, mailbox) {
+            return Err(Next::Continue);
+        }
+        if !Self::may_run(cpu) || (units != 0 && !cpu.vectors_usable(units & unit::AVX != 0)) {
+            return Err(Next::Continue);
+        }
+        // SAFETY: translated code has left; the frame is plain data.
+        unsafe { (*self.frame.as_ptr()).units = units };
+        Ok(self.code.executable(at.resume))
+    }
+
+    /// How many backward jumps may pass before the next look.
+    fn next_budget(&mut self) -> u32 {
+        if self.options.stress.is_none() {
+            return BUDGET;
+        }
+        // A linear congruential generator's upper bits (Knuth's MMIX constants).
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        1 + (self.random >> 61) as u32
+    }
+
+    /// An indirect branch led to no address: it is the branch that faults (SDM vol. 2, CALL, JMP and RET). The interpreter runs
+    /// it from the beginning.
+    #[cold]
+    fn take_back(&mut self, cpu: &mut Cpu) -> Next {
+        // SAFETY: translated code has left; the frame is plain data.
+        let (number, pushed_over) = unsafe { ((*self.frame.as_ptr()).branch, (*self.frame.as_ptr()).pushed_over) };
+        if let Some(&Exit { kind: ExitKind::Branch { moved }, rip, .. }) = self.exits.get(number as usize) {
+            let rsp = cpu.gpr(slot::RSP).wrapping_sub(i64::from(moved) as u64);
+            if moved < 0 && cpu.store(rsp.wrapping_sub(8), pushed_over).is_err() {
+                return Next::Continue;
+            }
+            cpu.set_gpr(slot::RSP, rsp);
+            cpu.rip = rip;
+        }
+        Next::Instruction
+    }
+
+    /// A direct jump wants to know where its target's code is.
+    fn link(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, from: u32, patch: u32) -> Next {
+        let has = self.translations.get(from as usize).map_or(0, |t| if t.dropped { 0 } else { t.units });
+        let generation = self.generation;
+        let found = self.find(cpu, cache);
+        if generation != self.generation {
+            return Next::Continue;
+        }
+        match found {
+            Ok(Some(_)) if self.options.translate == Translate::Lockstep => Next::Continue,
+            Ok(Some(number)) => {
+                if let Some(translation) = self.translations.get(number as usize) {
+                    let entry = if translation.units & !has == 0 { translation.inner } else { translation.direct };
+                    let distance = entry.wrapping_sub(patch + 4);
+                    self.code.patch(patch, &distance.to_le_bytes());
+                }
+                Next::Continue
+            }
+            Ok(None) | Err(_) => Next::Block,
+        }
+    }
+
+    /// For lock-step: runs the translation at RIP, which is linked to no other. False if it cannot run now.
+    pub fn try_once(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, mailbox: &Mailbox) -> bool {
+        self.keep_up(cpu, cache);
+        let Ok(Some(number)) = self.find(cpu, cache) else { return false };
+        let mut code = self.indirect(number);
+        loop {
+            // SAFETY: no translated code runs.
+            unsafe { (*self.frame.as_ptr()).budget = BUDGET };
+            self.enter(cpu, code);
+            match self.after(cpu, cache, mailbox) {
+                Ok(again) => code = again,
+                Err(Next::Block) if self.left_for_units() => return false,
+                Err(_) => return true,
+            }
+        }
+    }
+
+    /// Whether the last exit was for units that may not be used now.
+    fn left_for_units(&self) -> bool {
+        // SAFETY: no translated code runs.
+        let number = unsafe { (*self.frame.as_ptr()).exit };
+        matches!(self.exits.get(number as usize), Some(Exit { kind: ExitKind::Units(_), .. }))
+    }
+}
+
+/// Whether the CPU may run on without a look at what waits.
+#[inline(always)]
+fn is_quiet(cpu: &Cpu, mailbox: &Mailbox) -> bool {
+    let waiting = cpu.alerts != 0 && (cpu.alerts != alert::EVENT || cpu.has_event());
+    !waiting && !mailbox.has_post()
+}
