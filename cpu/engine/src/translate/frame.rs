@@ -21,7 +21,7 @@ const GUARD: usize = 4096;
 
 /// Address bits that choose the entry of a jump table. Bit 0 is not among them: hardly any two targets differ in
 /// it alone.
-pub const JUMP_BITS: u32 = 15;
+pub const JUMP_BITS: u32 = 17;
 /// Entries of one jump table.
 pub const JUMPS: usize = 1 << JUMP_BITS;
 

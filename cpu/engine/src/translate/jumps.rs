@@ -9,7 +9,7 @@ use crate::mmu::Mmu;
 use std::ptr::NonNull;
 
 /// One entry: the table, supervisor's or user's, and its index in it.
-type Entry = (bool, u16);
+type Entry = (bool, u32);
 
 pub struct Jumps {
     frame: NonNull<Frame>,
@@ -38,23 +38,23 @@ impl Jumps {
 
     fn at(&self, (user, index): Entry) -> Code {
         // SAFETY: the frame is mapped; only this thread uses it, and no translated code runs. The index is masked.
-        unsafe { (*self.frame.as_ptr()).jumps[usize::from(user)][usize::from(index) & (JUMPS - 1)] }
+        unsafe { (*self.frame.as_ptr()).jumps[usize::from(user)][index as usize & (JUMPS - 1)] }
     }
 
     fn put(&mut self, (user, index): Entry, code: Code) {
         // SAFETY: as above.
-        unsafe { (*self.frame.as_ptr()).jumps[usize::from(user)][usize::from(index) & (JUMPS - 1)] = code };
+        unsafe { (*self.frame.as_ptr()).jumps[usize::from(user)][index as usize & (JUMPS - 1)] = code };
     }
 
     /// What the entry for `rip` leads to: perhaps code of another address, which then finds that out.
     pub fn get(&self, user: bool, rip: u64) -> Option<Code> {
-        let code = self.at((user, jump_index(rip) as u16));
+        let code = self.at((user, jump_index(rip) as u32));
         (!std::ptr::eq(code, nothing())).then_some(code)
     }
 
     /// Makes `code` what the entry for `rip` leads to.
     pub fn set(&mut self, user: bool, rip: u64, code: Code, mmu: &Mmu) {
-        let entry = (user, jump_index(rip) as u16);
+        let entry = (user, jump_index(rip) as u32);
         if self.at(entry) == code {
             return;
         }
@@ -69,7 +69,7 @@ impl Jumps {
 
     /// Forgets `code`, if the entry for `rip` leads there.
     pub fn forget(&mut self, user: bool, rip: u64, code: Code) {
-        let entry = (user, jump_index(rip) as u16);
+        let entry = (user, jump_index(rip) as u32);
         if self.at(entry) == code {
             self.put(entry, nothing());
         }

@@ -46,7 +46,7 @@ const CODE_SIZE: usize = 16 << 20;
 /// Exits at most, 24 bytes each; about as many as that much code has.
 const MAX_EXITS: usize = 300_000;
 /// Times that the interpreter runs a block before it is translated.
-const HOT: u32 = 24;
+const HOT: u32 = 16;
 /// Runs of a block that is not to be translated.
 const NEVER: u32 = u32::MAX;
 /// Backward jumps between two looks at the clock.
@@ -80,6 +80,9 @@ pub struct Translator {
     translations: Vec<Translation>,
     exits: Vec<Exit>,
     jumps: Jumps,
+    /// Units that the running program's code has asked for, and the address space that it has: they are loaded on the way in.
+    wanted: u32,
+    wanted_in: u64,
     /// Counts up whenever everything was dropped.
     generation: u64,
     /// The jump table's entry for RIP is another address's.
@@ -115,9 +118,15 @@ impl Translator {
             translations: Vec::new(),
             exits: Vec::new(),
             jumps: Jumps::new(frame),
+            wanted: 0,
+            wanted_in: 0,
             generation: 0,
             missed: false,
-            hot: if options.stress.is_some() { 0 } else { HOT },
+            hot: if options.stress.is_some() {
+                0
+            } else {
+                HOT
+            },
             options: options.clone(),
             stats: TranslatorStats::default(),
             described: Vec::new(),

@@ -38,6 +38,7 @@ impl Translator {
         loop {
             history.note(cpu.rip, cpu);
             let Some(mut code) = self.code_at_rip(cpu, cache) else { return Next::Block };
+            self.load_wanted(cpu);
             let next = loop {
                 self.enter(cpu, code);
                 match self.after(cpu, cache, mailbox) {
@@ -67,6 +68,21 @@ impl Translator {
         }
         let number = self.find(cpu, cache).ok()??;
         Some(self.indirect(number))
+    }
+
+    /// Makes units the host's on the way in.
+    fn set_units(&mut self, units: u32) {
+        // SAFETY: no translated code runs; the frame is plain data.
+        unsafe { (*self.frame.as_ptr()).units = units };
+    }
+
+    /// A program that uses vector registers does so in the next block, too.
+    #[inline(always)]
+    fn load_wanted(&mut self, cpu: &mut Cpu) {
+        let wants = cpu.cpl == 3 && self.wanted != 0 && self.wanted_in == cpu.mmu.local_epoch;
+        if wants && cpu.vectors_usable(self.wanted & unit::AVX != 0) {
+            self.set_units(self.wanted);
+        }
     }
 
     pub(super) fn indirect(&self, number: u32) -> Code {
@@ -149,8 +165,10 @@ impl Translator {
                 if !cpu.vectors_usable(units & unit::AVX != 0) {
                     return Err(Next::Block);
                 }
-                // SAFETY: as above.
-                unsafe { (*self.frame.as_ptr()).units = units };
+                if cpu.cpl == 3 {
+                    (self.wanted, self.wanted_in) = (units, cpu.mmu.local_epoch);
+                }
+                self.set_units(units);
                 Ok(self.indirect(exit.translation))
             }
             ExitKind::Stack => {
@@ -203,8 +221,7 @@ impl Translator {
         if !Self::may_run(cpu) || (units != 0 && !cpu.vectors_usable(units & unit::AVX != 0)) {
             return Err(Next::Continue);
         }
-        // SAFETY: translated code has left; the frame is plain data.
-        unsafe { (*self.frame.as_ptr()).units = units };
+        self.set_units(units);
         Ok(self.code.executable(at.resume))
     }
 
