@@ -122,11 +122,7 @@ impl Translator {
             wanted_in: 0,
             generation: 0,
             missed: false,
-            hot: if options.stress.is_some() {
-                0
-            } else {
-                HOT
-            },
+            hot: if options.stress.is_some() { 0 } else { HOT },
             options: options.clone(),
             stats: TranslatorStats::default(),
             described: Vec::new(),

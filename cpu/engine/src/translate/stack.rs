@@ -63,10 +63,8 @@ fn change(instruction: &Instruction, kind: Kind) -> Change {
     let first = instruction.op_count() > 0 && instruction.op0_kind() == OpKind::Register;
     let second = instruction.op_count() > 1 && instruction.op1_kind() == OpKind::Register;
     let is_rsp = |register: Register| register.is_gpr() && register.full_register() == Register::RSP;
-    let writes_second = matches!(
-        instruction.mnemonic(),
-        Mnemonic::Xchg | Mnemonic::Xadd | Mnemonic::Cmpxchg | Mnemonic::Mulx
-    );
+    let writes_second =
+        matches!(instruction.mnemonic(), Mnemonic::Xchg | Mnemonic::Xadd | Mnemonic::Cmpxchg | Mnemonic::Mulx);
     if writes_second && second && is_rsp(instruction.op1_register()) {
         return Change::Unknown;
     }

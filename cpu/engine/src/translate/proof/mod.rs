@@ -72,6 +72,7 @@ impl Bench {
             page: &page,
             user,
             decoder_options: decoder_options(cpu.contract),
+            in_place: false,
             group_stack: group,
             first_exit: 1,
             number: 0,
