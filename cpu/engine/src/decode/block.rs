@@ -41,8 +41,24 @@ pub struct Translated {
     pub at: Vec<(u64, u32)>,
     /// Pieces of its page beside its own that the translations depend on.
     pub looked_at: u64,
-    /// Its stack was not found by one check too often.
-    pub single_checks: bool,
+    /// Translations of parts of it.
+    pub singles: Vec<Single>,
+}
+
+/// A translation of the rest of a block, which checks each access by itself.
+#[derive(Debug)]
+pub struct Single {
+    /// The linear address of the block, and where the rest begins.
+    pub rip: u64,
+    pub rest: u64,
+    pub number: u32,
+}
+
+impl Translated {
+    /// All translations.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.at.iter().map(|&(_, number)| number).chain(self.singles.iter().map(|single| single.number))
+    }
 }
 
 /// What decoding depends on beside the bytes.

@@ -261,7 +261,7 @@ impl BlockCache {
         let Some(slot) = self.blocks.get_mut(index as usize) else { return };
         let block = std::mem::replace(slot, empty);
         self.ops -= block.ops.len();
-        self.dropped.extend(block.translated.at.iter().map(|&(_, translation)| translation));
+        self.dropped.extend(block.translated.numbers());
         self.by_address.remove(&(block.physical, block.key));
         for page in [Some(block.physical & !PAGE_MASK), block.second_page].into_iter().flatten() {
             let Some(entry) = self.pages.get_mut(&page) else { continue };
@@ -282,7 +282,7 @@ impl BlockCache {
         self.pages.clear();
         self.by_address.clear();
         for block in &self.blocks {
-            self.dropped.extend(block.translated.at.iter().map(|&(_, translation)| translation));
+            self.dropped.extend(block.translated.numbers());
         }
         self.blocks.clear();
         self.free.clear();

@@ -9,7 +9,7 @@ mod lower_system;
 mod op;
 mod operands;
 
-pub use block::{Block, Translated};
+pub use block::{Block, Single, Translated};
 pub use cache::{BlockCache, granules};
 pub use gate::{allows as is_in_contract, decoder_options};
 pub use lower::lower;

@@ -288,7 +288,7 @@ impl Cpu {
                 read: if page.readable { linear } else { none },
                 write: if writable { linear } else { none },
                 exec: if page.executable { linear } else { none },
-                host,
+                addend: Entry::addend(host, linear),
             };
             let info = PageInfo { physical: page.physical, global: page.global };
             if page.large {
@@ -311,7 +311,7 @@ impl Cpu {
         match self.translate(address, Access::Execute, self.mmu.control.privilege)? {
             Target::Ram { physical, .. } => {
                 let tlb = &self.mmu.tlb;
-                Ok((physical, tlb.entry(address).host, tlb.info(address).global))
+                Ok((physical, tlb.entry(address).host(address & !PAGE_MASK), tlb.info(address).global))
             }
             Target::Device { .. } => self.undefined(),
         }

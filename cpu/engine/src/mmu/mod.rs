@@ -128,7 +128,8 @@ mod tests {
         let host = mmu.ram.page(0).unwrap();
         let piece = 0x7f00_0020_3000;
         let fill = |mmu: &mut Mmu| {
-            let entry = Entry { read: piece, write: piece, exec: piece, host };
+            let addend = Entry::addend(host, piece);
+            let entry = Entry { read: piece, write: piece, exec: piece, addend };
             mmu.tlb.fill(piece, entry, PageInfo::default());
         };
         fill(&mut mmu);

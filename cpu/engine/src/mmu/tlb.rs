@@ -20,8 +20,9 @@ pub struct Entry {
     /// Matches only where the page is writable, dirty, and holds no decoded code.
     pub write: u64,
     pub exec: u64,
-    /// Where the host has the page; dereferenced only under a matching tag.
-    pub host: *mut u8,
+    /// Where the host has the page, less the page's linear address (wrapping): what a linear address plus this leads
+    /// to is dereferenced only under a matching tag.
+    pub addend: *mut u8,
 }
 
 /// What is asked of a page only now and then: kept apart so that entries stay 32 bytes.
@@ -65,7 +66,7 @@ const fn no_tag(index: usize) -> u64 {
 
 const fn empty(index: usize) -> Entry {
     let tag = no_tag(index);
-    Entry { read: tag, write: tag, exec: tag, host: std::ptr::null_mut() }
+    Entry { read: tag, write: tag, exec: tag, addend: std::ptr::null_mut() }
 }
 
 impl Tlb {
@@ -131,7 +132,7 @@ impl Tlb {
         if self.local.len() + self.global.len() >= 8 * ENTRIES {
             self.flush_all();
         }
-        let relisted = self.entries()[index].host.is_null() || self.info[index].global != info.global;
+        let relisted = self.entries()[index].addend.is_null() || self.info[index].global != info.global;
         self.entries_mut()[index] = entry;
         self.info[index] = info;
         if relisted {
@@ -181,7 +182,7 @@ impl Tlb {
             let index =
                 self.local.get(n).or_else(|| self.global.get(n - self.local.len())).copied().unwrap_or_default();
             if let Some(entry) = self.entries_mut().get_mut(index as usize)
-                && entry.host == host
+                && entry.host(entry.write) == host
             {
                 entry.write = no_tag(index as usize);
             }
@@ -195,8 +196,19 @@ impl Entry {
     #[inline(always)]
     pub fn lookup(&self, tag: u64, address: u64, bytes: u64) -> Option<*mut u8> {
         let offset = address.wrapping_sub(tag);
-        // SAFETY: `offset` is below the page size, and `host` points to a whole page when a tag matches.
-        (offset <= PAGE - bytes).then(|| unsafe { self.host.add(offset as usize) })
+        (offset <= PAGE - bytes).then(|| self.host(address))
+    }
+
+    /// Where the host has `address`, if it is in the page of this entry.
+    #[inline(always)]
+    pub fn host(&self, address: u64) -> *mut u8 {
+        self.addend.wrapping_add(address as usize)
+    }
+
+    /// What [`Entry::addend`] is for the page at linear address `page` that the host has at `host`.
+    #[inline(always)]
+    pub fn addend(host: *mut u8, page: u64) -> *mut u8 {
+        host.wrapping_sub(page as usize)
     }
 }
 
@@ -237,7 +249,7 @@ mod tests {
         let mut page = vec![0u8; PAGE as usize];
         let address = 0xffff_8000_1234_5000;
         let host = page.as_mut_ptr();
-        let filled = Entry { read: address, write: 0, exec: 0, host };
+        let filled = Entry { read: address, write: 0, exec: 0, addend: Entry::addend(host, address) };
         tlb.fill(address, filled, PageInfo { physical: 0x5000, global: true });
         let entry = *tlb.entry(address + 8);
         assert_eq!(entry.lookup(entry.read, address + 4088, 8), Some(host.wrapping_add(4088)));

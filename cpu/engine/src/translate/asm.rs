@@ -215,10 +215,6 @@ impl Asm {
         self.op_mem(true, op as u8, to.0, from);
     }
 
-    pub fn alu_reg(&mut self, op: Alu, to: Reg, from: Reg) {
-        self.op_reg(true, op as u8, to.0, from.0);
-    }
-
     pub fn cmp_imm(&mut self, reg: Reg, value: i32) {
         self.rex(true, 0, None, reg.0);
         self.bytes(&[0x81, 0xf8 | reg.0 & 7]);
@@ -228,6 +224,16 @@ impl Asm {
     pub fn test_imm8(&mut self, reg: Reg, value: u8) {
         self.rex(false, 0, None, reg.0);
         self.bytes(&[0xf6, 0xc0 | reg.0 & 7, value]);
+    }
+
+    pub fn test_imm32(&mut self, reg: Reg, value: u32) {
+        self.rex(false, 0, None, reg.0);
+        self.bytes(&[0xf7, 0xc0 | reg.0 & 7]);
+        self.imm32(value as i32);
+    }
+
+    pub fn xor32(&mut self, to: Reg, from: Reg) {
+        self.op_reg(false, 0x33, to.0, from.0);
     }
 
     pub fn and32_imm(&mut self, reg: Reg, value: u32) {
@@ -374,7 +380,7 @@ mod tests {
         assert_eq!(text(|a| a.store_imm32(frame(4), 7)), "mov dword ptr [rsp+4],7");
         assert_eq!(text(|a| a.lea(R10, Mem { base: R9, index: Some((R11, 2)), disp: -8 })), "lea r10,[r9+r11*4-8]");
         assert_eq!(text(|a| a.alu(Alu::Sub, R10, far)), "sub r10,[rsp+r11*8+12345h]");
-        assert_eq!(text(|a| a.alu_reg(Alu::Cmp, R10, R11)), "cmp r10,r11");
+        assert_eq!(text(|a| a.alu(Alu::Cmp, R10, frame(8))), "cmp r10,[rsp+8]");
         assert_eq!(text(|a| a.cmp_imm(R10, 4088)), "cmp r10,0FF8h");
         assert_eq!(text(|a| a.and32_imm(R11, 0x1ffe0)), "and r11d,1FFE0h");
         assert_eq!(text(|a| a.rorx(R11, R10, 7)), "rorx r11,r10,7");
@@ -388,6 +394,8 @@ mod tests {
         assert_eq!(text(|a| a.not(RCX)), "not rcx");
         assert_eq!(text(|a| a.dec32(frame(72))), "dec dword ptr [rsp+48h]");
         assert_eq!(text(|a| a.test_imm8(R10, 15)), "test r10b,0Fh");
+        assert_eq!(text(|a| a.test_imm32(R11, 4096)), "test r11d,1000h");
+        assert_eq!(text(|a| a.xor32(R11, R10)), "xor r11d,r10d");
         assert_eq!(text(|a| a.mov_imm(R10, 0xffff_ffff)), "mov r10d,0FFFFFFFFh");
         assert_eq!(text(|a| a.mov_imm(R10, u64::MAX - 1)), "mov r10,0FFFFFFFFFFFFFFFEh");
         assert_eq!(text(|a| a.mov_imm(RAX, 1 << 40)), "mov rax,10000000000h");

@@ -3,8 +3,8 @@
 use super::emit::{Arrays, Emit, Target};
 use super::exit::Exit;
 use super::flags;
+use super::groups::{Plan, Planner};
 use super::select::{INTERPRET, Kind, Selected, select, system};
-use super::stack::{self, Planned};
 use super::step::Current;
 use crate::decode::{Block, granules};
 use crate::mmu::{PAGE_MASK, is_canonical};
@@ -20,8 +20,8 @@ pub struct Place<'a> {
     pub decoder_options: u32,
     /// Instructions of the interpreter's are run where they are; they end the translation else.
     pub in_place: bool,
-    /// Accesses to the stack may share a check.
-    pub group_stack: bool,
+    /// Begin at this instruction of the block, and check each access by itself.
+    pub rest: Option<u64>,
     /// Numbers of what is made: the first exit, and the translation.
     pub first_exit: u32,
     pub number: u32,
@@ -51,37 +51,50 @@ pub struct BlockTranslator {
     steps: Vec<(Instruction, Selected)>,
     /// Flags that matter before each instruction.
     live: Vec<u32>,
+    planner: Planner,
 }
 
 impl BlockTranslator {
     pub fn new() -> Self {
-        Self { emit: Emit::new(), info: InstructionInfoFactory::new(), steps: Vec::new(), live: Vec::new() }
+        Self {
+            emit: Emit::new(),
+            info: InstructionInfoFactory::new(),
+            steps: Vec::new(),
+            live: Vec::new(),
+            planner: Planner::new(),
+        }
     }
 
     /// Translates `block`. `None` if its first instruction is the interpreter's, or the code has changed since it
     /// was decoded.
     pub fn translate(&mut self, block: &Block, place: &Place<'_>) -> Option<Code<'_>> {
         self.select(block, place)?;
+        let rip = place.rest.unwrap_or(place.rip);
+        let skipped = self.steps.iter().take_while(|(instruction, _)| instruction.ip() != rip).count();
+        self.steps.drain(..skipped);
         if self.steps.first()?.1.kind == Kind::Interpret && !place.in_place {
             return None;
         }
         let behind = self.flags_behind(place);
         let live_in = self.find_live(behind);
-        let plan = if place.group_stack {
-            stack::plan(&self.steps, &self.live)
-        } else {
-            vec![Planned::default(); self.steps.len()]
+        let plan = match place.rest {
+            None => self.planner.plan(&self.steps, &self.live, &mut self.info),
+            Some(_) => Plan::default(),
         };
+        let mut checks = plan.checks.iter().peekable();
         let units = self.steps.iter().fold(0, |all, (_, selected)| all | selected.units);
         self.emit.begin(Arrays::of(place.user), place.first_exit, place.number);
-        let (direct, inner) = self.emit.entrance(place.rip, live_in, units);
+        let (direct, inner) = self.emit.entrance(rip, live_in, units);
         let steps = std::mem::take(&mut self.steps);
         let mut emitted = true;
         for (n, (instruction, selected)) in steps.iter().enumerate() {
             let live = self.live.get(n).is_none_or(|&flags| flags != 0);
-            let planned = plan.get(n).copied().unwrap_or_default();
+            while let Some(check) = checks.next_if(|check| check.before == n) {
+                self.emit.check_group(check, instruction.ip(), live);
+            }
+            let planned = plan.steps.get(n).copied().unwrap_or_default();
             let step = Current { instruction, selected, planned, live };
-            self.emit.begin_step(n as u16);
+            self.emit.begin_step((skipped + n) as u16);
             emitted &= self.step(&step, place).is_some();
             if place.in_place {
                 self.emit.end_step();
@@ -97,7 +110,7 @@ impl BlockTranslator {
             let target = self.target(last.next_ip(), &last, place);
             self.emit.go(target);
         }
-        let stale = self.emit.finish(place.rip, direct)?;
+        let stale = self.emit.finish(rip, direct)?;
         emitted.then_some(Code {
             bytes: &self.emit.asm.code,
             exits: &self.emit.exits,

@@ -8,23 +8,17 @@
 //! out of line:    TLB refills, ways out
 //! ```
 
-use super::asm::{Alu, Asm, Label, Mem, R9, R10, R11, RCX, Reg, cc, frame, frame_indexed};
+mod memory;
+
+pub use memory::{Address, Computed};
+
+use super::asm::{Asm, Label, Mem, R10, R11, RCX, cc, frame, frame_indexed};
 use super::exit::{Exit, ExitKind, LOOKUP, Within};
 use super::frame::{Code, JUMPS, at, jump_index};
-use super::registers::Home;
 use super::select::Operand;
-use super::stack::{Check, Member};
-use super::thunks::request;
-use crate::mmu::{ENTRIES, Entry, PAGE, index_of, is_canonical};
+use crate::mmu::{ENTRIES, Entry, is_canonical};
 use iced_x86::{Encoder, Instruction};
-use std::mem::{offset_of, size_of};
-
-/// log2 of the bytes of a TLB entry.
-const ENTRY_SHIFT: u32 = size_of::<Entry>().trailing_zeros();
-const _: () = assert!(1 << ENTRY_SHIFT == size_of::<Entry>());
-/// Where the entry for a page is in the array, from its address rotated right by [`TO_ENTRY`].
-const ENTRY_MASK: u32 = ((ENTRIES as u32) - 1) << ENTRY_SHIFT;
-const TO_ENTRY: u8 = 12 - ENTRY_SHIFT as u8;
+use std::mem::size_of;
 
 /// What comes behind a block's last instruction.
 enum Cold {
@@ -41,6 +35,7 @@ enum Cold {
         exit: u32,
         live: bool,
     },
+    Group(ColdGroup),
     /// Takes the guest's RCX back, which a check without flags uses.
     Restore {
         label: Label,
@@ -48,23 +43,16 @@ enum Cold {
     },
 }
 
-/// A guest-linear address, as code computes it into R10.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Address {
-    Constant(u64),
-    Computed(Computed),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Computed {
-    pub base: Option<Home>,
-    /// And the shift count of its scale.
-    pub index: Option<(Home, u8)>,
-    pub disp: i32,
-    /// The effective address has 32 bits.
-    pub short: bool,
-    /// The frame's word with the segment's base.
-    pub segment: Option<i32>,
+/// What comes behind a block for one of its groups.
+struct ColdGroup {
+    /// Where the check goes when the TLB has not got the range, and when nothing would help.
+    miss: Label,
+    single: Label,
+    again: Label,
+    address: Address,
+    operand: Operand,
+    rip: u64,
+    live: bool,
 }
 
 /// Where a branch goes.
@@ -108,8 +96,8 @@ pub struct Emit {
     op: u16,
     first_of_step: usize,
     pub arrays: Arrays,
-    /// R11 holds what the frame's word for the stack does.
-    stack_in_r11: bool,
+    /// R11 holds what this one of the frame's words does.
+    in_r11: Option<u8>,
 }
 
 impl Emit {
@@ -124,7 +112,7 @@ impl Emit {
             op: 0,
             first_of_step: 0,
             arrays: Arrays::default(),
-            stack_in_r11: false,
+            in_r11: None,
         }
     }
 
@@ -134,7 +122,7 @@ impl Emit {
         self.cold.clear();
         self.exits.clear();
         (self.arrays, self.first_exit, self.translation) = (arrays, first_exit, translation);
-        self.stack_in_r11 = false;
+        self.in_r11 = None;
     }
 
     /// Encodes an instruction of the guest with host operands. False if it has no such form.
@@ -263,168 +251,6 @@ impl Emit {
         self.leave_if_zero(leave);
     }
 
-    /// Loads the register that a home is, or a scratch register with what it holds.
-    fn at_home(&mut self, home: Home, scratch: Reg) -> Reg {
-        match home {
-            Home::Host(reg) => reg,
-            Home::Frame(slot) => {
-                self.asm.load(scratch, slot);
-                scratch
-            }
-        }
-    }
-
-    /// The address into R10. Uses R11; leaves the flags alone if they are `live`.
-    pub fn address(&mut self, address: Address, live: bool) {
-        self.stack_in_r11 = false;
-        let computed = match address {
-            Address::Constant(value) => return self.asm.mov_imm(R10, value),
-            Address::Computed(computed) => computed,
-        };
-        let base = computed.base.map(|home| self.at_home(home, R10));
-        let index = computed.index.map(|(home, shift)| (self.at_home(home, R11), shift));
-        let disp = computed.disp;
-        match (base, index) {
-            (Some(base), index) => {
-                let mem = Mem { base, index, disp };
-                if computed.short { self.asm.lea32(R10, mem) } else { self.asm.lea(R10, mem) }
-            }
-            (None, Some((index, shift))) => {
-                self.asm.mov_imm(R10, disp as i64 as u64);
-                let mem = Mem { base: R10, index: Some((index, shift)), disp: 0 };
-                if computed.short { self.asm.lea32(R10, mem) } else { self.asm.lea(R10, mem) }
-            }
-            (None, None) => self.asm.mov_imm(R10, disp as i64 as u64),
-        }
-        if let Some(segment) = computed.segment {
-            if live {
-                self.asm.load(R11, frame(segment));
-                self.asm.lea(R10, Mem { base: R10, index: Some((R11, 0)), disp: 0 });
-            } else {
-                self.asm.alu(Alu::Add, R10, frame(segment));
-            }
-        }
-    }
-
-    /// Compares the address in R10 with the tags at `tags` in the frame: R10 becomes the offset in the page and R11 the
-    /// entry's, or the code goes to `miss` if `bytes` bytes there are not all in the page.
-    fn look_up(&mut self, tags: i32, bytes: i32, miss: Label) {
-        self.asm.rorx(R11, R10, TO_ENTRY);
-        self.asm.and32_imm(R11, ENTRY_MASK);
-        self.asm.alu(Alu::Sub, R10, frame_indexed(tags, R11, 0));
-        self.asm.cmp_imm(R10, PAGE as i32 - bytes);
-        self.asm.jcc(cc::A, miss);
-    }
-
-    /// The same without a change of flags. The guest's RCX is in the frame then; at `miss` it is back.
-    fn look_up_keeping_flags(&mut self, tags: i32, bytes: i32, miss: Label) {
-        let restore = self.asm.label();
-        self.cold.push(Cold::Restore { label: restore, then: miss });
-        let hit = self.asm.label();
-        self.asm.store(frame(at::RCX), RCX);
-        self.asm.pext(R11, R10, frame(at::TLB_BITS));
-        self.asm.rorx(R11, R11, 64 - ENTRY_SHIFT as u8);
-        self.asm.load(RCX, frame_indexed(tags, R11, 0));
-        // R10 - tag = R10 + !tag + 1.
-        self.asm.not(RCX);
-        self.asm.lea(R10, Mem { base: R10, index: Some((RCX, 0)), disp: 1 });
-        self.asm.lea(RCX, Mem { base: R10, index: None, disp: bytes - 1 });
-        self.asm.pext(RCX, RCX, frame(at::PAGE_BITS));
-        self.asm.jump_short(0xe3, hit);
-        self.asm.jmp(restore);
-        self.asm.bind(hit);
-    }
-
-    /// Where the host has a guest operand: an operand at R10. What the TLB does not allow is the interpreter's,
-    /// at `rip`.
-    pub fn locate(&mut self, address: Address, operand: Operand, rip: u64, live: bool) -> Mem {
-        let tag = if operand.write { offset_of!(Entry, write) } else { offset_of!(Entry, read) } as i32;
-        let host = offset_of!(Entry, host) as i32;
-        let again = self.asm.label();
-        self.asm.bind(again);
-        self.address(address, live);
-        let exit = self.exit(ExitKind::Access(self.within()), rip);
-        let label = self.asm.label();
-        let asked = operand.size | if operand.write { request::WRITE } else { 0 };
-        self.cold.push(Cold::Refill { label, again, address, request: asked, exit, live });
-        let tlb = self.arrays.tlb;
-        if live {
-            self.look_up_keeping_flags(tlb + tag, operand.size as i32, label);
-            self.asm.load(R11, frame_indexed(tlb + host, R11, 0));
-            self.asm.lea(R10, Mem { base: R10, index: Some((R11, 0)), disp: 0 });
-            if operand.alignment > 1 {
-                let bits = if operand.alignment == 16 { at::LOW_4 } else { at::LOW_5 };
-                let aligned = self.asm.label();
-                let crooked = self.asm.label();
-                self.cold.push(Cold::Exit { label: crooked, exit });
-                let restore = self.asm.label();
-                self.cold.push(Cold::Restore { label: restore, then: crooked });
-                self.asm.pext(RCX, R10, frame(bits));
-                self.asm.jump_short(0xe3, aligned);
-                self.asm.jmp(restore);
-                self.asm.bind(aligned);
-            }
-            self.asm.load(RCX, frame(at::RCX));
-            return Mem { base: R10, index: None, disp: 0 };
-        }
-        if let Address::Constant(value) = address {
-            let entry = tlb + (index_of(value) * size_of::<Entry>()) as i32;
-            self.asm.alu(Alu::Sub, R10, frame(entry + tag));
-            self.asm.cmp_imm(R10, PAGE as i32 - operand.size as i32);
-            self.asm.jcc(cc::A, label);
-            self.asm.alu(Alu::Add, R10, frame(entry + host));
-        } else {
-            self.look_up(tlb + tag, operand.size as i32, label);
-            self.asm.alu(Alu::Add, R10, frame_indexed(tlb + host, R11, 0));
-        }
-        if operand.alignment > 1 {
-            let crooked = self.asm.label();
-            self.cold.push(Cold::Exit { label: crooked, exit });
-            self.asm.test_imm8(R10, operand.alignment as u8 - 1);
-            self.asm.jcc(cc::NZ, crooked);
-        }
-        Mem { base: R10, index: None, disp: 0 }
-    }
-
-    /// Checks a range of the stack; the frame's word is then host minus guest address, less where the range begins.
-    pub fn check_stack(&mut self, check: Check, rip: u64, live: bool) {
-        let tag = if check.write { offset_of!(Entry, write) } else { offset_of!(Entry, read) } as i32;
-        let host = offset_of!(Entry, host) as i32;
-        let fail = self.leave(ExitKind::Stack, rip);
-        let tlb = self.arrays.tlb;
-        self.asm.lea(R10, Mem { base: R9, index: None, disp: check.from_rsp as i32 });
-        if live {
-            self.look_up_keeping_flags(tlb + tag, check.length as i32, fail);
-            self.asm.load(RCX, frame(at::RCX));
-            self.asm.load(R11, frame_indexed(tlb + host, R11, 0));
-            self.asm.lea(R11, Mem { base: R11, index: Some((R10, 0)), disp: 0 });
-            self.asm.mov(R10, R9);
-            self.asm.not(R10);
-            self.asm.lea(R11, Mem { base: R11, index: Some((R10, 0)), disp: 1 - check.from_rsp as i32 });
-        } else {
-            self.look_up(tlb + tag, check.length as i32, fail);
-            self.asm.load(R11, frame_indexed(tlb + host, R11, 0));
-            self.asm.alu_reg(Alu::Sub, R11, R9);
-            self.asm.lea(R11, Mem { base: R11, index: Some((R10, 0)), disp: -check.from_rsp as i32 });
-        }
-        self.asm.store(frame(at::STACK), R11);
-        self.stack_in_r11 = true;
-    }
-
-    /// An operand on the checked part of the stack. R10 stays free.
-    pub fn on_stack(&mut self, member: Member) -> Mem {
-        if !self.stack_in_r11 {
-            self.asm.load(R11, frame(at::STACK));
-            self.stack_in_r11 = true;
-        }
-        Mem { base: R9, index: Some((R11, 0)), disp: member.from_rsp as i32 }
-    }
-
-    /// R11 is about to hold something else.
-    pub fn forget_r11(&mut self) {
-        self.stack_in_r11 = false;
-    }
-
     /// A conditional jump of the guest.
     pub fn branch_if(&mut self, condition: u8, target: Target) {
         if target.near && !target.back {
@@ -493,6 +319,7 @@ impl Emit {
                     self.asm.call_mem(frame(at::REFILL));
                     self.asm.jmp(again);
                 }
+                Cold::Group(group) => self.refill_group(&group),
                 Cold::Restore { label, then } => {
                     self.asm.bind(label);
                     self.asm.load(RCX, frame(at::RCX));

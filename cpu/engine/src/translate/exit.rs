@@ -20,8 +20,11 @@ pub enum ExitKind {
     Poll,
     /// The block needs units whose registers are not loaded.
     Units(u32),
-    /// The stack of the block crosses a page, is not in the TLB, or is not plain memory.
-    Stack,
+    /// A group's range crosses a page, or is not plain memory: the rest of the block is to be run with single checks.
+    Single {
+        /// As of [`ExitKind::Link`], which this is one of, but to another translation.
+        patch: u32,
+    },
 }
 
 /// Where in its translation an instruction is that the interpreter runs.
@@ -50,6 +53,7 @@ impl Exit {
         let within = |at: Within| Within { resume: if at.resume == 0 { 0 } else { at.resume + offset }, ..at };
         let kind = match self.kind {
             ExitKind::Link { patch } => ExitKind::Link { patch: patch + offset },
+            ExitKind::Single { patch } => ExitKind::Single { patch: patch + offset },
             ExitKind::Interpret(at) => ExitKind::Interpret(within(at)),
             ExitKind::Access(at) => ExitKind::Access(within(at)),
             kind => kind,

@@ -30,6 +30,9 @@ pub const fn jump_index(target: u64) -> usize {
     (target >> 1) as usize & (JUMPS - 1)
 }
 
+/// Groups of accesses that code may have checked at once.
+pub const WORDS: usize = 8;
+
 /// Where host code that a jump may reach begins.
 pub type Code = *const u8;
 
@@ -39,8 +42,6 @@ pub struct Frame {
     pub r9: u64,
     pub r10: u64,
     pub r11: u64,
-    /// Host minus guest address of the part of the stack that the running block has checked.
-    pub stack: u64,
     /// The guest's RCX while JRCXZ is used for a check that leaves the flags alone.
     pub rcx: u64,
     /// A value that waits while both scratch registers are needed.
@@ -66,6 +67,9 @@ pub struct Frame {
     /// Fills the TLB.
     pub refill: Code,
 
+    /// What the running block has to add to the addresses of each of its groups (`groups.rs`).
+    pub words: [u64; WORDS],
+
     /// RIP, where the way out was taken by a jump that found nothing.
     pub target: u64,
     /// RSP of the Rust code that entered.
@@ -78,7 +82,7 @@ pub struct Frame {
     pub vectors: *mut u8,
     /// The CPU, for Rust functions that translated code calls.
     pub cpu: *mut u8,
-    /// What refills: `fn(frame, address, request) -> bool`.
+    /// What refills: [`super::thunks::fill`].
     pub fill: *const u8,
     /// Vector registers over a call of Rust code.
     pub saved: [[u8; 32]; 16],
@@ -167,7 +171,6 @@ pub mod at {
     pub const R9: i32 = offset_of!(Frame, r9) as i32;
     pub const R10: i32 = offset_of!(Frame, r10) as i32;
     pub const R11: i32 = offset_of!(Frame, r11) as i32;
-    pub const STACK: i32 = offset_of!(Frame, stack) as i32;
     pub const RCX: i32 = offset_of!(Frame, rcx) as i32;
     pub const WAITING: i32 = offset_of!(Frame, waiting) as i32;
     pub const TLB_BITS: i32 = offset_of!(Frame, tlb_bits) as i32;
@@ -188,6 +191,11 @@ pub mod at {
     pub const LOW_5: i32 = offset_of!(Frame, low_5) as i32;
     pub const ARITHMETIC: i32 = offset_of!(Frame, arithmetic) as i32;
     pub const CPU: i32 = offset_of!(Frame, cpu) as i32;
+    /// One of [`Frame::words`].
+    pub const fn word(n: u8) -> i32 {
+        offset_of!(Frame, words) as i32 + 8 * n as i32
+    }
+
     pub const JUMPS: i32 = offset_of!(Frame, jumps) as i32;
     pub const TLB: i32 = offset_of!(Frame, tlb) as i32;
 }

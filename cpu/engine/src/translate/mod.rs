@@ -10,13 +10,13 @@ mod emit;
 mod exit;
 mod flags;
 mod frame;
+mod groups;
 mod jumps;
 #[cfg(test)]
 mod proof;
 mod registers;
 mod run;
 mod select;
-mod stack;
 mod step;
 mod system;
 mod thunks;
@@ -26,7 +26,7 @@ pub use run::Next;
 
 use crate::arena::Arena;
 use crate::cpu::{CodeSize, Cpu, key};
-use crate::decode::{Block, BlockCache, decoder_options};
+use crate::decode::{BlockCache, Single, decoder_options};
 use crate::mmu::{ENTRIES, PAGE, PAGE_MASK, Privilege};
 use crate::options::{Options, Translate};
 pub use block::Step;
@@ -51,8 +51,6 @@ const HOT: u32 = 16;
 const NEVER: u32 = u32::MAX;
 /// Backward jumps between two looks at the clock.
 const BUDGET: u32 = 4096;
-/// Times that the stack check of a translation may fail before its accesses are checked one by one.
-const STACK_MISSES: u32 = 16;
 
 /// One block's host code.
 #[derive(Debug)]
@@ -70,7 +68,6 @@ struct Translation {
     /// The block of the interpreter's cache, which is there as long as this is not dropped.
     block: u32,
     dropped: bool,
-    stack_misses: u32,
 }
 
 pub struct Translator {
@@ -222,23 +219,29 @@ impl Translator {
         self.generation += 1;
     }
 
-    fn missed_stack(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, number: u32) {
-        let Some(translation) = self.translations.get_mut(number as usize) else { return };
-        translation.stack_misses += 1;
-        if translation.stack_misses < STACK_MISSES || translation.dropped {
-            return;
-        }
-        let rip = std::mem::replace(&mut cpu.rip, translation.rip);
-        if let Ok(index) = cache.find(cpu) {
-            // The block forgets exactly what is dropped.
-            let translated = &mut cache.get_mut(index).translated;
-            if let Some(at) = translated.at.iter().position(|&(_, other)| other == number) {
-                translated.at.swap_remove(at);
-                translated.single_checks = true;
-                self.drop_translation(number);
-            }
-        }
+    /// A group's check failed before the instruction at RIP: to the rest of its block with single checks.
+    #[cold]
+    fn go_on_single(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, from: u32, patch: u32) -> Result<Code, Next> {
+        let rest = cpu.rip;
+        let Some(&Translation { rip, block, dropped: false, .. }) = self.translations.get(from as usize) else {
+            return Err(Next::Block);
+        };
+        let generation = self.generation;
+        let singles = &cache.get(block).translated.singles;
+        let known = singles.iter().find(|single| (single.rip, single.rest) == (rip, rest));
         cpu.rip = rip;
+        let found = known.map(|single| single.number).or_else(|| self.translate(cpu, cache, block, Some(rest)));
+        cpu.rip = rest;
+        let Some(number) = found else { return Err(Next::Block) };
+        if generation == self.generation
+            && self.options.translate != Translate::Lockstep
+            && let Some(single) = self.translations.get(number as usize)
+        {
+            // It needs no other units than the whole block.
+            let distance = single.inner.wrapping_sub(patch + 4);
+            self.code.patch(patch, &distance.to_le_bytes());
+        }
+        Ok(self.indirect(number))
     }
 
     /// The translation of the block at RIP, made now if the block is hot; it is then in its jump table.
@@ -254,7 +257,7 @@ impl Translator {
                 block.translated.runs += 1;
                 return Ok(None);
             }
-            None => match self.translate(cpu, cache, index) {
+            None => match self.translate(cpu, cache, index, None) {
                 Some(number) => number,
                 None => return Ok(None),
             },
@@ -277,7 +280,7 @@ impl Translator {
             None => {
                 let block = cache.get_mut(index);
                 let page = copy_of_page(cpu, block.physical)?;
-                let steps: Rc<[Step]> = self.blocks.describe(block, &place(cpu, &page, block))?.into();
+                let steps: Rc<[Step]> = self.blocks.describe(block, &place(cpu, &page))?.into();
                 self.described.resize(self.described.len().max(number as usize + 1), None);
                 *self.described.get_mut(number as usize)? = Some(Rc::clone(&steps));
                 steps
@@ -286,7 +289,8 @@ impl Translator {
         Some((index, steps))
     }
 
-    fn translate(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, index: u32) -> Option<u32> {
+    /// Translates the block at RIP, or the `rest` of it with single checks.
+    fn translate(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, index: u32, rest: Option<u64>) -> Option<u32> {
         let rip = cpu.rip;
         let block = cache.get_mut(index);
         if self.options.deny.iter().any(|denied| denied.contains(&rip)) {
@@ -300,11 +304,14 @@ impl Translator {
         let place = Place {
             first_exit: self.exits.len() as u32,
             number: self.translations.len() as u32,
-            ..place(cpu, &page, block)
+            rest,
+            ..place(cpu, &page)
         };
         let place = Place { in_place: self.options.translate != Translate::Lockstep, ..place };
         let Some(made) = self.blocks.translate(block, &place) else {
-            block.translated.runs = NEVER;
+            if rest.is_none() {
+                block.translated.runs = NEVER;
+            }
             return None;
         };
         let fits = self.exits.len() + made.exits.len() <= MAX_EXITS;
@@ -329,10 +336,12 @@ impl Translator {
             user: place.user,
             block: index,
             dropped: false,
-            stack_misses: 0,
         });
         let looked_at = made.looked_at;
-        block.translated.at.push((rip, number));
+        match rest {
+            None => block.translated.at.push((rip, number)),
+            Some(rest) => block.translated.singles.push(Single { rip, rest, number }),
+        }
         cache.depend_on(index, looked_at);
         Some(number)
     }
@@ -350,13 +359,13 @@ fn copy_of_page(cpu: &Cpu, physical: u64) -> Option<Box<Page>> {
 }
 
 /// Where the block at RIP is to run. Nothing is numbered yet.
-fn place<'a>(cpu: &Cpu, page: &'a Page, block: &Block) -> Place<'a> {
+fn place<'a>(cpu: &Cpu, page: &'a Page) -> Place<'a> {
     Place {
         rip: cpu.rip,
         page,
         user: cpu.cpl == 3,
         decoder_options: decoder_options(cpu.contract),
-        group_stack: !block.translated.single_checks,
+        rest: None,
         in_place: false,
         first_exit: 0,
         number: 0,

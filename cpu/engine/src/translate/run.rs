@@ -171,10 +171,9 @@ impl Translator {
                 self.set_units(units);
                 Ok(self.indirect(exit.translation))
             }
-            ExitKind::Stack => {
+            ExitKind::Single { patch } => {
                 counts.refill_failed += 1;
-                self.missed_stack(cpu, cache, exit.translation);
-                Err(Next::Block)
+                self.go_on_single(cpu, cache, exit.translation, patch)
             }
         }
     }

@@ -5,9 +5,9 @@ use super::block::{BlockTranslator, Place};
 use super::emit::{Address, Computed, Target};
 use super::exit::ExitKind;
 use super::frame::at;
+use super::groups::Planned;
 use super::registers::{Home, home, renamed};
 use super::select::{Kind, Operand, Selected, divisor_bytes};
-use super::stack::Planned;
 use crate::decode::condition;
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
@@ -31,9 +31,6 @@ const POINTER: Operand = Operand { size: 8, write: false, alignment: 1 };
 impl BlockTranslator {
     /// `None` if the instruction could not be encoded, which drops the block.
     pub(super) fn step(&mut self, step: &Current<'_>, place: &Place<'_>) -> Option<()> {
-        if let Some(check) = step.planned.check {
-            self.emit.check_stack(check, step.rip(), step.live);
-        }
         let instruction = step.instruction;
         let branch = || self.target(instruction.near_branch_target(), instruction, place);
         let next = || self.target(instruction.next_ip(), instruction, place);
@@ -99,9 +96,8 @@ impl BlockTranslator {
 
     /// Where the host has the explicit memory operand.
     fn operand(&mut self, step: &Current<'_>, operand: Operand) -> Option<Mem> {
-        let explicit = !matches!(step.selected.kind, Kind::Push | Kind::CallIndirect);
-        if let (Some(member), true) = (step.planned.member, explicit) {
-            return Some(self.emit.on_stack(member));
+        if let Some(member) = step.planned.operand {
+            return Some(self.emit.checked(member));
         }
         let address = address(step.instruction)?;
         Some(self.emit.locate(address, operand, step.rip(), step.live))
@@ -201,8 +197,8 @@ impl BlockTranslator {
 
     /// The place of a word that is pushed: the checked one of its group, or R10.
     fn pushed(&mut self, step: &Current<'_>) -> Mem {
-        match step.planned.member {
-            Some(member) => self.emit.on_stack(member),
+        match step.planned.stack {
+            Some(member) => self.emit.checked(member),
             None => {
                 let below = Computed { base: Some(Home::Host(R9)), index: None, disp: -8, short: false, segment: None };
                 let operand = Operand { write: true, ..POINTER };
@@ -218,12 +214,12 @@ impl BlockTranslator {
     /// Writes R10 where the word goes that is pushed; it waits in the frame if that has no group.
     fn push_r10(&mut self, step: &Current<'_>) {
         let waits = super::asm::frame(at::WAITING);
-        if step.planned.member.is_none() {
+        if step.planned.stack.is_none() {
             self.emit.asm.store(waits, R10);
             let to = self.pushed(step);
-            self.emit.forget_r11();
-            self.emit.asm.load(R11, waits);
-            self.emit.asm.store(to, R11);
+            let free = self.other_than(to);
+            self.emit.asm.load(free, waits);
+            self.emit.asm.store(to, free);
         } else {
             let to = self.pushed(step);
             self.emit.asm.store(to, R10);
@@ -272,8 +268,8 @@ impl BlockTranslator {
 
     /// Where the word at the top of the stack is.
     fn top(&mut self, step: &Current<'_>) -> Mem {
-        match step.planned.member {
-            Some(member) => self.emit.on_stack(member),
+        match step.planned.stack {
+            Some(member) => self.emit.checked(member),
             None => {
                 let top = Computed { base: Some(Home::Host(R9)), index: None, disp: 0, short: false, segment: None };
                 self.emit.locate(Address::Computed(top), POINTER, step.rip(), step.live)
@@ -305,8 +301,14 @@ impl BlockTranslator {
 
     /// LEAVE.
     fn frame_end(&mut self, step: &Current<'_>) -> Option<()> {
-        let at_rbp = Computed { base: Some(Home::Host(RBP)), index: None, disp: 0, short: false, segment: None };
-        let from = self.emit.locate(Address::Computed(at_rbp), POINTER, step.rip(), step.live);
+        let from = match step.planned.operand {
+            Some(member) => self.emit.checked(member),
+            None => {
+                let base = Some(Home::Host(RBP));
+                let at_rbp = Computed { base, index: None, disp: 0, short: false, segment: None };
+                self.emit.locate(Address::Computed(at_rbp), POINTER, step.rip(), step.live)
+            }
+        };
         self.emit.asm.lea(R9, Mem { base: RBP, index: None, disp: 8 });
         self.emit.asm.load(RBP, from);
         Some(())
@@ -439,7 +441,7 @@ fn uses_ecx(instruction: &Instruction) -> bool {
 }
 
 /// The address of the explicit memory operand.
-fn address(instruction: &Instruction) -> Option<Address> {
+pub fn address(instruction: &Instruction) -> Option<Address> {
     let (base, index) = (instruction.memory_base(), instruction.memory_index());
     let segment = match instruction.memory_segment() {
         Register::FS => Some(at::FS_BASE),

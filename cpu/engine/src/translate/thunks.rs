@@ -236,7 +236,8 @@ pub unsafe extern "sysv64" fn lookup() {
 }
 
 /// Called by translated code that found no TLB entry for the address in R10; R11 is a [`request`]. Returns when the
-/// entry is there, with everything but R10 and R11 as it was; leaves else.
+/// entry is there, with everything but R10 and R11 as it was; else leaves, or returns behind the jump that follows the call,
+/// as the request says.
 #[unsafe(naked)]
 pub unsafe extern "sysv64" fn refill() {
     naked_asm!(
@@ -266,9 +267,10 @@ pub unsafe extern "sysv64" fn refill() {
         "pop rsi",
         "pop rdx",
         "pop rcx",
-        "test r11b, r11b",
+        "sub r11, 1",
         "pop rax",
-        "jz 3f",
+        "jc 3f",
+        "add [rsp + 8], r11",
         "add al, 127",
         "sahf",
         "pop rax",
@@ -302,22 +304,29 @@ pub unsafe extern "sysv64" fn refill() {
     )
 }
 
-/// What [`refill`] is asked for: bytes in bits 0 to 7.
+/// What [`refill`] is asked for: bytes in bits 0 to 15.
 pub mod request {
+    pub const BYTES: u32 = 0xffff;
     /// For a store, or a read that a store follows.
-    pub const WRITE: u32 = 1 << 8;
+    pub const WRITE: u32 = 1 << 16;
+    /// Where it does not help, the call returns behind the jump of five bytes that follows it.
+    pub const MAY_FAIL: u32 = 1 << 17;
 }
 
-/// Fills the TLB for an access; says whether the entry now allows it. What it does not allow is the interpreter's: faults,
+/// Bytes of the jump behind a call that may fail.
+const JUMP: u32 = 5;
+
+/// Fills the TLB for an access. Gives one more than the bytes behind the call that it returns to, or zero for leaving. What it does not allow is the interpreter's: faults,
 /// devices, pages with decoded code, operands across pages.
-pub unsafe extern "sysv64" fn fill(frame: *mut Frame, address: u64, request: u32) -> bool {
+pub unsafe extern "sysv64" fn fill(frame: *mut Frame, address: u64, request: u32) -> u32 {
+    let refused = if request & request::MAY_FAIL != 0 { 1 + JUMP } else { 0 };
     // SAFETY: the frame's pointer to the CPU was set from an exclusive borrow that `enter`'s caller holds and does
     // not use meanwhile.
     let cpu = unsafe { &mut *(*frame).cpu.cast::<crate::cpu::Cpu>() };
-    let bytes = u64::from(request & 0xff);
+    let bytes = u64::from(request & request::BYTES);
     if !is_canonical(address) || (address & crate::mmu::PAGE_MASK) + bytes > crate::mmu::PAGE {
-        return false;
+        return refused;
     }
     let access = if request & request::WRITE != 0 { Access::Write } else { Access::Read };
-    cpu.fill_for(address, bytes, access)
+    if cpu.fill_for(address, bytes, access) { 1 } else { refused }
 }

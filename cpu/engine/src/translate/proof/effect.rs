@@ -54,7 +54,7 @@ impl Proof<'_> {
             let entry = TlbEntry { at: at.add(words::entry_at(constant) - constant), version: state.version };
             return match words::field(constant).filter(|_| in_entry)? {
                 Field::Tag(right) => Some(self.symbols.define(Definition::Tag(entry, right))),
-                Field::Host => Some(self.symbols.define(Definition::Host(entry))),
+                Field::Addend => Some(self.symbols.define(Definition::Addend(entry))),
             };
         }
         let word = i32::try_from(at.value()?).ok()?;

@@ -64,8 +64,8 @@ pub enum Definition {
     /// The lower 32 bits.
     Low(Form),
     Tag(TlbEntry, Right),
-    /// The entry's word for where the host has the page.
-    Host(TlbEntry),
+    /// What to add to an address in the entry's page to have where the host has it.
+    Addend(TlbEntry),
 }
 
 /// A sum of symbols with factors, and a constant, modulo 2^64.
@@ -222,7 +222,7 @@ impl Symbols {
                 Some(Definition::Bits { of, .. } | Definition::Rotated { of, .. } | Definition::Low(of)) => {
                     self.is_secret(of)
                 }
-                Some(Definition::Tag(..) | Definition::Host(_)) | None => true,
+                Some(Definition::Tag(..) | Definition::Addend(_)) | None => true,
             },
         }
     }
@@ -237,7 +237,7 @@ impl Symbols {
                 Some(Definition::Rotated { of, right }) => format!("ror({}, {right})", self.describe(of)),
                 Some(Definition::Low(of)) => format!("low({})", self.describe(of)),
                 Some(Definition::Tag(entry, right)) => format!("{right:?}-tag[{}]", self.describe(&entry.at)),
-                Some(Definition::Host(entry)) => format!("host[{}]", self.describe(&entry.at)),
+                Some(Definition::Addend(entry)) => format!("addend[{}]", self.describe(&entry.at)),
                 None => format!("{symbol:?}"),
             };
             text += &format!(" * {} + ", factor as i64);

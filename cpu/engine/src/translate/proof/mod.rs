@@ -58,8 +58,8 @@ impl Bench {
         }
     }
 
-    /// Proves the translation of the block at the beginning of `code`, if it has one.
-    fn prove(&mut self, code: &[u8], user: bool, group: bool) {
+    /// Proves the translation of the block at the beginning of `code`, if it has one, or of its rest from an instruction on.
+    fn prove(&mut self, code: &[u8], user: bool, rest: Option<usize>) {
         let rip = if user { RIP } else { SUPERVISOR_RIP };
         let mut page = vec![0xcc; PAGE];
         let start = rip as usize % PAGE;
@@ -73,7 +73,7 @@ impl Bench {
             user,
             decoder_options: decoder_options(cpu.contract),
             in_place: false,
-            group_stack: group,
+            rest: rest.and_then(|n| Some(Decoder::with_ip(64, code, rip, DecoderOptions::NONE).iter().nth(n)?.ip())),
             first_exit: 1,
             number: 0,
         };
@@ -90,7 +90,7 @@ impl Bench {
             Err(problem) => {
                 let guest: Vec<String> =
                     Decoder::with_ip(64, code, rip, DecoderOptions::NONE).iter().map(|i| i.to_string()).collect();
-                panic!("{}\nuser: {user}, groups: {group}\n{problem}", guest.join("\n"));
+                panic!("{}\nuser: {user}, rest: {rest:x?}\n{problem}", guest.join("\n"));
             }
         }
         self.proved += 1;
@@ -111,7 +111,8 @@ impl Bench {
             let context = random.below(4);
             let mut run = Run::new(rip);
             if neighbourhood(&mut run, code, shape, context, random).is_some() {
-                self.prove(&run.bytes, user, random.below(4) != 0);
+                self.prove(&run.bytes, user, None);
+                self.prove(&run.bytes, user, Some(random.below(4) as usize));
             }
         }
     }
@@ -207,8 +208,8 @@ fn blocks_of_random_instructions_access_only_what_was_checked() {
             let _ = run.form(code, memory.then_some(&shape), &mut random);
         }
         run.raw(RET);
-        let group = random.below(4) != 0;
-        bench.prove(&run.bytes, user, group);
+        bench.prove(&run.bytes, user, None);
+        bench.prove(&run.bytes, user, Some(random.below(8) as usize));
     }
     println!("{} blocks, {} accesses", bench.proved, bench.accesses);
 }

@@ -29,7 +29,7 @@ fn tag(right: usize) -> i32 {
 
 const READ: usize = offset_of!(Entry, read);
 const WRITE: usize = offset_of!(Entry, write);
-const HOST: usize = offset_of!(Entry, host);
+const ADDEND: usize = offset_of!(Entry, addend);
 
 /// Looks RBX + 16 up with a right for so many bytes.
 fn look_up(a: &mut CodeAssembler, out: CodeLabel, right: usize, bytes: i32) -> Result<(), IcedError> {
@@ -41,11 +41,10 @@ fn look_up(a: &mut CodeAssembler, out: CodeLabel, right: usize, bytes: i32) -> R
     a.ja(out)
 }
 
-/// The entry's host word, made to lead from a guest's address to the host's.
+/// What to add to RBX for the host's address of RBX + 16.
 fn addend(a: &mut CodeAssembler) -> Result<(), IcedError> {
-    a.mov(r11, qword_ptr(rsp + r11 + tag(HOST)))?;
-    a.add(r11, r10)?;
-    a.sub(r11, rbx)
+    a.mov(r11, qword_ptr(rsp + r11 + tag(ADDEND)))?;
+    a.lea(r11, r11 + 16)
 }
 
 fn refuses(what: &str, emit: impl FnOnce(&mut CodeAssembler, CodeLabel) -> Result<(), IcedError>) {
@@ -127,6 +126,7 @@ fn a_check_is_of_that_address_right_and_length() {
 fn a_change_of_the_tlb_makes_what_was_read_of_it_old() {
     refuses("an access by an entry without a check", |a, out| {
         look_up(a, out, READ, 8)?;
+        a.mov(r11d, 8)?;
         a.call(qword_ptr(rsp + at::REFILL))?;
         a.lea(r10, rbx + 16)?;
         a.rorx(r11, r10, 7)?;

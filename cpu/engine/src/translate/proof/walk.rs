@@ -5,6 +5,7 @@ use super::state::{Flags, State};
 use super::words;
 use crate::mmu::PAGE;
 use crate::translate::frame::{Frame, at};
+use crate::translate::thunks::request;
 use iced_x86::{
     Code, ConditionCode, CpuidFeature, Decoder, DecoderOptions, FlowControl, Formatter, Instruction,
     InstructionInfoFactory, IntelFormatter, Mnemonic as M, OpAccess, OpKind, Register, UsedMemory,
@@ -222,10 +223,16 @@ impl Proof<'_> {
             return Err("a call of what is no thunk".to_owned());
         }
         self.check_registers(state)?;
+        let request = state.get(Place::Register(11)).value().ok_or("a request that is not known")?;
         for scratch in [10, 11] {
             self.result(instruction, state, Place::Register(scratch), true)?;
         }
         state.version = Version::Call(instruction.ip() as u32);
+        if request & u64::from(request::MAY_FAIL) != 0 {
+            let jump = self.code.get(&(instruction.next_ip() as u32)).filter(|jump| jump.is_jmp_near());
+            let behind = jump.ok_or("no jump behind a call that may fail")?.next_ip();
+            self.arrive(instruction.ip() as u32, behind, state.clone())?;
+        }
         Ok(())
     }
 
@@ -286,7 +293,7 @@ impl Proof<'_> {
             .iter()
             .filter(|term| term.1 == 1)
             .filter_map(|term| match self.symbols.definition(term.0) {
-                Some(Definition::Host(entry)) => Some((term.0, entry)),
+                Some(Definition::Addend(entry)) => Some((term.0, entry)),
                 _ => None,
             })
             .collect();
@@ -294,17 +301,12 @@ impl Proof<'_> {
             return Err(format!("an unchecked access to {}", self.symbols.describe(address)));
         };
         let rights: &[Right] = if write { &[Right::Write] } else { &[Right::Read, Right::Write] };
-        let found = rights.iter().find_map(|&right| Some((right, state.found.get(&(entry.clone(), right))?)));
-        let Some((right, found)) = found else {
+        let found = rights.iter().find_map(|&right| state.found.get(&(entry.clone(), right)));
+        let Some(found) = found else {
             return Err(format!("an access by an entry without a check: {}", self.symbols.describe(address)));
         };
-        // Host address = host word + (address - tag).
-        let _ = right;
+        // Host address = address + addend.
         let offset = address.minus(&host.into());
-        let offset = match self.tag_of(&offset, entry) {
-            Some((tag, factor)) if factor == u64::MAX => offset.plus(&tag, 1),
-            _ => return Err(format!("an access without the tag taken off: {}", self.symbols.describe(address))),
-        };
         let distance = offset.minus(&found.of);
         let Some(distance) = distance.value().and_then(|value| i32::try_from(value as i64).ok()) else {
             return Err(format!("an access at an unknown distance: {}", self.symbols.describe(address)));
@@ -314,14 +316,6 @@ impl Proof<'_> {
             return Err(format!("{bytes} bytes at {least} to {greatest} of a page"));
         }
         Ok(())
-    }
-
-    /// A tag of `entry` in a sum, and its factor.
-    fn tag_of(&self, form: &Form, entry: &TlbEntry) -> Option<(Form, u64)> {
-        form.terms.iter().find_map(|&(symbol, factor)| match self.symbols.definition(symbol) {
-            Some(Definition::Tag(of, _)) if of == entry => Some((symbol.into(), factor)),
-            _ => None,
-        })
     }
 
     /// Whether a register whose value the instruction uses, other than for an address, tells of the host.

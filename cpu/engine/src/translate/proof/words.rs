@@ -2,7 +2,7 @@
 
 use super::form::{Place, Right};
 use crate::mmu::{ENTRIES, Entry, Privilege};
-use crate::translate::frame::{Code, Frame, JUMPS, at};
+use crate::translate::frame::{Code, Frame, JUMPS, WORDS, at};
 use std::mem::{offset_of, size_of};
 use std::ops::Range;
 
@@ -11,13 +11,13 @@ const WRITTEN: [(i32, i32); 10] = [
     (at::R9, 8),
     (at::R10, 8),
     (at::R11, 8),
-    (at::STACK, 8),
     (at::RCX, 8),
     (at::WAITING, 8),
     (at::BUDGET, 4),
     (at::EXIT, 4),
     (at::BRANCH, 4),
     (at::PUSHED_OVER, 8),
+    (at::word(0), 8 * WORDS as i32),
 ];
 
 /// Whether code may write these bytes.
@@ -78,7 +78,7 @@ pub fn tlb(user: bool) -> Range<i64> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     Tag(Right),
-    Host,
+    Addend,
 }
 
 /// Which word of an entry lies `offset` bytes from the start of an array, a whole number of entries aside.
@@ -86,7 +86,7 @@ pub fn field(offset: i64) -> Option<Field> {
     match offset.rem_euclid(ENTRY) as usize {
         n if n == offset_of!(Entry, read) => Some(Field::Tag(Right::Read)),
         n if n == offset_of!(Entry, write) => Some(Field::Tag(Right::Write)),
-        n if n == offset_of!(Entry, host) => Some(Field::Host),
+        n if n == offset_of!(Entry, addend) => Some(Field::Addend),
         _ => None,
     }
 }

@@ -1,0 +1,361 @@
+//! Where the host has what an instruction of the guest accesses.
+//!
+//! An address is looked up in the TLB, whose entry has what to add to it. The operand is then addressed anew, by the
+//! guest's registers and that addend, so that whatever waits for the address does not wait for the comparison.
+
+use super::super::asm::{Alu, Label, Mem, R10, R11, RCX, Reg, cc, frame, frame_indexed};
+use super::super::exit::ExitKind;
+use super::super::frame::at;
+use super::super::groups::{Check, Member};
+use super::super::registers::Home;
+use super::super::select::Operand;
+use super::super::thunks::request;
+use super::{Cold, ColdGroup, Emit};
+use crate::mmu::{ENTRIES, Entry, PAGE, PAGE_MASK, index_of};
+use std::mem::{offset_of, size_of};
+
+/// log2 of the bytes of a TLB entry.
+const ENTRY_SHIFT: u32 = size_of::<Entry>().trailing_zeros();
+const _: () = assert!(1 << ENTRY_SHIFT == size_of::<Entry>());
+/// Where the entry for a page is in the array, from its address rotated right by [`TO_ENTRY`].
+const ENTRY_MASK: u32 = ((ENTRIES as u32) - 1) << ENTRY_SHIFT;
+const TO_ENTRY: u8 = 12 - ENTRY_SHIFT as u8;
+
+/// A guest-linear address, as code computes it into R10.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    Constant(u64),
+    Computed(Computed),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Computed {
+    pub base: Option<Home>,
+    /// And the shift count of its scale.
+    pub index: Option<(Home, u8)>,
+    pub disp: i32,
+    /// The effective address has 32 bits.
+    pub short: bool,
+    /// The frame's word with the segment's base.
+    pub segment: Option<i32>,
+}
+
+impl Computed {
+    /// The host register that is the whole address.
+    fn register(&self) -> Option<Reg> {
+        match *self {
+            Self { base: Some(Home::Host(base)), index: None, disp: 0, short: false, segment: None } => Some(base),
+            _ => None,
+        }
+    }
+
+    /// The register, and its shift count, that an operand is addressed by as it is there: all else is added to R11.
+    pub fn followed(&self) -> Option<(Reg, u8)> {
+        match (self.base, self.index) {
+            (_, Some((Home::Host(index), shift))) => Some((index, shift)),
+            (Some(Home::Host(base)), _) => Some((base, 0)),
+            _ => None,
+        }
+    }
+}
+
+/// Frame displacement of the tag, less the entry's own, that an access needs.
+fn tag(write: bool) -> i32 {
+    let field = if write { offset_of!(Entry, write) } else { offset_of!(Entry, read) };
+    field as i32
+}
+
+const ADDEND: i32 = offset_of!(Entry, addend) as i32;
+
+impl Emit {
+    /// Loads the register that a home is, or a scratch register with what it holds.
+    fn at_home(&mut self, home: Home, scratch: Reg) -> Reg {
+        match home {
+            Home::Host(reg) => reg,
+            Home::Frame(slot) => {
+                self.asm.load(scratch, slot);
+                scratch
+            }
+        }
+    }
+
+    /// The address into R10. Uses R11; leaves the flags alone if they are `live`.
+    pub fn address(&mut self, address: Address, live: bool) {
+        self.in_r11 = None;
+        let computed = match address {
+            Address::Constant(value) => return self.asm.mov_imm(R10, value),
+            Address::Computed(computed) => computed,
+        };
+        let base = computed.base.map(|home| self.at_home(home, R10));
+        let index = computed.index.map(|(home, shift)| (self.at_home(home, R11), shift));
+        let disp = computed.disp;
+        match (base, index) {
+            (Some(base), None) if disp == 0 && !computed.short => {
+                if base != R10 {
+                    self.asm.mov(R10, base);
+                }
+            }
+            (Some(base), index) => {
+                let mem = Mem { base, index, disp };
+                if computed.short { self.asm.lea32(R10, mem) } else { self.asm.lea(R10, mem) }
+            }
+            (None, Some((index, shift))) => {
+                self.asm.mov_imm(R10, disp as i64 as u64);
+                let mem = Mem { base: R10, index: Some((index, shift)), disp: 0 };
+                if computed.short { self.asm.lea32(R10, mem) } else { self.asm.lea(R10, mem) }
+            }
+            (None, None) => self.asm.mov_imm(R10, disp as i64 as u64),
+        }
+        if let Some(segment) = computed.segment {
+            if live {
+                self.asm.load(R11, frame(segment));
+                self.asm.lea(R10, Mem { base: R10, index: Some((R11, 0)), disp: 0 });
+            } else {
+                self.asm.alu(Alu::Add, R10, frame(segment));
+            }
+        }
+    }
+
+    /// Compares the address in R10, and in `from`, with the tags at `tags` in the frame: R10 becomes the offset in the page
+    /// and R11 the entry's, or the code goes to `miss` if `bytes` bytes there are not all in the page.
+    fn look_up(&mut self, from: Reg, tags: i32, bytes: i32, miss: Label) {
+        self.asm.rorx(R11, from, TO_ENTRY);
+        self.asm.and32_imm(R11, ENTRY_MASK);
+        self.asm.alu(Alu::Sub, R10, frame_indexed(tags, R11, 0));
+        self.asm.cmp_imm(R10, PAGE as i32 - bytes);
+        self.asm.jcc(cc::A, miss);
+    }
+
+    /// The same without a change of flags. The guest's RCX is in the frame then; at `miss` it is back.
+    fn look_up_keeping_flags(&mut self, from: Reg, tags: i32, bytes: i32, miss: Label) {
+        let hit = self.asm.label();
+        self.asm.store(frame(at::RCX), RCX);
+        self.asm.pext(R11, from, frame(at::TLB_BITS));
+        self.asm.rorx(R11, R11, 64 - ENTRY_SHIFT as u8);
+        self.asm.load(RCX, frame_indexed(tags, R11, 0));
+        // R10 - tag = R10 + !tag + 1.
+        self.asm.not(RCX);
+        self.asm.lea(R10, Mem { base: R10, index: Some((RCX, 0)), disp: 1 });
+        self.asm.lea(RCX, Mem { base: R10, index: None, disp: bytes - 1 });
+        self.asm.pext(RCX, RCX, frame(at::PAGE_BITS));
+        self.jump_if_zero(hit, miss);
+    }
+
+    /// To `zero`, which comes next, if RCX is; else takes the guest's RCX back and goes to `other`.
+    fn jump_if_zero(&mut self, zero: Label, other: Label) {
+        let restore = self.asm.label();
+        self.cold.push(Cold::Restore { label: restore, then: other });
+        self.asm.jump_short(0xe3, zero);
+        self.asm.jmp(restore);
+        self.asm.bind(zero);
+    }
+
+    /// Where the host has a guest operand: an operand of which at most one register is R10 or R11. What the TLB does not
+    /// allow is the interpreter's, at `rip`.
+    pub fn locate(&mut self, address: Address, operand: Operand, rip: u64, live: bool) -> Mem {
+        let exit = self.exit(ExitKind::Access(self.within()), rip);
+        self.in_r11 = None;
+        let again = self.asm.label();
+        self.asm.bind(again);
+        let label = self.asm.label();
+        let request = operand.size | if operand.write { request::WRITE } else { 0 };
+        self.cold.push(Cold::Refill { label, again, address, request, exit, live });
+        match address {
+            Address::Constant(value) => self.locate_constant(value, operand, exit, label, live),
+            Address::Computed(computed) => self.locate_computed(computed, operand, exit, label, live),
+        }
+    }
+
+    fn crooked(&mut self, exit: u32) -> Label {
+        let label = self.asm.label();
+        self.cold.push(Cold::Exit { label, exit });
+        label
+    }
+
+    /// Page and offset are known: only the tag has to be compared.
+    fn locate_constant(&mut self, value: u64, operand: Operand, exit: u32, miss: Label, live: bool) -> Mem {
+        let (page, offset) = (value & !PAGE_MASK, value & PAGE_MASK);
+        if offset + u64::from(operand.size) > PAGE || !offset.is_multiple_of(operand.alignment.into()) {
+            let out = self.crooked(exit);
+            self.asm.jmp(out);
+        }
+        let mem = self.compare_constant(page, operand, miss, live);
+        Mem { disp: offset as i32, ..mem }
+    }
+
+    /// Where the host has the page at linear address `page`.
+    fn compare_constant(&mut self, page: u64, operand: Operand, miss: Label, live: bool) -> Mem {
+        let entry = self.arrays.tlb + (index_of(page) * size_of::<Entry>()) as i32;
+        let (tag, addend) = (frame(entry + tag(operand.write)), frame(entry + ADDEND));
+        if live {
+            let hit = self.asm.label();
+            self.asm.store(frame(at::RCX), RCX);
+            self.asm.mov_imm(R10, page.wrapping_neg());
+            self.asm.load(RCX, tag);
+            self.asm.lea(RCX, Mem { base: RCX, index: Some((R10, 0)), disp: 0 });
+            self.jump_if_zero(hit, miss);
+            self.asm.load(RCX, frame(at::RCX));
+            self.asm.load(R11, addend);
+            self.asm.mov_imm(R10, page);
+            self.asm.lea(R10, Mem { base: R10, index: Some((R11, 0)), disp: 0 });
+        } else {
+            self.asm.mov_imm(R10, page);
+            self.asm.alu(Alu::Cmp, R10, tag);
+            self.asm.jcc(cc::NZ, miss);
+            self.asm.alu(Alu::Add, R10, addend);
+        }
+        Mem { base: R10, index: None, disp: 0 }
+    }
+
+    fn locate_computed(&mut self, computed: Computed, operand: Operand, exit: u32, miss: Label, live: bool) -> Mem {
+        let crooked = if operand.alignment > 1 { self.crooked(exit) } else { miss };
+        self.find(computed, operand, miss, crooked, live);
+        if computed.short {
+            self.asm.lea(R10, Mem { base: R10, index: Some((R11, 0)), disp: 0 });
+            return Mem { base: R10, index: None, disp: 0 };
+        }
+        self.add_registers(computed, live)
+    }
+
+    /// What to add to an address into R11; of one of 32 bits, the address into R10. Goes to `miss` or `crooked` if not all of
+    /// the operand is there, or is not aligned.
+    fn find(&mut self, computed: Computed, operand: Operand, miss: Label, crooked: Label, live: bool) {
+        let tags = self.arrays.tlb + tag(operand.write);
+        self.address(Address::Computed(computed), live);
+        let from = computed.register().unwrap_or(R10);
+        if live {
+            self.look_up_keeping_flags(from, tags, operand.size as i32, miss);
+            if operand.alignment > 1 {
+                let bits = if operand.alignment == 16 { at::LOW_4 } else { at::LOW_5 };
+                let aligned = self.asm.label();
+                self.asm.pext(RCX, R10, frame(bits));
+                self.jump_if_zero(aligned, crooked);
+            }
+            if computed.short {
+                self.asm.load(RCX, frame_indexed(tags, R11, 0));
+                self.asm.lea(R10, Mem { base: R10, index: Some((RCX, 0)), disp: 0 });
+            }
+            self.asm.load(RCX, frame(at::RCX));
+        } else {
+            self.look_up(from, tags, operand.size as i32, miss);
+            if operand.alignment > 1 {
+                self.asm.test_imm8(R10, operand.alignment as u8 - 1);
+                self.asm.jcc(cc::NZ, crooked);
+            }
+            if computed.short {
+                self.asm.alu(Alu::Add, R10, frame_indexed(tags, R11, 0));
+            }
+        }
+        self.asm.load(R11, frame_indexed(self.arrays.tlb + ADDEND, R11, 0));
+    }
+
+    /// The operand at the address plus what is in R11. R10 is free behind it.
+    fn add_registers(&mut self, computed: Computed, live: bool) -> Mem {
+        let followed = computed.followed();
+        if let Some(segment) = computed.segment {
+            self.add_to_r11(Home::Frame(frame(segment)), 0, live);
+        }
+        let index_follows = matches!(computed.index, Some((Home::Host(_), _)));
+        if let Some((index, shift)) = computed.index.filter(|_| !index_follows) {
+            self.add_to_r11(index, shift, live);
+        }
+        if let Some(base) = computed.base.filter(|base| index_follows || matches!(base, Home::Frame(_))) {
+            self.add_to_r11(base, 0, live);
+        }
+        Mem { base: R11, index: followed, disp: computed.disp }
+    }
+
+    /// Adds what is at a home, shifted left, to R11. Uses R10.
+    fn add_to_r11(&mut self, home: Home, shift: u8, live: bool) {
+        match home {
+            Home::Frame(slot) if shift == 0 && !live => self.asm.alu(Alu::Add, R11, slot),
+            home => {
+                let reg = self.at_home(home, R10);
+                self.asm.lea(R11, Mem { base: R11, index: Some((reg, shift)), disp: 0 });
+            }
+        }
+    }
+
+    /// Checks a group's range; the frame's word is then what to add to the addresses of its members.
+    pub fn check_group(&mut self, check: &Check, rip: u64, live: bool) {
+        let again = self.asm.label();
+        self.asm.bind(again);
+        let (miss, single) = (self.asm.label(), self.asm.label());
+        let Check { address, operand, word, .. } = *check;
+        self.cold.push(Cold::Group(ColdGroup { miss, single, again, address, operand, rip, live }));
+        match address {
+            Address::Constant(value) => {
+                let mem = self.compare_constant(value & !PAGE_MASK, operand, miss, live);
+                self.asm.lea(R11, mem);
+            }
+            Address::Computed(computed) => {
+                self.find(computed, operand, miss, single, live);
+                self.add_registers(computed, live);
+            }
+        }
+        self.asm.store(frame(at::word(word)), R11);
+        self.in_r11 = Some(word);
+    }
+
+    /// What [`Cold::Group`] is made into: fills the TLB once and tries again, or goes on with single checks.
+    pub(super) fn refill_group(&mut self, cold: &ColdGroup) {
+        let ColdGroup { miss, single, again, address, operand, rip, live } = *cold;
+        self.asm.bind(miss);
+        self.address(address, live);
+        let last = operand.size as i32 - 1;
+        // Nothing helps a range that crosses a page.
+        if !matches!(address, Address::Constant(_)) {
+            self.leave_if_crossing(last, single, live);
+        }
+        let request = operand.size | request::MAY_FAIL | if operand.write { request::WRITE } else { 0 };
+        self.asm.mov_imm(R11, request.into());
+        self.asm.call_mem(frame(at::REFILL));
+        self.asm.jmp(again);
+        // The call returns behind the jump if it did not help.
+        self.asm.bind(single);
+        let patch = self.asm.here() + 1;
+        let exit = self.exit(ExitKind::Single { patch }, rip);
+        let next = self.asm.label();
+        self.asm.jmp(next);
+        self.asm.bind(next);
+        self.asm.store_imm32(frame(at::EXIT), exit);
+        self.asm.jmp_mem(frame(at::LEAVE));
+    }
+
+    /// Goes to `crossing` if a page ends before the byte `last` bytes behind the address in R10.
+    fn leave_if_crossing(&mut self, last: i32, crossing: Label, live: bool) {
+        let end = Mem { base: R10, index: None, disp: last };
+        if live {
+            let same = self.asm.label();
+            self.asm.lea(RCX, end);
+            self.asm.pext(RCX, RCX, frame(at::PAGE_BITS));
+            self.asm.pext(R11, R10, frame(at::PAGE_BITS));
+            self.asm.not(RCX);
+            self.asm.lea(RCX, Mem { base: RCX, index: Some((R11, 0)), disp: 1 });
+            self.asm.jump_short(0xe3, same);
+            self.asm.load(RCX, frame(at::RCX));
+            self.asm.jmp(crossing);
+            self.asm.bind(same);
+            self.asm.load(RCX, frame(at::RCX));
+        } else {
+            self.asm.lea(R11, end);
+            self.asm.xor32(R11, R10);
+            self.asm.test_imm32(R11, PAGE as u32);
+            self.asm.jcc(cc::NZ, crossing);
+        }
+    }
+
+    /// An operand that its group has checked. R10 stays free.
+    pub fn checked(&mut self, member: Member) -> Mem {
+        if self.in_r11 != Some(member.word) {
+            self.asm.load(R11, frame(at::word(member.word)));
+            self.in_r11 = Some(member.word);
+        }
+        member.mem
+    }
+
+    /// R11 is about to hold something else.
+    pub fn forget_r11(&mut self) {
+        self.in_r11 = None;
+    }
+}

@@ -1,0 +1,370 @@
+//! Accesses to memory that one check serves.
+//!
+//! What a block accesses by the same registers lies close together: a structure's fields, the stack, the rows of an unrolled
+//! loop. Where these registers do not change, or by constants only, the accesses form a group: the whole range is checked once,
+//! where flags are dead if there is such a place, and what to add to its addresses is kept in a word of the frame.
+
+use super::asm::{Mem, R9, R11};
+use super::emit::{Address, Computed};
+use super::frame::WORDS;
+use super::registers::{Home, home};
+use super::select::{Kind, Operand, Selected};
+use super::step;
+use crate::mmu::{PAGE, PAGE_MASK};
+use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+
+/// Bytes from the lowest to the highest address of a group at most: a longer one crosses a page too often. The stack does
+/// so in the same frames again and again, which the host's branches learn.
+const REACH: i64 = 256;
+const STACK_REACH: i64 = 768;
+/// Bounds of displacements and of changes that groups follow: their sums have 32 bits.
+const MOST_DISPLACEMENT: i64 = 1 << 28;
+const MOST_CHANGE: i64 = 1 << 24;
+
+/// The implicit access of PUSH, POP, CALL and RET.
+const STACK: Computed = Computed { base: Some(Home::Host(R9)), index: None, disp: 0, short: false, segment: None };
+
+/// An access that belongs to a group: it is at `mem`, if R11 has the group's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub word: u8,
+    pub mem: Mem,
+}
+
+/// A range to be checked before an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// The instruction, counted from the block's first.
+    pub before: usize,
+    /// Where the range begins, by the registers as they are there.
+    pub address: Address,
+    /// Its length as size.
+    pub operand: Operand,
+    pub word: u8,
+}
+
+/// What the plan says of one instruction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Planned {
+    /// The explicit operand's.
+    pub operand: Option<Member>,
+    /// The implicit access's to the stack.
+    pub stack: Option<Member>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub steps: Vec<Planned>,
+    /// In the order of their instructions.
+    pub checks: Vec<Check>,
+}
+
+struct Access {
+    instruction: usize,
+    implicit: bool,
+    disp: i64,
+    operand: Operand,
+}
+
+struct Group {
+    /// The address with no displacement; of a constant one, its page.
+    key: Address,
+    /// The first instruction that the check may come before.
+    start: usize,
+    members: Vec<Access>,
+    /// The range, relative to the key where its registers last changed otherwise than by constants.
+    low: i64,
+    high: i64,
+    write: bool,
+    alignment: i64,
+    /// Where aligned members begin, modulo `alignment`.
+    residue: i64,
+}
+
+impl Group {
+    fn reach(&self) -> i64 {
+        match self.key {
+            Address::Constant(_) => PAGE as i64,
+            Address::Computed(STACK) => STACK_REACH,
+            Address::Computed(_) => REACH,
+        }
+    }
+
+    fn has_segment(&self) -> bool {
+        matches!(self.key, Address::Computed(Computed { segment: Some(_), .. }))
+    }
+
+    /// Takes an access in, if it is near enough and as aligned as the others. `at` is as `low` is.
+    fn take(&mut self, access: Access, at: i64) -> Option<Access> {
+        let Operand { size, write, alignment } = access.operand;
+        let alignment = i64::from(alignment);
+        let (low, high) = (self.low.min(at), self.high.max(at + i64::from(size)));
+        let common = alignment.min(self.alignment);
+        let aligned = (at - self.residue).rem_euclid(common) == 0;
+        // What is lowered for the alignment's sake counts.
+        if high - low + self.alignment.max(alignment) > self.reach() + 1 || !aligned {
+            return Some(access);
+        }
+        if alignment > self.alignment {
+            (self.alignment, self.residue) = (alignment, at.rem_euclid(alignment));
+        }
+        (self.low, self.high) = (low, high);
+        self.write |= write;
+        self.members.push(access);
+        None
+    }
+}
+
+/// What the registers did up to where the planner is.
+pub struct Planner {
+    /// For each instruction: by how much each register has changed since it last changed otherwise than by constants.
+    changed: Vec<[i32; 16]>,
+    /// The instruction behind that which so changed it.
+    since: [usize; 16],
+    open: Vec<Group>,
+    closed: Vec<Group>,
+}
+
+fn number(home: Home) -> usize {
+    (0..16).find(|&n| super::registers::home(n) == home).unwrap_or_default()
+}
+
+impl Planner {
+    pub fn new() -> Self {
+        Self { changed: Vec::new(), since: [0; 16], open: Vec::new(), closed: Vec::new() }
+    }
+
+    /// Plans the groups of a block. `live` has the flags that matter before each instruction.
+    pub fn plan(&mut self, steps: &[(Instruction, Selected)], live: &[u32], info: &mut InstructionInfoFactory) -> Plan {
+        (self.since, self.changed) = ([0; 16], std::mem::take(&mut self.changed));
+        self.changed.clear();
+        self.open.clear();
+        self.closed.clear();
+        let mut now = [0i32; 16];
+        for (n, (instruction, selected)) in steps.iter().enumerate() {
+            self.changed.push(now);
+            for (implicit, address, operand) in accesses(instruction, selected).into_iter().flatten() {
+                self.add(n, implicit, address, operand);
+            }
+            self.follow(n, instruction, selected.kind, &mut now, info);
+        }
+        self.closed.append(&mut self.open);
+        self.place(steps.len(), live)
+    }
+
+    fn add(&mut self, n: usize, implicit: bool, address: Address, operand: Operand) {
+        let (key, disp) = match address {
+            Address::Constant(value) => {
+                let offset = value & PAGE_MASK;
+                if offset + u64::from(operand.size) > PAGE || !offset.is_multiple_of(operand.alignment.into()) {
+                    return;
+                }
+                (Address::Constant(value & !PAGE_MASK), offset as i64)
+            }
+            Address::Computed(Computed { short: true, .. }) => return,
+            Address::Computed(computed) => {
+                (Address::Computed(Computed { disp: 0, ..computed }), i64::from(computed.disp))
+            }
+        };
+        if disp.abs() > MOST_DISPLACEMENT {
+            return;
+        }
+        let at = disp + self.position(key, n).0;
+        let mut access = Access { instruction: n, implicit, disp, operand };
+        for group in self.open.iter_mut().filter(|group| group.key == key) {
+            match group.take(access, at) {
+                None => return,
+                Some(back) => access = back,
+            }
+        }
+        let start = registers(key).into_iter().flatten().filter_map(|r| self.since.get(r).copied()).max().unwrap_or(0);
+        let (alignment, size) = (i64::from(operand.alignment), i64::from(operand.size));
+        self.open.push(Group {
+            key,
+            start,
+            members: vec![access],
+            low: at,
+            high: at + size,
+            write: operand.write,
+            alignment,
+            residue: at.rem_euclid(alignment),
+        });
+    }
+
+    /// By how much a group's key has changed before instruction `n`, and by how much that part of it that its word includes.
+    fn position(&self, key: Address, n: usize) -> (i64, i64) {
+        let Address::Computed(key) = key else { return (0, 0) };
+        let changed = |(home, shift): (Home, u8)| {
+            let all = self.changed.get(n);
+            all.and_then(|all| all.get(number(home)).copied()).map_or(0, |change| i64::from(change) << shift)
+        };
+        let base = key.base.map_or(0, |base| changed((base, 0)));
+        let whole = base + key.index.map_or(0, changed);
+        (whole, whole - key.followed().map_or(0, |(reg, shift)| changed((Home::Host(reg), shift))))
+    }
+
+    /// Notes what an instruction does to the registers.
+    fn follow(
+        &mut self,
+        n: usize,
+        instruction: &Instruction,
+        kind: Kind,
+        now: &mut [i32; 16],
+        info: &mut InstructionInfoFactory,
+    ) {
+        let known = change(instruction, kind);
+        let mut unknown = 0u32;
+        if kind == Kind::Interpret {
+            unknown = 0xffff;
+        } else {
+            for used in info.info(instruction).used_registers() {
+                let register = used.register();
+                let read = matches!(used.access(), OpAccess::None | OpAccess::Read | OpAccess::CondRead);
+                if !read && register.is_gpr() {
+                    unknown |= 1 << (register.full_register().number() & 15);
+                }
+            }
+        }
+        if let Some((register, by)) = known {
+            // POP RSP.
+            let also = kind == Kind::Pop && instruction.op0_register() == Register::RSP;
+            let new = now.get(register).map_or(i64::MAX, |&change| i64::from(change) + by);
+            if new.abs() <= MOST_CHANGE && !also {
+                unknown &= !(1 << register);
+                if let Some(change) = now.get_mut(register) {
+                    *change = new as i32;
+                }
+            }
+        }
+        if unknown == 0 && kind != Kind::SwapGs {
+            return;
+        }
+        for register in (0..16).filter(|r| unknown & 1 << r != 0) {
+            if let (Some(change), Some(since)) = (now.get_mut(register), self.since.get_mut(register)) {
+                (*change, *since) = (0, n + 1);
+            }
+        }
+        // What the interpreter does may change what addresses mean.
+        let ends = |group: &mut Group| {
+            kind == Kind::Interpret
+                || (kind == Kind::SwapGs && group.has_segment())
+                || registers(group.key).into_iter().flatten().any(|r| unknown & 1 << r != 0)
+        };
+        self.closed.extend(self.open.extract_if(.., ends));
+    }
+
+    /// Decides which groups are worth a check, where it goes, and which words they have.
+    fn place(&mut self, count: usize, live: &[u32]) -> Plan {
+        let mut placed: Vec<(usize, usize, Group)> = Vec::new();
+        for group in std::mem::take(&mut self.closed) {
+            let (Some(first), Some(last)) = (group.members.first(), group.members.last()) else { continue };
+            let (first, last) = (first.instruction, last.instruction);
+            let dead = (group.start..=first).rev().find(|&n| live.get(n) == Some(&0));
+            // One access by itself is only cheaper where it need not leave the flags alone.
+            if group.members.len() > 1 || dead.is_some_and(|place| place < first) {
+                placed.push((dead.unwrap_or(first), last, group));
+            }
+        }
+        placed.sort_by_key(|&(place, ..)| place);
+        let mut plan = Plan { steps: vec![Planned::default(); count], checks: Vec::new() };
+        // Up to which instruction each word is needed.
+        let mut used = [None; WORDS];
+        for (place, last, group) in placed {
+            let Some(word) = used.iter().position(|&until: &Option<usize>| until.is_none_or(|until| until < place))
+            else {
+                continue;
+            };
+            if let Some(until) = used.get_mut(word) {
+                *until = Some(last);
+            }
+            let word = word as u8;
+            self.write_down(&mut plan, &group, place, word);
+        }
+        plan
+    }
+
+    fn write_down(&self, plan: &mut Plan, group: &Group, place: usize, word: u8) {
+        let low = group.low - (group.low - group.residue).rem_euclid(group.alignment);
+        let (position, included) = self.position(group.key, place);
+        let address = match group.key {
+            Address::Constant(page) => Address::Constant(page + group.low as u64),
+            Address::Computed(key) => Address::Computed(Computed { disp: (low - position) as i32, ..key }),
+        };
+        let operand =
+            Operand { size: (group.high - low) as u32, write: group.write, alignment: group.alignment as u32 };
+        plan.checks.push(Check { before: place, address, operand, word });
+        let index = match group.key {
+            Address::Constant(_) => None,
+            Address::Computed(key) => key.followed(),
+        };
+        for access in &group.members {
+            let disp = access.disp + self.position(group.key, access.instruction).1 - included;
+            let member = Some(Member { word, mem: Mem { base: R11, index, disp: disp as i32 } });
+            if let Some(planned) = plan.steps.get_mut(access.instruction) {
+                if access.implicit { planned.stack = member } else { planned.operand = member }
+            }
+        }
+    }
+}
+
+/// The registers of a group's addresses.
+fn registers(key: Address) -> [Option<usize>; 2] {
+    match key {
+        Address::Constant(_) => [None; 2],
+        Address::Computed(key) => [key.base.map(number), key.index.map(|(index, _)| number(index))],
+    }
+}
+
+/// A register that an instruction changes by a constant.
+fn change(instruction: &Instruction, kind: Kind) -> Option<(usize, i64)> {
+    const RSP: usize = 4;
+    match kind {
+        Kind::Push | Kind::PushFlags | Kind::Call | Kind::CallIndirect => return Some((RSP, -8)),
+        Kind::Pop => return Some((RSP, 8)),
+        Kind::Return => return Some((RSP, i64::from(instruction.stack_pointer_increment()))),
+        Kind::Copy | Kind::Lea => {}
+        _ => return None,
+    }
+    let register = instruction.op0_register();
+    if instruction.op_count() == 0 || instruction.op0_kind() != OpKind::Register || !register.is_gpr64() {
+        return None;
+    }
+    let immediate = instruction.op_count() > 1
+        && matches!(instruction.op1_kind(), OpKind::Immediate8to64 | OpKind::Immediate32to64);
+    let by = match instruction.mnemonic() {
+        Mnemonic::Add if immediate => instruction.immediate(1) as i64,
+        Mnemonic::Sub if immediate => (instruction.immediate(1) as i64).checked_neg()?,
+        Mnemonic::Inc => 1,
+        Mnemonic::Dec => -1,
+        Mnemonic::Lea if instruction.memory_base() == register && instruction.memory_index() == Register::None => {
+            instruction.memory_displacement64() as i64
+        }
+        _ => return None,
+    };
+    (by.checked_abs()? <= MOST_CHANGE).then_some((register.number(), by))
+}
+
+/// The explicit access of an instruction and its implicit one to the stack, if it has them.
+fn accesses(instruction: &Instruction, selected: &Selected) -> [Option<(bool, Address, Operand)>; 2] {
+    let word = Operand { size: 8, write: false, alignment: 1 };
+    let stack = |disp, write| Some((true, Address::Computed(Computed { disp, ..STACK }), Operand { write, ..word }));
+    let implicit = match selected.kind {
+        Kind::Push | Kind::PushFlags | Kind::Call | Kind::CallIndirect => stack(-8, true),
+        Kind::Pop | Kind::Return => stack(0, false),
+        _ => None,
+    };
+    let explicit = match selected.kind {
+        Kind::Copy | Kind::JumpIndirect | Kind::Divide | Kind::Push | Kind::CallIndirect => {
+            selected.operand.and_then(|operand| Some((false, step::address(instruction)?, operand)))
+        }
+        Kind::Leave => {
+            let base = Some(home(usize::from(super::asm::RBP.0)));
+            Some((false, Address::Computed(Computed { base, ..STACK }), word))
+        }
+        _ => None,
+    };
+    [explicit, implicit]
+}
+
+#[cfg(test)]
+mod tests;
