@@ -4,6 +4,7 @@ use super::form::{Definition, Form, Place, Symbol, TlbEntry};
 use super::state::{Flags, State};
 use super::walk::{Checked, Proof, RSP, is_immediate, operand, operand_bytes};
 use super::words::{self, Field};
+use crate::translate::frame::at;
 use iced_x86::{Instruction, Mnemonic as M, OpAccess, OpKind, Register};
 
 impl Proof<'_> {
@@ -171,6 +172,10 @@ impl Proof<'_> {
     fn store(&mut self, instruction: &Instruction, state: &mut State) -> Option<()> {
         let at = self.frame_operand(instruction, state)?.value()?;
         let (at, bytes) = (i32::try_from(at).ok()?, instruction.memory_size().size());
+        if at == at::EXIT {
+            let known = instruction.mnemonic() == M::Mov && bytes == 4 && is_immediate(instruction.op1_kind());
+            state.exit = known.then(|| instruction.immediate(1) as u32);
+        }
         let word = Place::Word(at & !7);
         let form = match (instruction.mnemonic(), bytes) {
             (M::Mov, 8) if at % 8 == 0 => self.value(instruction, 1, state),

@@ -1,12 +1,13 @@
 //! Host code that must not pass.
 
-use super::walk::prove;
+use super::walk::{Made, prove};
 use super::words;
 use crate::harness::UserHarness;
 use crate::mmu::Entry;
 use crate::translate::frame::at;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
+use std::collections::BTreeMap;
 use std::mem::offset_of;
 
 /// What becomes of a block of ring 3 that these instructions end, but for the way out.
@@ -16,11 +17,12 @@ fn proved(emit: impl FnOnce(&mut CodeAssembler, CodeLabel) -> Result<(), IcedErr
     let mut out = a.create_label();
     emit(&mut a, out).unwrap();
     a.set_label(&mut out).unwrap();
+    a.mov(dword_ptr(rsp + at::EXIT), 1).unwrap();
     a.jmp(qword_ptr(rsp + at::LEAVE)).unwrap();
     let code = a.assemble(0).unwrap();
     let frame = harness.cpu().mmu.tlb.frame();
     // SAFETY: the frame lives as long as the harness, and no translated code runs.
-    prove(&code, &[0], true, unsafe { frame.as_ref() })
+    prove(Made { code: &code, entrances: &[0], user: true, resumes: BTreeMap::new() }, unsafe { frame.as_ref() })
 }
 
 fn tag(right: usize) -> i32 {

@@ -30,6 +30,8 @@ pub struct State {
     pub found: BTreeMap<(TlbEntry, Right), Found>,
     pub flags: Flags,
     pub version: Version,
+    /// The exit that is noted in the frame, if it is always the same.
+    pub exit: Option<u32>,
     /// A way may lead here.
     pub reachable: bool,
 }
@@ -42,6 +44,7 @@ impl State {
             found: BTreeMap::new(),
             flags: Flags::Unknown,
             version: Version::Entry,
+            exit: None,
             reachable: true,
         }
     }
@@ -68,6 +71,20 @@ impl State {
             || self.found.values().any(|found| found.of.mentions(symbol))
     }
 
+    /// Places that hold what they did on one of the ways that meet at offset `at`.
+    pub fn joined(&self, at: u32) -> impl Iterator<Item = Place> {
+        let registers = self.registers.iter().enumerate().map(|(n, form)| (Place::Register(n as u8), form));
+        let words = self.words.iter().map(|(&word, form)| (Place::Word(word), form));
+        let is = move |place, form: &Form| matches!(form.symbol(), Some(Symbol::Join(of, in_place, _)) if of == at && in_place == place);
+        registers.chain(words).filter(move |&(place, form)| is(place, form)).map(|(place, _)| place)
+    }
+
+    /// A place may hold anything at offset `at`.
+    pub fn forget(&mut self, place: Place, at: u32, symbols: &Symbols) {
+        let secret = symbols.is_secret(&self.get(place));
+        self.set(place, Symbol::Join(at, place, secret).into());
+    }
+
     /// Makes this what is known if `other` may be the state as well, at offset `at`.
     pub fn join(&mut self, other: &Self, at: u32, symbols: &Symbols) {
         let words = self.words.keys().chain(other.words.keys()).map(|&word| Place::Word(word));
@@ -89,6 +106,9 @@ impl State {
         });
         if self.flags != other.flags {
             self.flags = Flags::Unknown;
+        }
+        if self.exit != other.exit {
+            self.exit = None;
         }
         if self.version != other.version {
             self.version = Version::Join(at);

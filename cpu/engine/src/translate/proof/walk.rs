@@ -23,9 +23,10 @@ pub struct Proof<'a> {
     /// The code is for ring 3.
     pub user: bool,
     pub frame: &'a Frame,
+    resumes: BTreeMap<u32, (u32, Instruction)>,
     pub symbols: Symbols,
     pub info: InstructionInfoFactory,
-    /// Where loops begin.
+    /// Where the TLB may be what it was at more than one earlier place: loops begin there.
     heads: BTreeSet<u32>,
     /// Where ways meet or begin: states are kept of these alone.
     targets: BTreeSet<u32>,
@@ -33,16 +34,29 @@ pub struct Proof<'a> {
     /// What the code at each offset begins with, by where the way there comes from.
     ways: BTreeMap<u32, BTreeMap<u32, State>>,
     states: BTreeMap<u32, State>,
-    open: Vec<u32>,
+    open: BTreeSet<u32>,
+    /// Places that more than one value may be in where ways meet.
+    joined: BTreeSet<(u32, Place)>,
     /// Accesses to guest memory that were found safe, with repetitions.
     pub accesses: usize,
 }
 
 pub type Checked<T = ()> = Result<T, String>;
 
+/// A block's host code, and what belongs to it.
+pub struct Made<'a> {
+    pub code: &'a [u8],
+    pub entrances: &'a [u32],
+    /// For ring 3.
+    pub user: bool,
+    /// Where the code may be entered again behind a guest's instruction that the interpreter has run, by the exit.
+    pub resumes: BTreeMap<u32, (u32, Instruction)>,
+}
+
 /// Proves of all code that is reached from `entrances` what [`super`] says. Gives how many accesses to guest memory there
 /// are.
-pub fn prove(code: &[u8], entrances: &[u32], user: bool, frame: &Frame) -> Checked<usize> {
+pub fn prove(made: Made<'_>, frame: &Frame) -> Checked<usize> {
+    let Made { code, entrances, user, resumes } = made;
     let mut instructions = BTreeMap::new();
     for instruction in Decoder::with_ip(64, code, 0, DecoderOptions::NONE) {
         if instruction.is_invalid() {
@@ -55,7 +69,8 @@ pub fn prove(code: &[u8], entrances: &[u32], user: bool, frame: &Frame) -> Check
     let targets: Vec<u32> = instructions.values().map(|instruction| instruction.near_branch_target() as u32).collect();
     let mut proof = Proof {
         heads: back.map(|instruction| instruction.near_branch_target() as u32).collect(),
-        targets: entrances.iter().copied().chain(targets).collect(),
+        targets: entrances.iter().copied().chain(targets).chain(resumes.values().map(|(at, _)| *at)).collect(),
+        resumes,
         reached: BTreeSet::new(),
         code: instructions,
         user,
@@ -64,16 +79,17 @@ pub fn prove(code: &[u8], entrances: &[u32], user: bool, frame: &Frame) -> Check
         info: InstructionInfoFactory::new(),
         ways: BTreeMap::new(),
         states: BTreeMap::new(),
-        open: Vec::new(),
+        open: BTreeSet::new(),
+        joined: BTreeSet::new(),
         accesses: 0,
     };
     for &entrance in entrances {
         proof.arrive(OUTSIDE, entrance.into(), State::at_entrance())?;
     }
     let mut steps = 0;
-    while let Some(at) = proof.open.pop() {
+    while let Some(at) = proof.open.pop_first() {
         steps += 1;
-        if steps > 100 * proof.code.len() {
+        if steps > 1000 * proof.code.len() {
             return Err("no end of looking at the code".to_owned());
         }
         let Some(state) = proof.states.get(&at).cloned() else { continue };
@@ -95,26 +111,53 @@ impl Proof<'_> {
 
     /// The code at `from` goes on at `to` in this state.
     fn arrive(&mut self, from: u32, to: u64, state: State) -> Checked {
+        if state.get(Place::Register(RSP)) != Form::entry(Place::Register(RSP)) {
+            return Err("a way with something on the stack".to_owned());
+        }
         if !state.reachable {
             return Ok(());
         }
         let at = u32::try_from(to).ok().filter(|at| self.code.contains_key(at));
         let Some(at) = at else { return Err(format!("a way leads to {to:#x}, where no instruction begins")) };
-        let ways = self.ways.entry(at).or_default();
-        ways.insert(from, state);
-        let mut all = ways.values();
-        let Some(mut state) = all.next().cloned() else { return Ok(()) };
+        self.ways.entry(at).or_default().insert(from, state);
+        self.settle(at);
+        Ok(())
+    }
+
+    /// Finds out what is known at `at`, whichever way led there.
+    fn settle(&mut self, at: u32) {
+        let mut all = self.ways.get(&at).into_iter().flat_map(BTreeMap::values);
+        let Some(mut state) = all.next().cloned() else { return };
         all.for_each(|other| state.join(other, at, &self.symbols));
+        for &(_, place) in self.joined.range((at, Place::Register(0))..(at + 1, Place::Register(0))) {
+            state.forget(place, at, &self.symbols);
+        }
         if self.heads.contains(&at) {
             state.version = Version::Join(at);
         }
+        let new = state.joined(at).filter(|&place| !self.joined.contains(&(at, place))).collect::<Vec<_>>();
+        let turns = state.version == Version::Join(at) && self.heads.insert(at);
         if self.states.get(&at) != Some(&state) {
             self.states.insert(at, state);
-            if !self.open.contains(&at) {
-                self.open.push(at);
+            self.open.insert(at);
+        }
+        if turns || !new.is_empty() {
+            self.joined.extend(new.into_iter().map(|place| (at, place)));
+            self.look_again_behind(at);
+        }
+    }
+
+    /// Forgets what was concluded from more than is now known at `at`: in a loop it would confirm itself.
+    fn look_again_behind(&mut self, at: u32) {
+        let mut left = Vec::new();
+        for (&later, ways) in self.ways.range_mut(at + 1..) {
+            ways.retain(|&from, _| from == OUTSIDE || from < at);
+            self.states.remove(&later);
+            if !ways.is_empty() {
+                left.push(later);
             }
         }
-        Ok(())
+        left.into_iter().for_each(|later| self.settle(later));
     }
 
     /// Goes on from `at` up to where ways meet.
@@ -153,6 +196,9 @@ impl Proof<'_> {
             }
             other => return Err(format!("control flow of kind {other:?}")),
         }
+        if self.stack(instruction, &mut state)? {
+            return Ok(Some(state));
+        }
         let memory = self.info.info(instruction).used_memory().to_vec();
         for used in &memory {
             if !matches!(used.access(), OpAccess::None | OpAccess::NoMemAccess) {
@@ -161,6 +207,22 @@ impl Proof<'_> {
         }
         self.execute(instruction, &mut state)?;
         Ok(Some(state))
+    }
+
+    /// Flags are read by way of the stack: PUSHF and POP, one behind the other.
+    fn stack(&mut self, instruction: &Instruction, state: &mut State) -> Checked<bool> {
+        let (rsp, empty) = (Place::Register(RSP), Form::entry(Place::Register(RSP)));
+        match instruction.code() {
+            Code::Pushfq if state.get(rsp) == empty => state.set(rsp, empty.add(-8)),
+            Code::Pop_r64 if state.get(rsp) == empty.add(-8) => {
+                self.result(instruction, state, Place::Register(instruction.op0_register().number() as u8), false)?;
+                state.set(rsp, empty);
+            }
+            Code::Pushfq | Code::Pop_r64 => return Err("the stack".to_owned()),
+            _ if state.get(rsp) != empty => return Err("an instruction with something on the stack".to_owned()),
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     // Control flow.
@@ -206,7 +268,11 @@ impl Proof<'_> {
         self.check_registers(state)?;
         let at = self.frame_operand(instruction, state).ok_or("a jump to what is not in the frame")?;
         if at.value() == Some(at::LEAVE as u64) {
-            return Ok(());
+            let exit = state.exit.ok_or("a way out without an exit")?;
+            return match self.resumes.get(&exit).copied() {
+                Some((at, interpreted)) => self.resume(at, &interpreted, instruction, state.clone()),
+                None => Ok(()),
+            };
         }
         let table = words::jumps(self.user);
         let (low, high) = self.symbols.range(&at).ok_or("a jump to what lies anywhere")?;
@@ -215,6 +281,37 @@ impl Proof<'_> {
             return Ok(());
         }
         Err("a jump by what is not in the jump table".to_owned())
+    }
+
+    /// The interpreter runs an instruction of the guest's, and the code goes on at `at`. Paging stays as it is.
+    fn resume(&mut self, at: u32, interpreted: &Instruction, by: &Instruction, mut state: State) -> Checked {
+        let moved = interpreted.stack_pointer_increment();
+        let explicit = (0..interpreted.op_count()).any(|n| {
+            interpreted.op_kind(n) == OpKind::Register && interpreted.op_register(n).full_register() == Register::RSP
+        });
+        let written: Vec<usize> = (self.info.info(interpreted).used_registers().iter())
+            .filter(|used| !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None))
+            .filter(|used| used.register().is_gpr())
+            .map(|used| used.register().full_register().number())
+            .collect();
+        for number in written {
+            let place = words::home(number);
+            if number == usize::from(RSP) && moved != 0 && !explicit {
+                let new = state.get(place).add(moved.into());
+                state.set(place, new);
+            } else {
+                self.result(by, &mut state, place, false)?;
+            }
+        }
+        for segment in [at::FS_BASE, at::GS_BASE] {
+            self.result(by, &mut state, Place::Word(segment), false)?;
+        }
+        for scratch in [10, 11] {
+            self.result(by, &mut state, Place::Register(scratch), true)?;
+        }
+        state.flags = Flags::Unknown;
+        state.version = Version::Call(by.ip() as u32);
+        self.arrive(by.ip() as u32, at.into(), state)
     }
 
     fn call(&mut self, instruction: &Instruction, state: &mut State) -> Checked {
@@ -277,6 +374,10 @@ impl Proof<'_> {
             let range = low..high + bytes;
             let allowed = if write { words::may_write(&range) } else { words::may_read(&range) };
             return if allowed { Ok(()) } else { Err(format!("an access to bytes {range:x?} of the frame")) };
+        }
+        if let Some(field) = in_cpu(&address) {
+            let allowed = words::of_cpu(field, bytes, write, self.user);
+            return if allowed { Ok(()) } else { Err(format!("an access to {field:?} of the CPU")) };
         }
         self.check_guest_access(&address, bytes, write, state)?;
         if write && self.reads_secret(instruction, state) {
@@ -363,6 +464,12 @@ fn in_frame(address: &Form) -> Option<Form> {
     (address.terms.iter().any(|&(symbol, factor)| symbol == frame && factor == 1)).then_some(at)
 }
 
+/// The offset in the CPU, if an address is one.
+fn in_cpu(address: &Form) -> Option<i64> {
+    let cpu = Symbol::Entry(Place::Word(at::CPU));
+    address.minus(&cpu.into()).value().map(|offset| offset as i64)
+}
+
 pub fn is_immediate(kind: OpKind) -> bool {
     use OpKind as K;
     matches!(
@@ -415,7 +522,9 @@ fn permitted(instruction: &Instruction) -> Checked {
         let register = instruction.op_register(n);
         instruction.op_kind(n) == OpKind::Register && register.is_gpr() && register.full_register() == Register::RSP
     });
-    if stack || (instruction.is_stack_instruction() && instruction.flow_control() == FlowControl::Next) {
+    let flags = matches!(instruction.code(), Code::Pushfq | Code::Pop_r64);
+    let of_stack = instruction.is_stack_instruction() && instruction.flow_control() == FlowControl::Next;
+    if stack || (of_stack && !flags) {
         return Err("the frame's register is an operand".to_owned());
     }
     Ok(())

@@ -1,13 +1,17 @@
 //! What translated code may do with the words of its frame.
 
 use super::form::{Place, Right};
+use crate::cpu::{Cpu, seg};
 use crate::mmu::{ENTRIES, Entry, Privilege};
 use crate::translate::frame::{Code, Frame, JUMPS, WORDS, at};
+use motu_x86::Segment;
 use std::mem::{offset_of, size_of};
 use std::ops::Range;
 
 /// Words that code writes, with their bytes.
-const WRITTEN: [(i32, i32); 10] = [
+const WRITTEN: [(i32, i32); 11] = [
+    // SWAPGS.
+    (at::GS_BASE, 8),
     (at::R9, 8),
     (at::R10, 8),
     (at::R11, 8),
@@ -58,9 +62,39 @@ pub fn of_guest() -> impl Iterator<Item = Place> {
 
 /// Whether a word is a mask that was written once and for all.
 pub fn is_mask(word: i32) -> bool {
-    const MASKS: [i32; 7] =
-        [at::TLB_BITS, at::PAGE_BITS, at::JUMP_BITS, at::LOWER_UNIT, at::UPPER_UNIT, at::LOW_4, at::LOW_5];
+    const MASKS: [i32; 8] = [
+        at::ARITHMETIC,
+        at::TLB_BITS,
+        at::PAGE_BITS,
+        at::JUMP_BITS,
+        at::LOWER_UNIT,
+        at::UPPER_UNIT,
+        at::LOW_4,
+        at::LOW_5,
+    ];
     MASKS.contains(&word)
+}
+
+/// Where translated code has general register `number` of the guest.
+pub fn home(number: usize) -> Place {
+    match number {
+        4 => Place::Register(9),
+        9 => Place::Word(at::R9),
+        10 => Place::Word(at::R10),
+        11 => Place::Word(at::R11),
+        _ => Place::Register(number as u8),
+    }
+}
+
+/// Whether code may read, or write, so many bytes of the CPU.
+pub fn of_cpu(offset: i64, bytes: i64, write: bool, user: bool) -> bool {
+    const BASES: usize = offset_of!(Cpu, bases) + seg::GS * size_of::<u64>();
+    const SEGMENT: usize = offset_of!(Cpu, segments) + seg::GS * size_of::<Segment>() + offset_of!(Segment, base);
+    let is = |field: usize, length: i64| offset == field as i64 && bytes == length;
+    // RFLAGS but for the arithmetic flags; whether events wait; and for SWAPGS, which ring 3 has not.
+    is(offset_of!(Cpu, system_flags), 8)
+        || (is(offset_of!(Cpu, alerts), 1) && !write)
+        || (!user && (is(offset_of!(Cpu, msrs.kernel_gs_base), 8) || is(BASES, 8) || is(SEGMENT, 8)))
 }
 
 /// Bytes of an entry.
