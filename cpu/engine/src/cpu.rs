@@ -328,7 +328,7 @@ impl Cpu {
         let changed = new ^ self.system_flags;
         self.system_flags = new;
         if changed & rflags::AC != 0 {
-            self.mode_changed();
+            self.privilege_changed();
         }
     }
 
@@ -441,7 +441,22 @@ impl Cpu {
         });
     }
 
+    /// The same where nothing has changed but CPL, RFLAGS.AC, CS and SS: from 64-bit code to 64-bit code little depends
+    /// on them.
+    #[inline(always)]
+    pub fn privilege_changed(&mut self) {
+        let long = self.long_mode() && self.segments[seg::CS].attributes & Segment::L != 0;
+        if !long || self.code_size != CodeSize::Bits64 {
+            self.mode_changed();
+            return;
+        }
+        self.key = CodeSize::Bits64 as u32 | self.key_of_privilege();
+        self.guards = self.key & (key::ALIGN | key::WATCH) != 0;
+        self.mmu.set_privilege(self.data_privilege());
+    }
+
     /// With whose rights the program accesses memory.
+    #[inline(always)]
     fn data_privilege(&self) -> Privilege {
         match self.privilege_at(self.cpl) {
             Privilege::SupervisorWithUser if self.cr4 & cr4::SMAP == 0 => Privilege::Supervisor,
@@ -456,15 +471,20 @@ impl Cpu {
             limit == u32::MAX && attributes & (Segment::UNUSABLE | Segment::S | 0b1110) == Segment::S | 0b0010
         };
         let segmented = !bits64 && ![seg::ES, seg::SS, seg::DS].into_iter().all(whole);
-        let align = self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.system_flags & rflags::AC != 0;
         let code_limit = !bits64 && self.segments[seg::CS].limit != u32::MAX;
         let bit = |on: bool, bit: u32| if on { bit } else { 0 };
         self.code_size as u32
             | bit(segmented, key::SEGMENTED)
-            | bit(align, key::ALIGN)
-            | bit(self.watches_data, key::WATCH)
             | bit(code_limit, key::CODE_LIMIT)
-            | bit(self.cpl == 3, key::USER)
+            | self.key_of_privilege()
+    }
+
+    /// The key's bits that code of every size has.
+    #[inline(always)]
+    fn key_of_privilege(&self) -> u32 {
+        let align = self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.system_flags & rflags::AC != 0;
+        let bit = |on: bool, bit: u32| if on { bit } else { 0 };
+        bit(align, key::ALIGN) | bit(self.watches_data, key::WATCH) | bit(self.cpl == 3, key::USER)
     }
 
     /// Linear address of offset `rip` in the code segment.

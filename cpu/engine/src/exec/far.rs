@@ -21,7 +21,7 @@ impl Cpu {
         segment.attributes |= 1;
         self.segments[seg::CS] = segment;
         self.cpl = cpl;
-        self.mode_changed();
+        self.privilege_changed();
     }
 
     /// Whether `target` may be jumped to in the code segment `descriptor`.
@@ -161,6 +161,7 @@ impl Cpu {
     /// Segments that the outer privilege may not see become null (SDM vol. 3, 5.8.6). A null selector
     /// loses its RPL; FS and GS keep their base, as processors do though no manual says so.
     fn drop_inner_segments(&mut self) {
+        let mut dropped = false;
         for index in [seg::ES, seg::DS, seg::FS, seg::GS] {
             let segment = &mut self.segments[index];
             if segment.selector & !3 == 0 {
@@ -170,7 +171,11 @@ impl Cpu {
             let conforming = segment.kind() & 0b1100 == 0b1100;
             if !conforming && segment.dpl() < self.cpl && segment.attributes & Segment::UNUSABLE == 0 {
                 *segment = Segment::null();
+                dropped = true;
             }
+        }
+        if dropped {
+            self.mode_changed();
         }
     }
 
@@ -210,7 +215,6 @@ impl Cpu {
         }
         if outward {
             self.drop_inner_segments();
-            self.mode_changed();
         }
         self.rip = offset;
         Ok(Flow::Jump)

@@ -27,7 +27,7 @@ impl Cpu {
         self.segments[seg::CS] = code;
         self.segments[seg::SS] = stack;
         self.cpl = cpl;
-        self.mode_changed();
+        self.privilege_changed();
     }
 }
 

@@ -67,10 +67,14 @@ fn requested(cpu: &mut Cpu, supervisor: bool) -> Faulting<u64> {
     Ok(requested & cpu.xcr0)
 }
 
+/// Ranges of an image at most: x87 in two, MXCSR, XMM, the upper halves of YMM, and the header.
+const PIECES: usize = 6;
+
 /// What goes into the guest's area: ranges of an image, and PKRU. It is written all or not at all.
 struct Saved {
     image: [u8; XSAVE_SIZE],
-    ranges: Vec<Range<usize>>,
+    ranges: [Range<usize>; PIECES],
+    count: usize,
     /// PKRU's component, and where it goes.
     pkru: Option<(usize, [u8; PKRU_SIZE])>,
 }
@@ -80,8 +84,16 @@ impl Saved {
     fn new(cpu: &Cpu, features: u64, wide: bool) -> Self {
         let mut image = [0; XSAVE_SIZE];
         let ranges = native::xsave_image(&cpu.fpu, features & !xcr0::PKRU, form(cpu, wide), &mut image);
-        let ranges = ranges.filter(|range| !(XsaveArea::XSTATE_BV..EXTENDED).contains(&range.start)).collect();
-        Self { image, ranges, pkru: None }
+        let mut saved = Self { image, ranges: [const { 0..0 }; PIECES], count: 0, pkru: None };
+        ranges.filter(|range| !(XsaveArea::XSTATE_BV..EXTENDED).contains(&range.start)).for_each(|r| saved.add(r));
+        saved
+    }
+
+    fn add(&mut self, range: Range<usize>) {
+        if let Some(next) = self.ranges.get_mut(self.count) {
+            *next = range;
+            self.count += 1;
+        }
     }
 
     /// Adds XSTATE_BV, and XCOMP_BV if there is one.
@@ -92,7 +104,7 @@ impl Saved {
                 target.copy_from_slice(&word.to_le_bytes());
             }
         }
-        self.ranges.push(range);
+        self.add(range);
         self
     }
 
@@ -102,11 +114,14 @@ impl Saved {
     }
 
     fn store(&self, cpu: &mut Cpu, area: u64) -> Faulting<()> {
-        let vectors = self.ranges.iter().filter_map(|range| Some((range.start, self.image.get(range.clone())?)));
+        let ranges = self.ranges.iter().take(self.count).filter(|range| !range.is_empty());
+        let vectors = ranges.filter_map(|range| Some((range.start, self.image.get(range.clone())?)));
         let pkru = self.pkru.iter().map(|(offset, bytes)| (*offset, bytes.as_slice()));
         let pieces = vectors.chain(pkru).map(|(offset, bytes)| (area.wrapping_add(offset as u64), bytes));
-        for (address, bytes) in pieces.clone() {
-            cpu.check_write(address, bytes.len() as u64)?;
+        if !cpu.store_cannot_fault(area, XSAVE_SIZE as u64) || self.pkru.is_some() {
+            for (address, bytes) in pieces.clone() {
+                cpu.check_write(address, bytes.len() as u64)?;
+            }
         }
         for (address, bytes) in pieces {
             cpu.write_bytes(address, bytes)?;
@@ -137,7 +152,7 @@ fn xsavec<const WIDE: bool, const SUPERVISOR: bool>(cpu: &mut Cpu, op: &Op) -> D
     let present = features & cpu.components_in_use();
     let mut saved = Saved::new(cpu, present, WIDE);
     if present & xcr0::SSE == 0 {
-        saved.ranges.retain(|range| range.start != MXCSR);
+        saved.ranges.iter_mut().filter(|range| range.start == MXCSR).for_each(|range| *range = 0..0);
     }
     if present & xcr0::PKRU != 0 {
         saved.pkru(cpu.pkru, compacted_pkru(features));

@@ -124,7 +124,33 @@ impl Cpu {
         self.check_write_as(address, bytes, Privilege::Supervisor)
     }
 
+    /// Where the TLB has `bytes` bytes at `address`, if they lie in one page and `access` to them is known to be allowed
+    /// with the rights of `privilege`. A place to write to holds no decoded code.
+    #[inline(always)]
+    fn known(&self, address: u64, bytes: u64, access: Access, privilege: Privilege) -> Option<*mut u8> {
+        let entry = self.mmu.tlb.entry_of(self.mmu.control.effective(privilege), address);
+        let tag = match access {
+            Access::Read => entry.read,
+            Access::Write => entry.write,
+            Access::Execute => entry.exec,
+        };
+        if bytes.wrapping_sub(1) < PAGE { entry.lookup(tag, address, bytes) } else { None }
+    }
+
+    #[inline(always)]
     fn read_bytes_as(&mut self, address: u64, out: &mut [u8], privilege: Privilege) -> Faulting<()> {
+        match self.known(address, out.len() as u64, Access::Read, privilege) {
+            Some(host) => {
+                // SAFETY: the TLB has that many bytes of mapped guest RAM there.
+                unsafe { std::ptr::copy_nonoverlapping(host, out.as_mut_ptr(), out.len()) };
+                Ok(())
+            }
+            None => self.read_pages(address, out, privilege),
+        }
+    }
+
+    #[inline(never)]
+    fn read_pages(&mut self, address: u64, out: &mut [u8], privilege: Privilege) -> Faulting<()> {
         self.check_canonical(address, out.len() as u64)?;
         let mut done = 0;
         while done < out.len() {
@@ -143,7 +169,20 @@ impl Cpu {
         Ok(())
     }
 
+    #[inline(always)]
     pub fn write_bytes_as(&mut self, address: u64, data: &[u8], privilege: Privilege) -> Faulting<()> {
+        match self.known(address, data.len() as u64, Access::Write, privilege) {
+            Some(host) => {
+                // SAFETY: the TLB has that many writable bytes of mapped guest RAM there.
+                unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), host, data.len()) };
+                Ok(())
+            }
+            None => self.write_pages(address, data, privilege),
+        }
+    }
+
+    #[inline(never)]
+    fn write_pages(&mut self, address: u64, data: &[u8], privilege: Privilege) -> Faulting<()> {
         self.check_canonical(address, data.len() as u64)?;
         if (address & PAGE_MASK) + data.len() as u64 > PAGE {
             self.translate_both(address, Access::Write, privilege)?;
@@ -181,6 +220,9 @@ impl Cpu {
     }
 
     fn check_pages(&mut self, address: u64, bytes: u64, access: Access, privilege: Privilege) -> Faulting<()> {
+        if self.known(address, bytes, access, privilege).is_some() {
+            return Ok(());
+        }
         self.check_canonical(address, bytes)?;
         if (address & PAGE_MASK) + bytes > PAGE {
             self.translate_both(address, access, privilege)
@@ -199,9 +241,18 @@ impl Cpu {
 
     /// The host pointer and number of bytes (at most `bytes`, never across the page) for a run of
     /// plain RAM at `address`, or `None` if a device or decoded code is there.
+    #[inline(always)]
     pub fn span(&mut self, address: u64, bytes: u64, access: Access) -> Faulting<Option<(*mut u8, u64)>> {
-        self.check_canonical(address, 1)?;
         let room = (PAGE - (address & PAGE_MASK)).min(bytes);
+        match self.known(address, room, access, self.mmu.control.privilege) {
+            Some(host) => Ok(Some((host, room))),
+            None => self.span_of_page(address, room, access),
+        }
+    }
+
+    #[inline(never)]
+    fn span_of_page(&mut self, address: u64, room: u64, access: Access) -> Faulting<Option<(*mut u8, u64)>> {
+        self.check_canonical(address, 1)?;
         Ok(match self.translate(address, access, self.mmu.control.privilege)? {
             Target::Ram { host, physical } if access != Access::Write || !self.mmu.ram.is_code(physical) => {
                 Some((host, room))
@@ -243,17 +294,16 @@ impl Cpu {
 
     /// Finds the page, by the TLB or by a walk that fills it.
     fn translate(&mut self, address: u64, access: Access, privilege: Privilege) -> Faulting<Target> {
-        if privilege == self.mmu.control.privilege {
-            let entry = self.mmu.tlb.entry(address);
-            let tag = match access {
-                Access::Read => entry.read,
-                Access::Write => entry.write,
-                Access::Execute => entry.exec,
-            };
-            if let Some(host) = entry.lookup(tag, address, 1) {
-                return Ok(Target::Ram { host, physical: self.mmu.tlb.info(address).physical | (address & PAGE_MASK) });
-            }
+        let privilege = self.mmu.control.effective(privilege);
+        if let Some(host) = self.known(address, 1, access, privilege) {
+            let physical = self.mmu.tlb.info_of(privilege, address).physical | (address & PAGE_MASK);
+            return Ok(Target::Ram { host, physical });
         }
+        self.walk_and_fill(address, access, privilege)
+    }
+
+    /// What [`Cpu::translate`] does where the TLB does not help.
+    fn walk_and_fill(&mut self, address: u64, access: Access, privilege: Privilege) -> Faulting<Target> {
         self.mmu.misses += 1;
         match self.mmu.walk(address, access, privilege) {
             Ok(page) => Ok(self.fill(address, page, privilege)),
@@ -280,22 +330,20 @@ impl Cpu {
         let Some(host) = self.mmu.ram.page(page.physical) else {
             return Target::Device { physical };
         };
-        if privilege == self.mmu.control.privilege {
-            let linear = address & !PAGE_MASK;
-            let writable = page.writable && page.dirty && !self.mmu.ram.is_code(page.physical);
-            let none = !linear;
-            let entry = Entry {
-                read: if page.readable { linear } else { none },
-                write: if writable { linear } else { none },
-                exec: if page.executable { linear } else { none },
-                addend: Entry::addend(host, linear),
-            };
-            let info = PageInfo { physical: page.physical, global: page.global };
-            if page.large {
-                self.mmu.note_large(address);
-            }
-            self.mmu.tlb.fill(address, entry, info);
+        let linear = address & !PAGE_MASK;
+        let writable = page.writable && page.dirty && !self.mmu.ram.is_code(page.physical);
+        let none = !linear;
+        let entry = Entry {
+            read: if page.readable { linear } else { none },
+            write: if writable { linear } else { none },
+            exec: if page.executable { linear } else { none },
+            addend: Entry::addend(host, linear),
+        };
+        let info = PageInfo { physical: page.physical, global: page.global };
+        if page.large {
+            self.mmu.note_large(address);
         }
+        self.mmu.tlb.fill(privilege, address, entry, info);
         // SAFETY: a page of RAM is 4096 bytes.
         let host = unsafe { host.add((address & PAGE_MASK) as usize) };
         Target::Ram { host, physical }

@@ -73,6 +73,13 @@ impl Mmu {
         }
     }
 
+    /// The program's privilege alone has changed.
+    #[inline(always)]
+    pub fn set_privilege(&mut self, privilege: Privilege) {
+        self.control.privilege = privilege;
+        self.tlb.select(privilege);
+    }
+
     /// CR3 was written: everything but global pages goes (SDM vol. 3, 4.10.4.1).
     pub fn set_root(&mut self, root: u64) {
         self.control.root = root;
@@ -130,7 +137,7 @@ mod tests {
         let fill = |mmu: &mut Mmu| {
             let addend = Entry::addend(host, piece);
             let entry = Entry { read: piece, write: piece, exec: piece, addend };
-            mmu.tlb.fill(piece, entry, PageInfo::default());
+            mmu.tlb.fill(Privilege::Supervisor, piece, entry, PageInfo::default());
         };
         fill(&mut mmu);
         mmu.flush_page(piece - 2 * PAGE);

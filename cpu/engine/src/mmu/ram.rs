@@ -1,7 +1,14 @@
 //! Guest RAM as the CPU reaches it: host pointers, and which pages hold decoded code.
 
 use super::{PAGE, PAGE_MASK};
-use motu_memory::{GuestRam, PageTracker};
+use motu_memory::{GuestRam, PageTracker, RamRegion};
+
+/// Asks the host for large pages, so that guest addresses cost fewer misses of the host's TLB. A hint: without them all
+/// works too.
+fn prefer_large_pages(host: *mut u8, bytes: u64) {
+    // SAFETY: the range is one mapping, and the advice changes nothing of what it holds.
+    let _ = unsafe { libc::madvise(host.cast(), bytes as usize, libc::MADV_HUGEPAGE) };
+}
 
 #[derive(Debug)]
 struct Region {
@@ -25,12 +32,15 @@ unsafe impl Send for RamMap {}
 
 impl RamMap {
     pub fn new(ram: GuestRam) -> Self {
-        let regions =
-            ram.regions().map(|r| Region { start: r.start.0, len: r.len, host: r.host, tracker: r.tracker }).collect();
+        let region = |r: RamRegion| {
+            prefer_large_pages(r.host, r.len);
+            Region { start: r.start.0, len: r.len, host: r.host, tracker: r.tracker }
+        };
+        let regions = ram.regions().map(region).collect();
         Self { regions, ram }
     }
 
-    #[inline]
+    #[inline(always)]
     fn region(&self, physical: u64) -> Option<(&Region, u64)> {
         self.regions.iter().find_map(|r| {
             let offset = physical.wrapping_sub(r.start);
@@ -39,6 +49,7 @@ impl RamMap {
     }
 
     /// Where the host has the page that holds `physical`, if it is RAM.
+    #[inline]
     pub fn page(&self, physical: u64) -> Option<*mut u8> {
         let (region, offset) = self.region(physical & !PAGE_MASK)?;
         // SAFETY: a region is whole pages, and `offset` lies inside it.
@@ -56,6 +67,14 @@ impl RamMap {
         Some(unsafe { page.add(within as usize).cast::<[u8; N]>().read_unaligned() })
     }
 
+    /// Reads the paging-structure entry at `physical`, a multiple of 8.
+    #[inline(always)]
+    pub fn quad(&self, physical: u64) -> Option<u64> {
+        let (region, offset) = self.region(physical & !7)?;
+        // SAFETY: a region is whole pages, and the aligned offset lies inside it.
+        Some(unsafe { region.host.add(offset as usize).cast::<u64>().read() })
+    }
+
     /// Sets bits of the naturally aligned 8-byte or 4-byte paging entry at `physical`, atomically as the
     /// processor does (SDM vol. 3, 4.8). Only the low byte carries A and D.
     pub fn set_bits(&self, physical: u64, bits: u8) {
@@ -66,6 +85,7 @@ impl RamMap {
         }
     }
 
+    #[inline]
     pub fn is_code(&self, physical: u64) -> bool {
         self.region(physical).is_some_and(|(r, offset)| r.tracker.is_code(offset / PAGE))
     }

@@ -113,15 +113,26 @@ impl Tlb {
         &self.entries()[(index_of(address) | self.selected) & (ALL - 1)]
     }
 
+    /// The same in the array of `privilege`, which need not be the program's.
+    #[inline(always)]
+    pub fn entry_of(&self, privilege: Privilege, address: u64) -> &Entry {
+        &self.entries()[(index_of(address) | (privilege as usize * ENTRIES)) & (ALL - 1)]
+    }
+
     /// What is known of the page in the entry that would hold `address`.
     pub fn info(&self, address: u64) -> PageInfo {
         self.info[(index_of(address) | self.selected) & (ALL - 1)]
     }
 
-    /// Puts the translation of the page at `address` in. Tags that are not that page are made to
-    /// match nothing.
-    pub fn fill(&mut self, address: u64, new: Entry, info: PageInfo) {
-        let index = index_of(address) | self.selected;
+    /// The same in the array of `privilege`.
+    pub fn info_of(&self, privilege: Privilege, address: u64) -> PageInfo {
+        self.info[(index_of(address) | (privilege as usize * ENTRIES)) & (ALL - 1)]
+    }
+
+    /// Puts the translation of the page at `address` into the array of `privilege`. Tags that are not that page are
+    /// made to match nothing.
+    pub fn fill(&mut self, privilege: Privilege, address: u64, new: Entry, info: PageInfo) {
+        let index = index_of(address) | (privilege as usize * ENTRIES);
         let page = address & !PAGE_MASK;
         let mut entry = new;
         for tag in [&mut entry.read, &mut entry.write, &mut entry.exec] {
@@ -250,7 +261,7 @@ mod tests {
         let address = 0xffff_8000_1234_5000;
         let host = page.as_mut_ptr();
         let filled = Entry { read: address, write: 0, exec: 0, addend: Entry::addend(host, address) };
-        tlb.fill(address, filled, PageInfo { physical: 0x5000, global: true });
+        tlb.fill(Privilege::Supervisor, address, filled, PageInfo { physical: 0x5000, global: true });
         let entry = *tlb.entry(address + 8);
         assert_eq!(entry.lookup(entry.read, address + 4088, 8), Some(host.wrapping_add(4088)));
         assert_eq!(entry.lookup(entry.read, address + 4089, 8), None);

@@ -54,6 +54,16 @@ impl Control {
         let neutral = |c: &Control| Control { privilege: Privilege::Supervisor, root: 0, directories: [0; 4], ..*c };
         neutral(self) == neutral(other)
     }
+
+    /// Of privileges that have the same rights, the one whose array of the TLB serves both: without SMAP all of
+    /// supervisor mode may access user pages.
+    #[inline(always)]
+    pub fn effective(&self, privilege: Privilege) -> Privilege {
+        match privilege {
+            Privilege::SupervisorWithUser if !self.smap => Privilege::Supervisor,
+            privilege => privilege,
+        }
+    }
 }
 
 /// A translated page.
@@ -249,8 +259,9 @@ impl Mmu {
     }
 
     /// An 8-byte entry; where there is no RAM, zero: not present.
+    #[inline(always)]
     fn entry(&self, at: u64) -> u64 {
-        self.ram.read::<8>(at).map_or(0, u64::from_le_bytes)
+        self.ram.quad(at).unwrap_or(0)
     }
 }
 
