@@ -19,6 +19,8 @@ pub const REPNE: u8 = 2;
 
 /// Elements of one piece, so that an interrupt never waits longer than this takes.
 const PIECE: u64 = 4096;
+/// Bytes that the host moves or fills at once in the time of one element.
+const BYTES_A_TIME: u64 = 32;
 
 impl Cpu {
     fn pointer(&self, register: u8, op: &Op) -> u64 {
@@ -68,9 +70,10 @@ impl Cpu {
     }
 }
 
-/// Runs `element` as often as the prefix asks. `many` does up to n elements at once and says how many,
+/// Runs `element` as often as the prefix asks. `many` does up to n elements of `bytes` bytes at once and says how many,
 /// 0 when it cannot. `element` says whether a conditional repeat goes on.
-fn repeat<const PREFIX: u8>(
+#[inline(always)]
+fn repeat<W: Width, const PREFIX: u8>(
     cpu: &mut Cpu,
     op: &Op,
     many: impl Fn(&mut Cpu, &Op, u64) -> Faulting<u64>,
@@ -92,12 +95,15 @@ fn repeat<const PREFIX: u8>(
         if budget == 0 {
             return Ok(Flow::Again);
         }
-        let done = many(cpu, op, count.min(budget))?;
-        let (done, go_on) = if done == 0 { (1, element(cpu, op)?) } else { (done, true) };
+        // With a budget of one, one element runs.
+        let many_at_most = if budget == 1 { 1 } else { count };
+        let done = many(cpu, op, many_at_most)?;
+        let cost = (done * W::BYTES).div_ceil(BYTES_A_TIME);
+        let (done, cost, go_on) = if done == 0 { (1, 1, element(cpu, op)?) } else { (done, cost, true) };
         let trapped = cpu.watch_hits != 0;
         cpu.note_watch_hits();
         cpu.set_pointer(slot::RCX, op, count - done);
-        budget = budget.saturating_sub(done);
+        budget = budget.saturating_sub(cost);
         if !go_on || count == done {
             return Ok(Flow::Next);
         }
@@ -113,7 +119,7 @@ fn one_by_one(_: &mut Cpu, _: &Op, _: u64) -> Faulting<u64> {
 }
 
 pub fn movs<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
-    repeat::<PREFIX>(cpu, op, move_many::<W>, |cpu, op| {
+    repeat::<W, PREFIX>(cpu, op, move_many::<W>, |cpu, op| {
         let from = cpu.source::<W>(op)?;
         let value = cpu.load::<W>(from)?;
         let to = cpu.destination::<W>(op, true)?;
@@ -152,7 +158,7 @@ fn move_many<W: Width>(cpu: &mut Cpu, op: &Op, limit: u64) -> Faulting<u64> {
 }
 
 pub fn stos<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
-    repeat::<PREFIX>(cpu, op, fill_many::<W>, |cpu, op| {
+    repeat::<W, PREFIX>(cpu, op, fill_many::<W>, |cpu, op| {
         let to = cpu.destination::<W>(op, true)?;
         cpu.store(to, cpu.register::<W>(0))?;
         cpu.advance(slot::RDI, op, 1, W::BYTES);
@@ -172,17 +178,44 @@ fn fill_many<W: Width>(cpu: &mut Cpu, op: &Op, limit: u64) -> Faulting<u64> {
     let Some((target, bytes)) = cpu.span(to, limit * W::BYTES, Access::Write)? else { return Ok(0) };
     let elements = bytes / W::BYTES;
     let value = cpu.register::<W>(0);
-    let target = target.cast::<W>();
-    for i in 0..elements as usize {
-        // SAFETY: `span` gave `bytes` writable bytes, which hold that many elements.
-        unsafe { target.add(i).write_unaligned(value) };
-    }
+    // SAFETY: `span` gave `bytes` writable bytes, which hold that many elements.
+    unsafe { fill(target, value, elements as usize) };
     cpu.advance(slot::RDI, op, elements, W::BYTES);
     Ok(elements)
 }
 
+/// Writes `value` `elements` times.
+///
+/// # Safety
+/// That many elements may be written at `target`, which need not be aligned.
+unsafe fn fill<W: Width>(target: *mut u8, value: W, elements: usize) {
+    let mut pattern = value.to_u64();
+    for bits in [8, 16, 32].into_iter().filter(|&bits| bits >= 8 * W::BYTES) {
+        pattern |= pattern << bits;
+    }
+    let [first, ..] = pattern.to_le_bytes();
+    let bytes = elements * W::BYTES as usize;
+    if pattern == u64::from_le_bytes([first; 8]) {
+        // SAFETY: as the caller says.
+        unsafe { std::ptr::write_bytes(target, first, bytes) };
+        return;
+    }
+    // SAFETY: the quads and what is left are all the bytes that the caller speaks of; the direction flag is clear in Rust code.
+    unsafe {
+        let rest: *mut u8;
+        core::arch::asm!(
+            "rep stosq",
+            in("rax") pattern,
+            inout("rcx") bytes / 8 => _,
+            inout("rdi") target => rest,
+            options(nostack, preserves_flags),
+        );
+        std::ptr::copy_nonoverlapping(pattern.to_le_bytes().as_ptr(), rest, bytes % 8);
+    }
+}
+
 pub fn lods<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
-    repeat::<PREFIX>(cpu, op, one_by_one, |cpu, op| {
+    repeat::<W, PREFIX>(cpu, op, one_by_one, |cpu, op| {
         let from = cpu.source::<W>(op)?;
         let value = cpu.load::<W>(from)?;
         cpu.set_register(0, value);
@@ -193,9 +226,13 @@ pub fn lods<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
 
 /// SCAS and CMPS: a fault takes the flags back to what they were before the instruction, in whichever of
 /// its pieces it comes.
-fn comparing<const PREFIX: u8>(cpu: &mut Cpu, op: &Op, element: impl Fn(&mut Cpu, &Op) -> Faulting<bool>) -> Done {
+fn comparing<W: Width, const PREFIX: u8>(
+    cpu: &mut Cpu,
+    op: &Op,
+    element: impl Fn(&mut Cpu, &Op) -> Faulting<bool>,
+) -> Done {
     let before = cpu.repeat_flags.take().unwrap_or(cpu.arith);
-    let result = repeat::<PREFIX>(cpu, op, one_by_one, element);
+    let result = repeat::<W, PREFIX>(cpu, op, one_by_one, element);
     match result {
         Ok(Flow::Again) => cpu.repeat_flags = Some(before),
         Ok(_) => {}
@@ -211,7 +248,7 @@ fn compare<W: Width, const PREFIX: u8>(cpu: &mut Cpu, a: W, b: W) -> bool {
 }
 
 pub fn scas<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
-    comparing::<PREFIX>(cpu, op, |cpu, op| {
+    comparing::<W, PREFIX>(cpu, op, |cpu, op| {
         let at = cpu.destination::<W>(op, false)?;
         let value = cpu.load::<W>(at)?;
         let go_on = compare::<W, PREFIX>(cpu, cpu.register(0), value);
@@ -221,7 +258,7 @@ pub fn scas<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 pub fn cmps<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
-    comparing::<PREFIX>(cpu, op, |cpu, op| {
+    comparing::<W, PREFIX>(cpu, op, |cpu, op| {
         let first = cpu.source::<W>(op)?;
         let a = cpu.load::<W>(first)?;
         let second = cpu.destination::<W>(op, false)?;
@@ -237,7 +274,7 @@ pub fn cmps<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
 pub fn ins<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
     let port = cpu.gpr(slot::RDX) as u16;
     cpu.check_port(port, W::BYTES)?;
-    repeat::<PREFIX>(cpu, op, one_by_one, |cpu, op| {
+    repeat::<W, PREFIX>(cpu, op, one_by_one, |cpu, op| {
         let to = cpu.destination::<W>(op, true)?;
         cpu.check_write(to, W::BYTES)?;
         let value = cpu.port_in::<W>(port);
@@ -251,11 +288,44 @@ pub fn ins<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
 pub fn outs<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {
     let port = cpu.gpr(slot::RDX) as u16;
     cpu.check_port(port, W::BYTES)?;
-    repeat::<PREFIX>(cpu, op, one_by_one, |cpu, op| {
+    repeat::<W, PREFIX>(cpu, op, one_by_one, |cpu, op| {
         let from = cpu.source::<W>(op)?;
         let value = cpu.load::<W>(from)?;
         cpu.port_out(port, value);
         cpu.advance(slot::RSI, op, 1, W::BYTES);
         Ok(true)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn filled<W: Width>(value: u64, elements: usize, offset: usize) -> (Vec<u8>, Vec<u8>) {
+        let bytes = W::BYTES as usize;
+        let (mut one, mut other) =
+            (vec![0x5a; offset + elements * bytes + 16], vec![0x5a; offset + elements * bytes + 16]);
+        // SAFETY: the vector has that many bytes from `offset` on.
+        unsafe { fill(one.as_mut_ptr().add(offset), W::from_u64(value), elements) };
+        for element in other[offset..].chunks_exact_mut(bytes).take(elements) {
+            element.copy_from_slice(&value.to_le_bytes()[..bytes]);
+        }
+        (one, other)
+    }
+
+    proptest! {
+        #[test]
+        fn a_fill_writes_each_element_and_nothing_else(value: u64, same: bool, elements in 0usize..300, offset in 0usize..9) {
+            let value = if same { u64::from_le_bytes([value as u8; 8]) } else { value };
+            for (one, other) in [
+                filled::<u8>(value, elements, offset),
+                filled::<u16>(value, elements, offset),
+                filled::<u32>(value, elements, offset),
+                filled::<u64>(value, elements, offset),
+            ] {
+                prop_assert_eq!(one, other);
+            }
+        }
+    }
 }
