@@ -3,12 +3,13 @@
 use crate::cpu::Flow;
 use crate::exec::segment::Descriptor;
 use crate::mmu::RamMap;
-use crate::options::Options;
+use crate::options::{Options, Translate};
+use crate::translate::{Next, Translator, in_rflags};
 use crate::vcpu::SoftVcpu;
 use motu_hv::{HvError, Vcpu};
 use motu_memory::{GuestRam, PAGE_SIZE};
 use motu_x86::contract::Contract;
-use motu_x86::flags::{cr0, cr4, efer};
+use motu_x86::flags::{cr0, cr4, efer, rflags};
 use motu_x86::{CpuState, DescriptorTable, Exception, Gpa, Segment, XsaveArea};
 use std::sync::Arc;
 
@@ -104,7 +105,9 @@ impl UserHarness {
         tables.map(GDT_ADDRESS, gdt | SUPERVISOR);
         let table: Vec<u8> = GDT.iter().flat_map(|descriptor| descriptor.to_le_bytes()).collect();
         ram.write(Gpa(gdt), &table).expect("the table is RAM");
-        let (mailbox, options) = (Arc::default(), Options::default());
+        // Translated at once, and never linked.
+        let options = Options { translate: Translate::Lockstep, stress: Some(0), ..Options::default() };
+        let mailbox = Arc::default();
         let mut vcpu = SoftVcpu::new(0, 1, contract, RamMap::new(ram.clone()), mailbox, &options)?;
         vcpu.restore(&user_mode(contract, root))?;
         let host = ram.regions().next().expect("RAM has a region").host;
@@ -140,6 +143,51 @@ impl UserHarness {
     /// The exception that it raised; `state` is then as the handler would find it, with RIP at the
     /// instruction.
     pub fn step(&mut self, state: &mut UserState) -> Result<(), Exception> {
+        self.put(state);
+        let outcome = self.interpret();
+        self.take(state);
+        outcome
+    }
+
+    /// The same, translated if the translator takes the instruction, which ends its block where what follows is not the
+    /// translator's. Says whether it was; what it leaves to the interpreter (a fault, two pages) is interpreted from
+    /// the state that translated code has left. Flags that are dead there (ADR 13) are as they were.
+    ///
+    /// # Errors
+    /// As of [`UserHarness::step`].
+    pub fn step_translated(&mut self, state: &mut UserState) -> (Result<(), Exception>, bool) {
+        self.put(state);
+        let SoftVcpu { cpu, cache, translator, mailbox, .. } = &mut self.vcpu;
+        let (start, before) = (cpu.rip, cpu.rflags());
+        let described = match translator {
+            Some(translator) if Translator::may_run(cpu) => {
+                let steps = translator.steps(cpu, cache);
+                steps.and_then(|(_, steps)| Some((steps, translator.try_once(cpu, cache, mailbox)?)))
+            }
+            _ => None,
+        };
+        let Some((steps, next)) = described else {
+            let outcome = self.interpret();
+            self.take(state);
+            return (outcome, false);
+        };
+        let left = next == Next::Instruction && self.vcpu.cpu.rip == start;
+        let outcome = if left { self.interpret() } else { Ok(()) };
+        self.take(state);
+        // Flags that matter in the end: all, but for what a fault shows and for where a branch leads.
+        let matter = match (steps.first(), outcome) {
+            (Some(first), Err(_)) => first.flags,
+            (Some(only), Ok(())) if steps.len() == 1 => {
+                only.ways.iter().find(|&&(rip, _)| rip == state.rip).map_or(u32::MAX, |&(_, flags)| flags)
+            }
+            _ => u32::MAX,
+        };
+        let dead = rflags::ARITHMETIC & !in_rflags(matter);
+        state.rflags = (state.rflags & !dead) | (before & dead);
+        (outcome, true)
+    }
+
+    fn put(&mut self, state: &UserState) {
         let SoftVcpu { cpu, cache, .. } = &mut self.vcpu;
         cache.forget_board_writes(cpu);
         *cpu.gprs_mut() = state.gpr;
@@ -150,7 +198,11 @@ impl UserHarness {
             cpu.segments = state.selectors.map(segment);
             cpu.mode_changed();
         }
-        let outcome = loop {
+    }
+
+    fn interpret(&mut self) -> Result<(), Exception> {
+        let SoftVcpu { cpu, cache, .. } = &mut self.vcpu;
+        loop {
             let Ok(index) = cache.find(cpu) else { break Err(cpu.fault) };
             let Some(op) = cache.get(index).ops.first() else { break Err(cpu.fault) };
             cpu.set_gpr(crate::cpu::slot::BLOCK, cpu.rip);
@@ -163,14 +215,17 @@ impl UserHarness {
                 Ok(Flow::Again) => {}
                 Err(_) => break Err(cpu.fault),
             }
-        };
+        }
+    }
+
+    fn take(&mut self, state: &mut UserState) {
+        let SoftVcpu { cpu, cache, .. } = &mut self.vcpu;
         cache.forget_own_writes(cpu);
         state.gpr = *cpu.gprs();
         state.rip = cpu.rip;
         state.rflags = cpu.rflags();
         state.selectors = cpu.segments.map(|segment| segment.selector);
         state.xsave.0.copy_from_slice(&cpu.fpu.0);
-        outcome
     }
 }
 
@@ -255,6 +310,29 @@ mod tests {
         let (state, end) = run(&[0x48, 0x01, 0xd8], |s| (s.gpr[0], s.gpr[3]) = (u64::MAX, 1));
         assert_eq!((end, state.gpr[0], state.rip), (Ok(()), 0, 0x40_0003));
         assert_eq!(state.rflags & 0x41, 0x41, "ZF and CF");
+    }
+
+    #[test]
+    fn an_instruction_runs_translated_and_leaves_what_faults_to_the_interpreter() {
+        let pages = [
+            UserPage { linear: 0x40_0000, frame: 0, writable: false },
+            UserPage { linear: 0x50_0000, frame: 1, writable: true },
+        ];
+        let mut harness = UserHarness::new("v2-2026", &pages).unwrap();
+        // add [rbx], eax; hlt
+        harness.write(0, &[0x01, 0x03, 0xf4]);
+        let selectors = [0x2b, 0x33, 0x2b, 0x2b, 0, 0];
+        let mut state = UserState { gpr: [7; 16], rip: 0x40_0000, rflags: 2, xsave: XsaveArea::at_reset(), selectors };
+        for rounds in 1..4 {
+            (state.rip, state.gpr[3]) = (0x40_0000, 0x50_0000);
+            assert_eq!(harness.step_translated(&mut state), (Ok(()), true));
+            assert_eq!((state.rip, harness.frames()[4096]), (0x40_0002, 7 * rounds));
+        }
+        (state.rip, state.gpr[3]) = (0x40_0000, 0x60_0000);
+        assert_eq!(harness.step_translated(&mut state), (Err(Exception::page_fault(6, 0x60_0000)), true));
+        assert_eq!(state.rip, 0x40_0000);
+        state.selectors[1] = 0x23;
+        assert!(!harness.step_translated(&mut state).1, "32-bit code");
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl SoftVcpu {
     /// Runs the translation at RIP and compares.
     fn compare(&mut self, start: &Snapshot, states: &[Snapshot], kept: &[Kept], steps: &[Step]) -> bool {
         let Some(translator) = &mut self.translator else { return false };
-        if !translator.try_once(&mut self.cpu, &mut self.cache, &self.mailbox) {
+        if translator.try_once(&mut self.cpu, &mut self.cache, &self.mailbox).is_none() {
             return false;
         }
         // A loop's block may be left where it also passes through.

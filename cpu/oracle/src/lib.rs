@@ -31,4 +31,9 @@ pub trait UserCpu {
     /// Runs the one instruction in `code` at `before.rip` and writes the state that it leaves,
     /// also where it ended in an exception, to `after`.
     fn run_one(&mut self, before: &UserState, code: &[u8], after: &mut UserState) -> End;
+
+    /// How many of these ran translated.
+    fn translated(&self) -> u64 {
+        0
+    }
 }

@@ -273,10 +273,11 @@ impl Translator {
         }
     }
 
-    /// For lock-step: runs the translation at RIP, which is linked to no other. False if it cannot run now.
-    pub fn try_once(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, mailbox: &Mailbox) -> bool {
+    /// For lock-step: runs the translation at RIP, which is linked to no other. Gives what came next; `None` if it cannot run
+    /// now.
+    pub fn try_once(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, mailbox: &Mailbox) -> Option<Next> {
         self.keep_up(cpu, cache);
-        let Ok(Some(number)) = self.find(cpu, cache) else { return false };
+        let number = self.find(cpu, cache).ok()??;
         let mut code = self.indirect(number);
         loop {
             // SAFETY: no translated code runs.
@@ -284,8 +285,8 @@ impl Translator {
             self.enter(cpu, code);
             match self.after(cpu, cache, mailbox) {
                 Ok(again) => code = again,
-                Err(Next::Block) if self.left_for_units() => return false,
-                Err(_) => return true,
+                Err(Next::Block) if self.left_for_units() => return None,
+                Err(next) => return Some(next),
             }
         }
     }

@@ -66,6 +66,7 @@ impl<'a> Comparison<'a> {
         };
         let [host_after, other_after] = &mut self.after;
         let ends = [run_one(self.host, &case, host_after), run_one(self.other, &case, other_after)];
+        self.report.translated = self.other.translated();
         let (host, other) = (self.host.window(), self.other.window());
         let all = self.report.cases.is_multiple_of(PERIOD);
         let same_windows = match case.touched() {

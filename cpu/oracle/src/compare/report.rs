@@ -19,6 +19,8 @@ pub struct Report {
     pub cases: u64,
     /// Cases of those in which the host's instruction retired.
     pub retired: u64,
+    /// Cases that the other CPU ran translated.
+    pub translated: u64,
     /// Case numbers for which no harmless case was found.
     pub not_made: u64,
     pub mismatches: u64,
