@@ -69,6 +69,10 @@ pub struct UserHarness {
     frames: u64,
 }
 
+/// A page of guest-physical space without RAM, and where programs have it.
+pub(crate) const BUS: u64 = 0x7f00_0000_0000;
+const BUS_GPA: u64 = 0xf000_0000;
+
 /// Paging-entry bits: present, writable, user, accessed, dirty.
 const TABLE: u64 = 0x67;
 const READ_ONLY: u64 = 0x65;
@@ -95,20 +99,25 @@ impl UserHarness {
     /// # Panics
     /// The contract does not exist, or memory for the pages cannot be had: this is for tests.
     pub fn new(contract: &str, pages: &[UserPage]) -> Result<Self, HvError> {
+        // Translated at once, and never linked.
+        let options = Options { translate: Translate::Lockstep, stress: Some(0), ..Options::default() };
+        Self::with_options(contract, pages, &options)
+    }
+
+    /// The same with options, for programs that run by themselves. They have the bus's page at [`BUS`].
+    pub(crate) fn with_options(contract: &str, pages: &[UserPage], options: &Options) -> Result<Self, HvError> {
         let contract = Contract::by_name(contract).expect("a contract of that name");
         let frames = pages.iter().map(|page| page.frame + 1).max().unwrap_or(0);
         let root = frames * PAGE_SIZE;
-        let ram = GuestRam::new(root + (5 + 3 * pages.len() as u64) * PAGE_SIZE).expect("a few pages of memory");
+        let ram = GuestRam::new(root + (8 + 3 * pages.len() as u64) * PAGE_SIZE).expect("a few pages of memory");
         let mut tables = Tables { ram: &ram, root, next: root + PAGE_SIZE };
         pages.iter().for_each(|page| tables.map(page.linear, (page.frame * PAGE_SIZE) | page.protection()));
         let gdt = tables.take();
         tables.map(GDT_ADDRESS, gdt | SUPERVISOR);
         let table: Vec<u8> = GDT.iter().flat_map(|descriptor| descriptor.to_le_bytes()).collect();
         ram.write(Gpa(gdt), &table).expect("the table is RAM");
-        // Translated at once, and never linked.
-        let options = Options { translate: Translate::Lockstep, stress: Some(0), ..Options::default() };
-        let mailbox = Arc::default();
-        let mut vcpu = SoftVcpu::new(0, 1, contract, RamMap::new(ram.clone()), mailbox, &options)?;
+        tables.map(BUS, BUS_GPA | TABLE);
+        let mut vcpu = SoftVcpu::new(0, 1, contract, RamMap::new(ram.clone()), Arc::default(), options)?;
         vcpu.restore(&user_mode(contract, root))?;
         let host = ram.regions().next().expect("RAM has a region").host;
         Ok(Self { vcpu, ram, host, frames })
@@ -127,6 +136,11 @@ impl UserHarness {
     #[cfg(test)]
     pub(crate) fn cpu(&mut self) -> &mut crate::cpu::Cpu {
         &mut self.vcpu.cpu
+    }
+
+    #[cfg(test)]
+    pub(crate) fn vcpu(&mut self) -> &mut SoftVcpu {
+        &mut self.vcpu
     }
 
     /// All frames, for data: a change of code is not seen by the CPU when it is made here.

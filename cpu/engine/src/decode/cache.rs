@@ -12,7 +12,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 /// Entries of the table by linear address; a power of two.
 const JUMPS: usize = 8192;
 /// Operations kept at most; beyond it everything is dropped and decoded anew. About 20 MiB.
-const MAX_OPS: usize = 320_000;
+pub const MAX_OPS: usize = 320_000;
 
 /// Multiplicative hashing of the small integer keys below; the guest gains nothing by collisions but
 /// its own slowness.
@@ -172,6 +172,13 @@ impl BlockCache {
         let next = (cpu.code_linear(cpu.rip) | PAGE_MASK).wrapping_add(1) & cpu.linear_mask;
         let (physical, ..) = cpu.fetch_page(next)?;
         Ok(physical & !PAGE_MASK == second)
+    }
+
+    /// Blocks and free places for them, operations, and translations that blocks know.
+    #[cfg(test)]
+    pub fn sizes(&self) -> [usize; 3] {
+        let known = |block: &Block| block.translated.at.len() + block.translated.singles.len();
+        [self.blocks.len() + self.free.len(), self.ops, self.blocks.iter().map(known).sum()]
     }
 
     fn insert(&mut self, mut block: Block, cpu: &mut Cpu) -> u32 {

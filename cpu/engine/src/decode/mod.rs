@@ -10,6 +10,8 @@ mod op;
 mod operands;
 
 pub use block::{Block, Single, Translated};
+#[cfg(test)]
+pub use cache::MAX_OPS;
 pub use cache::{BlockCache, granules};
 pub use gate::{allows as is_in_contract, decoder_options};
 pub use lower::lower;

@@ -93,6 +93,12 @@ impl Jumps {
         }
     }
 
+    /// Entries in use, some of them listed more than once.
+    #[cfg(test)]
+    pub fn listed(&self) -> usize {
+        self.local.len() + self.global.len()
+    }
+
     pub fn forget_all(&mut self) {
         self.forget_local();
         while let Some(entry) = self.global.pop() {

@@ -7,6 +7,8 @@
 mod asm;
 mod block;
 mod emit;
+#[cfg(test)]
+mod endless;
 mod exit;
 mod flags;
 mod frame;
