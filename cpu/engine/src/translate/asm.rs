@@ -41,6 +41,7 @@ pub mod cc {
     pub const AE: u8 = 3;
     pub const A: u8 = 7;
     pub const LE: u8 = 14;
+    pub const G: u8 = 15;
 }
 
 /// Arithmetic with a register as destination: opcode of the form `op r, r/m`.

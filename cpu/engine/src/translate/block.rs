@@ -52,6 +52,8 @@ pub struct BlockTranslator {
     /// Flags that matter before each instruction.
     live: Vec<u32>,
     planner: Planner,
+    /// Where the code begins, and the flags that matter there.
+    start: (u64, u32),
 }
 
 impl BlockTranslator {
@@ -62,6 +64,7 @@ impl BlockTranslator {
             steps: Vec::new(),
             live: Vec::new(),
             planner: Planner::new(),
+            start: (0, flags::ALL),
         }
     }
 
@@ -75,8 +78,7 @@ impl BlockTranslator {
         if self.steps.first()?.1.kind == Kind::Interpret && !place.in_place {
             return None;
         }
-        let behind = self.flags_behind(place);
-        let live_in = self.find_live(behind);
+        let live_in = self.find_live(place) != 0;
         let plan = match place.rest {
             None => self.planner.plan(&self.steps, &self.live, &mut self.info),
             Some(_) => Plan::default(),
@@ -89,12 +91,12 @@ impl BlockTranslator {
         let mut emitted = true;
         for (n, (instruction, selected)) in steps.iter().enumerate() {
             let live = self.live.get(n).is_none_or(|&flags| flags != 0);
+            self.emit.begin_step((skipped + n) as u16);
             while let Some(check) = checks.next_if(|check| check.before == n) {
                 self.emit.check_group(check, instruction.ip(), live);
             }
             let planned = plan.steps.get(n).copied().unwrap_or_default();
             let step = Current { instruction, selected, planned, live };
-            self.emit.begin_step((skipped + n) as u16);
             emitted &= self.step(&step, place).is_some();
             if place.in_place {
                 self.emit.end_step();
@@ -165,17 +167,40 @@ impl BlockTranslator {
     fn flags_behind(&self, place: &Place<'_>) -> u32 {
         let Some((last, selected)) = self.steps.last() else { return flags::ALL };
         match selected.kind {
-            Kind::Jump | Kind::Call => flags_at(last.near_branch_target(), place),
+            Kind::Jump | Kind::Call => self.flags_at(last.near_branch_target(), place),
             Kind::JumpIf | Kind::JumpShort => {
-                flags_at(last.near_branch_target(), place) | flags_at(last.next_ip(), place)
+                self.flags_at(last.near_branch_target(), place) | self.flags_at(last.next_ip(), place)
             }
             Kind::JumpIndirect | Kind::CallIndirect | Kind::Return | Kind::Interpret => flags::ALL,
-            _ => flags_at(last.next_ip(), place),
+            _ => self.flags_at(last.next_ip(), place),
         }
     }
 
-    /// Fills in where flags matter; gives whether they do at the beginning.
-    fn find_live(&mut self, behind: u32) -> bool {
+    /// The flags that matter at `rip`; all where nothing is known of it.
+    fn flags_at(&self, rip: u64, place: &Place<'_>) -> u32 {
+        if rip == self.start.0 {
+            return self.start.1;
+        }
+        let near = rip & !PAGE_MASK == place.rip & !PAGE_MASK;
+        let code = place.page.get((rip & PAGE_MASK) as usize..);
+        code.filter(|_| near).map_or(flags::ALL, flags::at)
+    }
+
+    /// Fills in where flags matter; gives those that do at the beginning.
+    fn find_live(&mut self, place: &Place<'_>) -> u32 {
+        // Of a loop to itself a block reads at least what it reads the first time around.
+        self.start = (self.steps.first().map_or(place.rip, |(first, _)| first.ip()), 0);
+        loop {
+            let behind = self.flags_behind(place);
+            let at_start = self.live_before(behind);
+            if at_start == self.start.1 {
+                return at_start;
+            }
+            self.start.1 = at_start;
+        }
+    }
+
+    fn live_before(&mut self, behind: u32) -> u32 {
         self.live.clear();
         self.live.resize(self.steps.len(), flags::ALL);
         let mut flags = behind;
@@ -186,12 +211,12 @@ impl BlockTranslator {
             };
             *live = flags;
         }
-        flags != 0
+        flags
     }
 
     pub(super) fn target(&self, rip: u64, from: &Instruction, place: &Place<'_>) -> Target {
         let near = rip & !PAGE_MASK == place.rip & !PAGE_MASK;
-        Target { rip, near, back: rip <= from.ip(), live: flags_at(rip, place) != 0 }
+        Target { rip, near, back: rip <= from.ip(), live: self.flags_at(rip, place) != 0 }
     }
 }
 
@@ -215,12 +240,12 @@ impl BlockTranslator {
     /// The instructions of `block` up to where its translation ends.
     pub fn describe(&mut self, block: &Block, place: &Place<'_>) -> Option<Vec<Step>> {
         self.select(block, place)?;
-        let behind = self.flags_behind(place);
-        self.find_live(behind);
-        let way = |rip| (rip, flags_at(rip, place));
+        self.find_live(place);
         let mut undefined = 0;
         let mut steps = Vec::new();
         for ((instruction, selected), &live) in self.steps.iter().zip(&self.live) {
+            let way = |rip| (rip, self.flags_at(rip, place));
+            let ways = [way(instruction.near_branch_target()), way(instruction.next_ip())];
             let flags = live & !undefined;
             undefined = (undefined & !instruction.rflags_modified()) | instruction.rflags_undefined();
             steps.push(Step {
@@ -229,7 +254,7 @@ impl BlockTranslator {
                 vectors: selected.units != 0,
                 memory: self.info.info(instruction).used_memory().to_vec(),
                 flags,
-                ways: [way(instruction.near_branch_target()), way(instruction.next_ip())],
+                ways,
                 defined: flags::ALL & !undefined,
             });
         }
@@ -241,11 +266,4 @@ impl BlockTranslator {
 fn leaves_address_space(instruction: &Instruction, kind: Kind) -> bool {
     let direct = matches!(kind, Kind::Jump | Kind::JumpIf | Kind::JumpShort | Kind::Call);
     direct && !(is_canonical(instruction.near_branch_target()) && is_canonical(instruction.next_ip()))
-}
-
-/// The flags that matter at `rip`; all where it is not in the block's page.
-fn flags_at(rip: u64, place: &Place<'_>) -> u32 {
-    let near = rip & !PAGE_MASK == place.rip & !PAGE_MASK;
-    let code = place.page.get((rip & PAGE_MASK) as usize..);
-    code.filter(|_| near).map_or(flags::ALL, flags::at)
 }

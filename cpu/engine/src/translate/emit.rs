@@ -14,7 +14,7 @@ pub use memory::{Address, Computed};
 
 use super::asm::{Asm, Label, Mem, R10, R11, RCX, cc, frame, frame_indexed};
 use super::exit::{Exit, ExitKind, LOOKUP, Within};
-use super::frame::{Code, JUMPS, at, jump_index};
+use super::frame::{Code, JUMPS, WORDS, at, jump_index};
 use super::select::Operand;
 use crate::mmu::{ENTRIES, Entry, is_canonical};
 use iced_x86::{Encoder, Instruction};
@@ -96,8 +96,11 @@ pub struct Emit {
     op: u16,
     first_of_step: usize,
     pub arrays: Arrays,
-    /// R11 holds what this one of the frame's words does.
+    /// R11 holds this one of the frame's words, which itself has yet to be written if `unsaved`.
     in_r11: Option<u8>,
+    unsaved: bool,
+    /// The last instruction that needs each word.
+    last_use: [usize; WORDS],
 }
 
 impl Emit {
@@ -113,6 +116,8 @@ impl Emit {
             first_of_step: 0,
             arrays: Arrays::default(),
             in_r11: None,
+            unsaved: false,
+            last_use: [0; WORDS],
         }
     }
 
@@ -122,7 +127,7 @@ impl Emit {
         self.cold.clear();
         self.exits.clear();
         (self.arrays, self.first_exit, self.translation) = (arrays, first_exit, translation);
-        self.in_r11 = None;
+        (self.in_r11, self.unsaved) = (None, false);
     }
 
     /// Encodes an instruction of the guest with host operands. False if it has no such form.
@@ -276,8 +281,15 @@ impl Emit {
             self.asm.jmp_mem(frame(entry));
             return;
         }
+        if target.back && !target.live {
+            let leave = self.leave(ExitKind::Poll, target.rip);
+            self.asm.dec32(frame(at::BUDGET));
+            let exit = self.leave_by_jump(target.rip, 2);
+            self.asm.jcc(cc::G, exit);
+            return self.asm.jmp(leave);
+        }
         if target.back {
-            self.poll(target.rip, target.live);
+            self.poll(target.rip, true);
         }
         let exit = self.leave_by_jump(target.rip, 1);
         self.asm.jmp(exit);
@@ -299,6 +311,7 @@ impl Emit {
     /// Writes what lies out of line. Gives the offset of the way out that a dropped translation's entry is
     /// made to jump to; `None` if the code cannot be completed.
     pub fn finish(&mut self, rip: u64, direct: u32) -> Option<u32> {
+        self.in_r11 = None;
         let stale = self.leave(ExitKind::Link { patch: direct + 1 }, rip);
         let mut at_stale = 0;
         for cold in std::mem::take(&mut self.cold) {

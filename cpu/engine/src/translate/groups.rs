@@ -41,6 +41,8 @@ pub struct Check {
     /// Its length as size.
     pub operand: Operand,
     pub word: u8,
+    /// The last instruction with a member.
+    pub last: usize,
 }
 
 /// What the plan says of one instruction.
@@ -90,10 +92,6 @@ impl Group {
         }
     }
 
-    fn has_segment(&self) -> bool {
-        matches!(self.key, Address::Computed(Computed { segment: Some(_), .. }))
-    }
-
     /// Takes an access in, if it is near enough and as aligned as the others. `at` is as `low` is.
     fn take(&mut self, access: Access, at: i64) -> Option<Access> {
         let Operand { size, write, alignment } = access.operand;
@@ -119,8 +117,11 @@ impl Group {
 pub struct Planner {
     /// For each instruction: by how much each register has changed since it last changed otherwise than by constants.
     changed: Vec<[i32; 16]>,
-    /// The instruction behind that which so changed it.
+    /// The instruction behind that which so changed it; behind the last that may have changed what addresses mean; behind the
+    /// last that changed a segment.
     since: [usize; 16],
+    barrier: usize,
+    segments_since: usize,
     open: Vec<Group>,
     closed: Vec<Group>,
 }
@@ -131,12 +132,19 @@ fn number(home: Home) -> usize {
 
 impl Planner {
     pub fn new() -> Self {
-        Self { changed: Vec::new(), since: [0; 16], open: Vec::new(), closed: Vec::new() }
+        Self {
+            changed: Vec::new(),
+            since: [0; 16],
+            barrier: 0,
+            segments_since: 0,
+            open: Vec::new(),
+            closed: Vec::new(),
+        }
     }
 
     /// Plans the groups of a block. `live` has the flags that matter before each instruction.
     pub fn plan(&mut self, steps: &[(Instruction, Selected)], live: &[u32], info: &mut InstructionInfoFactory) -> Plan {
-        (self.since, self.changed) = ([0; 16], std::mem::take(&mut self.changed));
+        (self.since, self.barrier, self.segments_since) = ([0; 16], 0, 0);
         self.changed.clear();
         self.open.clear();
         self.closed.clear();
@@ -177,7 +185,9 @@ impl Planner {
                 Some(back) => access = back,
             }
         }
-        let start = registers(key).into_iter().flatten().filter_map(|r| self.since.get(r).copied()).max().unwrap_or(0);
+        let registers = registers(key).into_iter().flatten().filter_map(|r| self.since.get(r).copied());
+        let segment = if has_segment(key) { self.segments_since } else { 0 };
+        let start = registers.fold(self.barrier.max(segment), usize::max);
         let (alignment, size) = (i64::from(operand.alignment), i64::from(operand.size));
         self.open.push(Group {
             key,
@@ -244,10 +254,14 @@ impl Planner {
                 (*change, *since) = (0, n + 1);
             }
         }
-        // What the interpreter does may change what addresses mean.
+        match kind {
+            Kind::Interpret => self.barrier = n + 1,
+            Kind::SwapGs => self.segments_since = n + 1,
+            _ => {}
+        }
         let ends = |group: &mut Group| {
             kind == Kind::Interpret
-                || (kind == Kind::SwapGs && group.has_segment())
+                || (kind == Kind::SwapGs && has_segment(group.key))
                 || registers(group.key).into_iter().flatten().any(|r| unknown & 1 << r != 0)
         };
         self.closed.extend(self.open.extract_if(.., ends));
@@ -292,7 +306,8 @@ impl Planner {
         };
         let operand =
             Operand { size: (group.high - low) as u32, write: group.write, alignment: group.alignment as u32 };
-        plan.checks.push(Check { before: place, address, operand, word });
+        let last = group.members.last().map_or(place, |access| access.instruction);
+        plan.checks.push(Check { before: place, address, operand, word, last });
         let index = match group.key {
             Address::Constant(_) => None,
             Address::Computed(key) => key.followed(),
@@ -305,6 +320,10 @@ impl Planner {
             }
         }
     }
+}
+
+fn has_segment(key: Address) -> bool {
+    matches!(key, Address::Computed(Computed { segment: Some(_), .. }))
 }
 
 /// The registers of a group's addresses.

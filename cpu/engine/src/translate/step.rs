@@ -87,6 +87,7 @@ impl BlockTranslator {
                 Some(())
             }
             Kind::Interpret => {
+                self.emit.forget_r11();
                 let out = self.emit.leave(ExitKind::Interpret(self.emit.within()), step.rip());
                 self.emit.asm.jmp(out);
                 Some(())
@@ -135,6 +136,9 @@ impl BlockTranslator {
                             let used = scratch.iter().flatten().count();
                             let reg = *free.get(used)?;
                             *scratch.get_mut(used)? = Some((number, reg, written));
+                            if reg == R11 {
+                                self.emit.forget_r11();
+                            }
                             self.emit.asm.load(reg, slot);
                             reg
                         }
@@ -142,9 +146,6 @@ impl BlockTranslator {
                 }
             };
             instruction.set_op_register(n, renamed(register, to));
-        }
-        if scratch.iter().flatten().any(|&(_, reg, _)| reg == R11) {
-            self.emit.forget_r11();
         }
         if !self.emit.instruction(&instruction) {
             return None;

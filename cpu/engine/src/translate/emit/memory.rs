@@ -81,7 +81,7 @@ impl Emit {
 
     /// The address into R10. Uses R11; leaves the flags alone if they are `live`.
     pub fn address(&mut self, address: Address, live: bool) {
-        self.in_r11 = None;
+        self.forget_r11();
         let computed = match address {
             Address::Constant(value) => return self.asm.mov_imm(R10, value),
             Address::Computed(computed) => computed,
@@ -154,7 +154,7 @@ impl Emit {
     /// allow is the interpreter's, at `rip`.
     pub fn locate(&mut self, address: Address, operand: Operand, rip: u64, live: bool) -> Mem {
         let exit = self.exit(ExitKind::Access(self.within()), rip);
-        self.in_r11 = None;
+        self.forget_r11();
         let again = self.asm.label();
         self.asm.bind(again);
         let label = self.asm.label();
@@ -278,10 +278,11 @@ impl Emit {
 
     /// Checks a group's range; the frame's word is then what to add to the addresses of its members.
     pub fn check_group(&mut self, check: &Check, rip: u64, live: bool) {
+        self.forget_r11();
         let again = self.asm.label();
         self.asm.bind(again);
         let (miss, single) = (self.asm.label(), self.asm.label());
-        let Check { address, operand, word, .. } = *check;
+        let Check { address, operand, word, last, .. } = *check;
         self.cold.push(Cold::Group(ColdGroup { miss, single, again, address, operand, rip, live }));
         match address {
             Address::Constant(value) => {
@@ -293,8 +294,10 @@ impl Emit {
                 self.add_registers(computed, live);
             }
         }
-        self.asm.store(frame(at::word(word)), R11);
-        self.in_r11 = Some(word);
+        (self.in_r11, self.unsaved) = (Some(word), true);
+        if let Some(last_use) = self.last_use.get_mut(usize::from(word)) {
+            *last_use = last;
+        }
     }
 
     /// What [`Cold::Group`] is made into: fills the TLB once and tries again, or goes on with single checks.
@@ -348,14 +351,21 @@ impl Emit {
     /// An operand that its group has checked. R10 stays free.
     pub fn checked(&mut self, member: Member) -> Mem {
         if self.in_r11 != Some(member.word) {
+            self.forget_r11();
             self.asm.load(R11, frame(at::word(member.word)));
             self.in_r11 = Some(member.word);
         }
         member.mem
     }
 
-    /// R11 is about to hold something else.
+    /// R11 is about to hold something else: keeps what is in it, if that is needed.
     pub fn forget_r11(&mut self) {
-        self.in_r11 = None;
+        let needed = |word: u8| self.last_use.get(usize::from(word)).is_some_and(|&last| last >= usize::from(self.op));
+        if let Some(word) = self.in_r11.take()
+            && std::mem::take(&mut self.unsaved)
+            && needed(word)
+        {
+            self.asm.store(frame(at::word(word)), R11);
+        }
     }
 }

@@ -22,6 +22,7 @@ fn plan_where(code: &[u8], dead: impl Fn(usize) -> bool) -> Plan {
             Mnemonic::Pop => Kind::Pop,
             Mnemonic::Lea => Kind::Lea,
             Mnemonic::Cpuid => Kind::Interpret,
+            Mnemonic::Swapgs => Kind::SwapGs,
             _ => Kind::Copy,
         };
         steps.push((instruction, Selected { kind, operand: operand.filter(|_| kind != Kind::Lea), units: 0 }));
@@ -39,7 +40,12 @@ fn at(base: Reg, disp: i32) -> Address {
 }
 
 fn check(before: usize, address: Address, size: u32, write: bool, word: u8) -> Check {
-    Check { before, address, operand: Operand { size, write, alignment: 1 }, word }
+    Check { before, address, operand: Operand { size, write, alignment: 1 }, word, last: 0 }
+}
+
+/// The checks, without their last members.
+fn checks(plan: &Plan) -> Vec<Check> {
+    plan.checks.iter().map(|check| Check { last: 0, ..*check }).collect()
 }
 
 /// Word, index and displacement.
@@ -54,23 +60,23 @@ fn members(plan: &Plan) -> Vec<Option<Place>> {
 fn fields_of_a_structure_share_a_check() {
     // MOV RAX, [RDI+8]; MOV [RDI+16], ECX.
     let plan = plan(&[0x48, 0x8b, 0x47, 0x08, 0x89, 0x4f, 0x10]);
-    assert_eq!(plan.checks, [check(0, at(RDI, 8), 12, true, 0)]);
+    assert_eq!(checks(&plan), [check(0, at(RDI, 8), 12, true, 0)]);
     assert_eq!(members(&plan), [Some((0, Some((RDI, 0)), 8)), Some((0, Some((RDI, 0)), 16))]);
 }
 
 #[test]
 fn one_access_is_checked_by_itself() {
-    assert_eq!(plan(&[0x48, 0x8b, 0x47, 0x08]).checks, []);
+    assert_eq!(checks(&plan(&[0x48, 0x8b, 0x47, 0x08])), []);
 }
 
 #[test]
 fn one_access_is_checked_earlier_where_flags_are_dead_only_there() {
     // CMP EAX, ECX; MOV RDX, [RDI].
     let code = [0x39, 0xc8, 0x48, 0x8b, 0x17];
-    assert_eq!(plan_where(&code, |n| n == 0).checks, [check(0, at(RDI, 0), 8, false, 0)]);
-    assert_eq!(plan_where(&code, |_| false).checks, []);
+    assert_eq!(checks(&plan_where(&code, |n| n == 0)), [check(0, at(RDI, 0), 8, false, 0)]);
+    assert_eq!(checks(&plan_where(&code, |_| false)), []);
     // LEA RDI, [RSI]; MOV RDX, [RDI]: the register is not there yet.
-    assert_eq!(plan_where(&[0x48, 0x8d, 0x3e, 0x48, 0x8b, 0x17], |n| n == 0).checks, []);
+    assert_eq!(checks(&plan_where(&[0x48, 0x8d, 0x3e, 0x48, 0x8b, 0x17], |n| n == 0)), []);
 }
 
 #[test]
@@ -81,12 +87,13 @@ fn changes_by_constants_are_followed() {
         0x07,
     ];
     let followed = plan(&code);
-    assert_eq!(followed.checks, [check(0, at(RDI, -7), 23, false, 0)]);
+    assert_eq!(followed.checks.first().map(|check| check.last), Some(5));
+    assert_eq!(checks(&followed), [check(0, at(RDI, -7), 23, false, 0)]);
     let operand = Some((0, Some((RDI, 0)), 0));
     assert_eq!(members(&followed), [operand, None, operand, None, None, operand]);
     // Seen from where flags are dead.
-    assert_eq!(plan_where(&code[3..], |n| n == 0).checks, [check(0, at(RDI, -7), 23, false, 0)]);
-    assert_eq!(plan_where(&code[3..], |n| n == 1).checks, [check(1, at(RDI, -15), 23, false, 0)]);
+    assert_eq!(checks(&plan_where(&code[3..], |n| n == 0)), [check(0, at(RDI, -7), 23, false, 0)]);
+    assert_eq!(checks(&plan_where(&code[3..], |n| n == 1)), [check(1, at(RDI, -15), 23, false, 0)]);
 }
 
 #[test]
@@ -121,7 +128,7 @@ fn other_changes_end_a_group() {
 fn the_stack_is_a_group_like_others() {
     // PUSH RBX; MOV [RSP-16], RAX; POP RBX.
     let plan = plan(&[0x53, 0x48, 0x89, 0x44, 0x24, 0xf0, 0x5b]);
-    assert_eq!(plan.checks, [check(0, at(R9, -24), 24, true, 0)]);
+    assert_eq!(checks(&plan), [check(0, at(R9, -24), 24, true, 0)]);
     let stack: Vec<_> = plan.steps.iter().map(|step| step.stack.map(|m| m.mem.disp)).collect();
     assert_eq!(stack, [Some(-8), None, Some(0)]);
     assert_eq!(members(&plan)[1], Some((0, Some((R9, 0)), -16)));
@@ -133,15 +140,15 @@ fn aligned_members_are_checked_together_where_they_are_aligned_alike() {
     let code = [0x8a, 0x06, 0x0f, 0x28, 0x46, 0x18, 0x0f, 0x28, 0x4e, 0x28];
     let alike = plan(&code);
     let operand = Operand { size: 64, write: false, alignment: 16 };
-    assert_eq!(alike.checks, [Check { before: 0, address: at(RSI, -8), operand, word: 0 }]);
+    assert_eq!(checks(&alike), [Check { before: 0, address: at(RSI, -8), operand, word: 0, last: 0 }]);
     // MOVAPS XMM0, [RSI]; MOVAPS XMM1, [RSI+8]: one of them faults.
-    assert_eq!(plan(&[0x0f, 0x28, 0x06, 0x0f, 0x28, 0x4e, 0x08]).checks, []);
+    assert_eq!(checks(&plan(&[0x0f, 0x28, 0x06, 0x0f, 0x28, 0x4e, 0x08])), []);
 }
 
 #[test]
 fn far_accesses_are_no_group() {
     // MOV AL, [RSI]; MOV CL, [RSI+256].
-    assert_eq!(plan(&[0x8a, 0x06, 0x8a, 0x8e, 0, 1, 0, 0]).checks, []);
+    assert_eq!(checks(&plan(&[0x8a, 0x06, 0x8a, 0x8e, 0, 1, 0, 0])), []);
     assert_eq!(plan(&[0x8a, 0x06, 0x8a, 0x8e, 255, 0, 0, 0]).checks.len(), 1);
 }
 
@@ -149,8 +156,26 @@ fn far_accesses_are_no_group() {
 fn constants_in_a_page_are_a_group() {
     // MOV EAX, [RIP+0x10]; MOV ECX, [RIP+0x10].
     let plan = plan(&[0x8b, 0x05, 0x10, 0, 0, 0, 0x8b, 0x0d, 0x10, 0, 0, 0]);
-    assert_eq!(plan.checks, [check(0, Address::Constant(0x40_0016), 10, false, 0)]);
+    assert_eq!(checks(&plan), [check(0, Address::Constant(0x40_0016), 10, false, 0)]);
     assert_eq!(members(&plan), [Some((0, None, 0x16)), Some((0, None, 0x1c))]);
+}
+
+#[test]
+fn a_check_is_not_before_what_changes_the_meaning_of_its_address() {
+    // MOV EAX, GS:[8]; MOV ECX, GS:[16], and the same without GS by RIP.
+    let by_gs = [0x65, 0x8b, 0x04, 0x25, 8, 0, 0, 0, 0x65, 0x8b, 0x0c, 0x25, 16, 0, 0, 0];
+    let by_rip = [0x8b, 0x05, 0x10, 0, 0, 0, 0x8b, 0x0d, 0x10, 0, 0, 0];
+    let place = |before: &[u8], code: &[u8]| {
+        let plan = plan_where(&[before, code].concat(), |n| n == 0);
+        plan.checks.first().map(|check| check.before)
+    };
+    let (swapgs, cpuid) = ([0x0f, 0x01, 0xf8], [0x0f, 0xa2]);
+    assert_eq!(place(&[0x90], &by_gs), Some(0));
+    assert_eq!(place(&swapgs, &by_gs), Some(1));
+    assert_eq!(place(&cpuid, &by_gs), Some(1));
+    assert_eq!(place(&[0x90], &by_rip), Some(0));
+    assert_eq!(place(&swapgs, &by_rip), Some(0));
+    assert_eq!(place(&cpuid, &by_rip), Some(1));
 }
 
 #[test]
@@ -172,5 +197,5 @@ fn groups_that_overlap_have_words_of_their_own_and_too_many_are_none() {
 fn a_word_serves_the_next_group_when_it_is_not_needed_any_more() {
     // MOV AX, [RSI]; MOV AX, [RSI+2]; MOV AX, [RDI]; MOV AX, [RDI+2].
     let code = [0x66, 0x8b, 0x06, 0x66, 0x8b, 0x46, 2, 0x66, 0x8b, 0x07, 0x66, 0x8b, 0x47, 2];
-    assert_eq!(plan(&code).checks, [check(0, at(RSI, 0), 4, false, 0), check(2, at(RDI, 0), 4, false, 0)]);
+    assert_eq!(checks(&plan(&code)), [check(0, at(RSI, 0), 4, false, 0), check(2, at(RDI, 0), 4, false, 0)]);
 }
