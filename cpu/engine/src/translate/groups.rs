@@ -12,6 +12,7 @@ use super::select::{Kind, Operand, Selected};
 use super::step;
 use crate::mmu::{PAGE, PAGE_MASK};
 use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use std::cmp::Reverse;
 
 /// Bytes from the lowest to the highest address of a group at most: a longer one crosses a page too often. The stack does
 /// so in the same frames again and again, which the host's branches learn.
@@ -90,6 +91,14 @@ impl Group {
             Address::Computed(STACK) => STACK_REACH,
             Address::Computed(_) => REACH,
         }
+    }
+
+    fn first(&self) -> usize {
+        self.members.first().map_or(0, |access| access.instruction)
+    }
+
+    fn last(&self) -> usize {
+        self.members.last().map_or(0, |access| access.instruction)
     }
 
     /// Takes an access in, if it is near enough and as aligned as the others. `at` is as `low` is.
@@ -269,27 +278,36 @@ impl Planner {
 
     /// Decides which groups are worth a check, where it goes, and which words they have.
     fn place(&mut self, count: usize, live: &[u32]) -> Plan {
-        let mut placed: Vec<(usize, usize, Group)> = Vec::new();
+        let is_dead = |n: &usize| live.get(*n) == Some(&0);
+        let mut placed: Vec<(usize, Group)> = Vec::new();
         for group in std::mem::take(&mut self.closed) {
-            let (Some(first), Some(last)) = (group.members.first(), group.members.last()) else { continue };
-            let (first, last) = (first.instruction, last.instruction);
-            let dead = (group.start..=first).rev().find(|&n| live.get(n) == Some(&0));
+            let first = group.first();
+            let dead = (group.start..=first).rev().find(is_dead);
             // One access by itself is only cheaper where it need not leave the flags alone.
             if group.members.len() > 1 || dead.is_some_and(|place| place < first) {
-                placed.push((dead.unwrap_or(first), last, group));
+                placed.push((dead.unwrap_or(first), group));
             }
         }
-        placed.sort_by_key(|&(place, ..)| place);
+        // A check takes R11 away from a group whose members come next: better before that group's own.
+        for n in 0..placed.len() {
+            while let Some(earlier) = disturbed(&placed, n)
+                && let Some((place, group)) = placed.get_mut(n)
+                && let Some(better) = (group.start..=earlier).rev().find(is_dead)
+            {
+                *place = better;
+            }
+        }
+        placed.sort_by_key(|(place, group)| (*place, Reverse(group.first())));
         let mut plan = Plan { steps: vec![Planned::default(); count], checks: Vec::new() };
         // Up to which instruction each word is needed.
         let mut used = [None; WORDS];
-        for (place, last, group) in placed {
+        for (place, group) in placed {
             let Some(word) = used.iter().position(|&until: &Option<usize>| until.is_none_or(|until| until < place))
             else {
                 continue;
             };
             if let Some(until) = used.get_mut(word) {
-                *until = Some(last);
+                *until = Some(group.last());
             }
             let word = word as u8;
             self.write_down(&mut plan, &group, place, word);
@@ -306,8 +324,7 @@ impl Planner {
         };
         let operand =
             Operand { size: (group.high - low) as u32, write: group.write, alignment: group.alignment as u32 };
-        let last = group.members.last().map_or(place, |access| access.instruction);
-        plan.checks.push(Check { before: place, address, operand, word, last });
+        plan.checks.push(Check { before: place, address, operand, word, last: group.last() });
         let index = match group.key {
             Address::Constant(_) => None,
             Address::Computed(key) => key.followed(),
@@ -320,6 +337,14 @@ impl Planner {
             }
         }
     }
+}
+
+/// Where another group's check is that has members between the check of group `n` and that group's first member.
+fn disturbed(placed: &[(usize, Group)], n: usize) -> Option<usize> {
+    let (place, group) = placed.get(n)?;
+    let between = |access: &Access| (*place..group.first()).contains(&access.instruction);
+    let other = placed.iter().find(|(other, group)| other < place && group.members.iter().any(between));
+    other.map(|&(other, _)| other)
 }
 
 fn has_segment(key: Address) -> bool {

@@ -179,6 +179,18 @@ fn a_check_is_not_before_what_changes_the_meaning_of_its_address() {
 }
 
 #[test]
+fn a_check_does_not_come_between_the_members_of_another_group_if_it_need_not() {
+    // ADD [RDI+8], RSI; ADD DWORD [RDI+16], 1; POP RBX.
+    let code = [0x48, 0x01, 0x77, 0x08, 0x83, 0x47, 0x10, 0x01, 0x5b];
+    let structure = check(0, at(RDI, 8), 12, true, 1);
+    assert_eq!(checks(&plan_where(&code, |n| n < 2)), [check(0, at(R9, 0), 8, false, 0), structure]);
+    // MOV R9, [RDI]; ADD RSP, R9 before: RSP is not what it was.
+    let moved = [&[0x4c, 0x8b, 0x0f, 0x4c, 0x01, 0xcc][..], &code].concat();
+    let places: Vec<usize> = plan_where(&moved, |n| n < 4).checks.iter().map(|check| check.before).collect();
+    assert_eq!(places, [0, 3]);
+}
+
+#[test]
 fn groups_that_overlap_have_words_of_their_own_and_too_many_are_none() {
     // MOV AL, [r] for ten registers, and once more.
     let once: Vec<u8> = (0..10u8)
