@@ -69,6 +69,9 @@ pub(crate) const THEMES: &[&[Guest]] = &[
     hot::STORES,
     hot::PAGE_FAULTS,
     hot::EXCEPTIONS,
+    hot::REMAPPING,
+    hot::STRUCTURES,
+    hot::ADDRESSING,
 ];
 
 /// One instruction, or a few.
