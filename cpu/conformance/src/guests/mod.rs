@@ -72,6 +72,8 @@ pub(crate) const THEMES: &[&[Guest]] = &[
     hot::REMAPPING,
     hot::STRUCTURES,
     hot::ADDRESSING,
+    hot::DEBUGGING,
+    hot::INTERRUPTS,
 ];
 
 /// One instruction, or a few.

@@ -4,7 +4,9 @@
 
 mod addressing;
 mod case;
+mod debugging;
 mod exceptions;
+mod interrupts;
 mod page_faults;
 mod place;
 mod remapping;
@@ -13,7 +15,9 @@ mod stores;
 mod structures;
 
 pub(crate) use addressing::GUESTS as ADDRESSING;
+pub(crate) use debugging::GUESTS as DEBUGGING;
 pub(crate) use exceptions::GUESTS as EXCEPTIONS;
+pub(crate) use interrupts::GUESTS as INTERRUPTS;
 pub(crate) use page_faults::GUESTS as PAGE_FAULTS;
 pub(crate) use remapping::GUESTS as REMAPPING;
 pub(crate) use stores::GUESTS as STORES;
