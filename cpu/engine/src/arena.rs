@@ -17,6 +17,8 @@ pub struct Arena {
     executable: NonNull<u8>,
     capacity: usize,
     used: usize,
+    /// Where what was pushed at the end begins.
+    end: usize,
     /// Code was once executed at addresses that are about to be written again.
     reused: bool,
 }
@@ -47,48 +49,66 @@ impl Arena {
                 return Err(error);
             }
         };
-        Ok(Self { writable, executable, capacity, used: 0, reused: false })
+        Ok(Self { writable, executable, capacity, used: 0, end: capacity, reused: false })
     }
 
     /// Appends `code` and returns its offset, or `None` when it does not fit.
     pub fn push(&mut self, code: &[u8]) -> Option<u32> {
+        let (start, _) = self.reserve(code.len(), 0)?;
+        self.write(start, code);
+        Some(start)
+    }
+
+    /// Makes room for code that is expected to run, and for as much as is not, which lies at the arena's other end so that
+    /// it shares no cache lines and pages with the former. Gives both offsets, or `None` when it does not fit.
+    pub fn reserve(&mut self, hot: usize, cold: usize) -> Option<(u32, u32)> {
         let start = self.used.checked_next_multiple_of(STUB_ALIGNMENT)?;
-        let end = start.checked_add(code.len())?;
-        if end > self.capacity {
+        let used = start.checked_add(hot)?;
+        let end = self.end.checked_sub(cold)?;
+        if used > end {
             return None;
         }
-        let offset = u32::try_from(start).ok()?;
-        // SAFETY: start..end lies inside the writable mapping, which `code` cannot overlap.
-        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), self.writable.as_ptr().add(start), code.len()) };
-        self.used = end;
+        let offsets = (u32::try_from(start).ok()?, u32::try_from(end).ok()?);
+        (self.used, self.end) = (used, end);
+        Some(offsets)
+    }
+
+    /// Writes code where there was made room for it.
+    pub fn write(&mut self, offset: u32, code: &[u8]) {
+        self.copy(offset, code);
         if self.reused {
             // Code modified through another linear address needs a serialising instruction before it
             // is executed (SDM vol. 3, 9.1.3).
             serialise();
         }
-        Some(offset)
+    }
+
+    fn copy(&mut self, offset: u32, code: &[u8]) {
+        let start = offset as usize;
+        let inside =
+            |low: usize, high: usize| start >= low && start.checked_add(code.len()).is_some_and(|end| end <= high);
+        if !inside(0, self.used) && !inside(self.end, self.capacity) {
+            return;
+        }
+        // SAFETY: the range lies inside the writable mapping, which `code` cannot overlap.
+        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), self.writable.as_ptr().add(start), code.len()) };
     }
 
     /// Overwrites code at `offset` that was pushed before. Whatever runs it next runs the new one.
     pub fn patch(&mut self, offset: u32, code: &[u8]) {
-        let start = offset as usize;
-        if start.checked_add(code.len()).is_none_or(|end| end > self.used) {
-            return;
-        }
-        // SAFETY: the range lies inside what was pushed, and `code` cannot overlap the writable mapping.
-        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), self.writable.as_ptr().add(start), code.len()) };
+        self.copy(offset, code);
         serialise();
     }
 
     /// Bytes in use.
     pub fn used(&self) -> usize {
-        self.used
+        self.used + (self.capacity - self.end)
     }
 
     /// Forgets all code. Whatever was compiled may not be executed any more.
     pub fn clear(&mut self) {
         self.reused |= self.used != 0;
-        self.used = 0;
+        (self.used, self.end) = (0, self.capacity);
     }
 
     /// The address at which the code at `offset` is executed.

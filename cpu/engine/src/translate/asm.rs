@@ -88,18 +88,24 @@ impl Asm {
         }
     }
 
-    /// Writes the distances to labels. False if a label was never bound or is too far.
+    /// Writes the distances to labels. `crossing` gets the places of those that lead over offset `border`. False if a label
+    /// was never bound or is too far.
     #[must_use]
-    pub fn resolve(&mut self) -> bool {
+    pub fn resolve(&mut self, border: u32, crossing: &mut Vec<u32>) -> bool {
+        crossing.clear();
         for &(at, label, bytes) in &self.fixups {
-            let Some(Some(target)) = self.labels.get(label.0 as usize) else { return false };
-            let (at, bytes) = (at as usize, usize::from(bytes));
-            let distance = i64::from(*target) - (at + bytes) as i64;
-            let Some(place) = self.code.get_mut(at..at + bytes) else { return false };
-            if bytes == 1 && i8::try_from(distance).is_err() {
+            let Some(&Some(target)) = self.labels.get(label.0 as usize) else { return false };
+            let end = at as usize + usize::from(bytes);
+            let distance = i64::from(target) - end as i64;
+            let Some(place) = self.code.get_mut(at as usize..end) else { return false };
+            let crosses = (at < border) != (target < border);
+            if crosses {
+                crossing.push(at);
+            }
+            if bytes == 1 && (crosses || i8::try_from(distance).is_err()) {
                 return false;
             }
-            place.copy_from_slice(&distance.to_le_bytes()[..bytes]);
+            place.copy_from_slice(&distance.to_le_bytes()[..bytes.into()]);
         }
         true
     }
@@ -357,7 +363,7 @@ mod tests {
     fn text(write: impl FnOnce(&mut Asm)) -> String {
         let mut asm = Asm::default();
         write(&mut asm);
-        assert!(asm.resolve());
+        assert!(asm.resolve(u32::MAX, &mut Vec::new()));
         let mut out = Vec::new();
         for instruction in Decoder::with_ip(64, &asm.code, 0, DecoderOptions::NONE) {
             let mut line = String::new();
@@ -422,6 +428,6 @@ mod tests {
         let mut asm = Asm::default();
         let label = asm.label();
         asm.jmp(label);
-        assert!(!asm.resolve());
+        assert!(!asm.resolve(u32::MAX, &mut Vec::new()));
     }
 }

@@ -31,6 +31,9 @@ pub struct Place<'a> {
 #[derive(Debug)]
 pub struct Code<'a> {
     pub bytes: &'a [u8],
+    /// Where what lies out of line begins, and the places of the four-byte distances that lead there or from there.
+    pub cold: u32,
+    pub crossing: &'a [u32],
     pub exits: &'a [Exit],
     /// Units that it needs.
     pub units: u32,
@@ -115,6 +118,8 @@ impl BlockTranslator {
         let stale = self.emit.finish(rip, direct)?;
         emitted.then_some(Code {
             bytes: &self.emit.asm.code,
+            cold: self.emit.cold_at,
+            crossing: &self.emit.crossing,
             exits: &self.emit.exits,
             units,
             direct,

@@ -95,6 +95,9 @@ pub struct Emit {
     /// The operation whose instruction is being written, and the first exit of its.
     op: u16,
     first_of_step: usize,
+    /// Where what lies out of line begins, and the places of distances that lead there or from there.
+    pub cold_at: u32,
+    pub crossing: Vec<u32>,
     pub arrays: Arrays,
     /// R11 holds this one of the frame's words, which itself has yet to be written if `unsaved`.
     in_r11: Option<u8>,
@@ -114,6 +117,8 @@ impl Emit {
             translation: 0,
             op: 0,
             first_of_step: 0,
+            cold_at: 0,
+            crossing: Vec::new(),
             arrays: Arrays::default(),
             in_r11: None,
             unsaved: false,
@@ -314,6 +319,7 @@ impl Emit {
         self.in_r11 = None;
         let stale = self.leave(ExitKind::Link { patch: direct + 1 }, rip);
         let mut at_stale = 0;
+        self.cold_at = self.asm.here();
         for cold in std::mem::take(&mut self.cold) {
             match cold {
                 Cold::Exit { label, exit } => {
@@ -340,6 +346,6 @@ impl Emit {
                 }
             }
         }
-        self.asm.resolve().then_some(at_stale)
+        self.asm.resolve(self.cold_at, &mut self.crossing).then_some(at_stale)
     }
 }

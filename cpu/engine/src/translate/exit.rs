@@ -47,13 +47,13 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// The exit of code that begins `offset` bytes further on in the code cache.
+    /// The exit, where offsets become those that `place` gives.
     #[must_use]
-    pub fn moved(&self, offset: u32) -> Self {
-        let within = |at: Within| Within { resume: if at.resume == 0 { 0 } else { at.resume + offset }, ..at };
+    pub fn moved(&self, place: impl Fn(u32) -> u32) -> Self {
+        let within = |at: Within| Within { resume: if at.resume == 0 { 0 } else { place(at.resume) }, ..at };
         let kind = match self.kind {
-            ExitKind::Link { patch } => ExitKind::Link { patch: patch + offset },
-            ExitKind::Single { patch } => ExitKind::Single { patch: patch + offset },
+            ExitKind::Link { patch } => ExitKind::Link { patch: place(patch) },
+            ExitKind::Single { patch } => ExitKind::Single { patch: place(patch) },
             ExitKind::Interpret(at) => ExitKind::Interpret(within(at)),
             ExitKind::Access(at) => ExitKind::Access(within(at)),
             kind => kind,

@@ -317,24 +317,36 @@ impl Translator {
             return None;
         };
         let fits = self.exits.len() + made.exits.len() <= MAX_EXITS;
-        let offset = if fits { self.code.push(made.bytes) } else { None };
-        let Some(offset) = offset else {
+        let cold_bytes = made.bytes.len() - made.cold as usize;
+        let room = if fits { self.code.reserve(made.cold as usize, cold_bytes) } else { None };
+        let Some((hot_at, cold_at)) = room else {
             self.clear(cpu, cache);
             return None;
         };
+        let away = cold_at.wrapping_sub(hot_at + made.cold);
+        let placed = |offset: u32| hot_at.wrapping_add(offset).wrapping_add(if offset < made.cold { 0 } else { away });
+        let mut bytes = made.bytes.to_vec();
+        for &at in made.crossing {
+            let Some(distance) = bytes.get_mut(at as usize..).and_then(<[u8]>::first_chunk_mut) else { continue };
+            let more = if at < made.cold { away } else { away.wrapping_neg() };
+            *distance = u32::from_le_bytes(*distance).wrapping_add(more).to_le_bytes();
+        }
+        let (hot, cold) = bytes.split_at(made.cold as usize);
+        self.code.write(hot_at, hot);
+        self.code.write(cold_at, cold);
         for exit in made.exits {
-            self.exits.push(exit.moved(offset));
+            self.exits.push(exit.moved(placed));
         }
         let number = place.number;
         self.stats.blocks += 1;
         self.stats.instructions += u64::from(made.instructions);
         self.translations.push(Translation {
             rip,
-            indirect: offset,
+            indirect: hot_at,
             units: made.units,
-            direct: offset + made.direct,
-            inner: offset + made.inner,
-            stale: offset + made.stale,
+            direct: placed(made.direct),
+            inner: placed(made.inner),
+            stale: placed(made.stale),
             user: place.user,
             block: index,
             dropped: false,
