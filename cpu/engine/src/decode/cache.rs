@@ -1,11 +1,11 @@
 //! All decoded blocks of one CPU, and how one is found.
 //!
 //! A block is looked up by the linear address first, in a direct-mapped table whose entries hold only
-//! while the translation does (see [`crate::mmu::Mmu::local_epoch`]); then by guest-physical address.
+//! while the translation does (see [`Mmu::local_epoch`]); then by guest-physical address.
 
 use super::{Block, Translated};
 use crate::cpu::{Cpu, Faulting};
-use crate::mmu::{PAGE, PAGE_MASK};
+use crate::mmu::{Mmu, PAGE, PAGE_MASK};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -47,6 +47,18 @@ struct Jump {
     id: u64,
     key: u32,
     global: bool,
+    /// The block runs over into the next page.
+    straddles: bool,
+}
+
+impl Jump {
+    /// What [`Self::epoch`] is as long as the entry holds: a sum of counts, none of which goes down.
+    #[inline(always)]
+    fn epoch_now(&self, mmu: &Mmu) -> u64 {
+        let all = if self.global { mmu.global_epoch } else { mmu.local_epoch };
+        let next = if self.straddles { mmu.page_epoch(self.linear.wrapping_add(PAGE)) } else { 0 };
+        all + mmu.page_epoch(self.linear) + next
+    }
 }
 
 /// Bits of a block's identity that are its index; the rest counts the blocks ever made.
@@ -130,10 +142,9 @@ impl BlockCache {
     pub fn find(&mut self, cpu: &mut Cpu) -> Faulting<u32> {
         let linear = cpu.code_linear(cpu.rip);
         let jump = &self.jumps[jump_index(linear)];
-        let epoch = if jump.global { cpu.mmu.global_epoch } else { cpu.mmu.local_epoch };
         if jump.linear == linear
             && jump.key == cpu.decode_key()
-            && jump.epoch == epoch
+            && jump.epoch == jump.epoch_now(&cpu.mmu)
             && self.blocks.get(index_of(jump.id) as usize).is_some_and(|b| b.id == jump.id)
         {
             return Ok(index_of(jump.id));
@@ -157,12 +168,11 @@ impl BlockCache {
                 self.insert(block, cpu)
             }
         };
-        // A block that runs over into a second page depends on two translations.
-        // INVLPG of a page in the lower half leaves the epoch of global pages alone: they are few there.
-        let global = global && linear >> 63 != 0 && self.get(index).second_page.is_none();
-        let epoch = if global { cpu.mmu.global_epoch } else { cpu.mmu.local_epoch };
-        let id = self.get(index).id;
-        self.jumps[jump_index(linear)] = Jump { linear, epoch, id, key, global };
+        let block = self.get(index);
+        let straddles = block.second_page.is_some();
+        // The second page may not be global.
+        let jump = Jump { linear, epoch: 0, id: block.id, key, global: global && !straddles, straddles };
+        self.jumps[jump_index(linear)] = Jump { epoch: jump.epoch_now(&cpu.mmu), ..jump };
         Ok(index)
     }
 

@@ -27,10 +27,14 @@ pub struct Mmu {
     pub tlb: Tlb,
     pub control: Control,
     pub ram: RamMap,
-    /// Counts up whenever a translation of a page that is not global may have changed.
+    /// Counts up whenever the translations of all pages that are not global may have changed.
     pub local_epoch: u64,
-    /// Counts up whenever any translation may have changed.
+    /// Counts up whenever all translations may have changed.
     pub global_epoch: u64,
+    /// Pages that INVLPG was for, until the translator has taken them.
+    pub flushed_pages: Vec<u64>,
+    page_flushes: u64,
+    page_epochs: [u64; PAGE_CLASSES],
     pub misses: u64,
     pub flushes: u64,
     /// Where pieces of large pages are in the TLB: lower and upper half of the address space.
@@ -42,6 +46,15 @@ pub struct Mmu {
 struct Span {
     first: u64,
     last: u64,
+}
+
+/// Pages that are remembered one by one; beyond that many, all are forgotten.
+const MAX_FLUSHED: usize = 32;
+/// Classes of pages that share a count of INVLPGs; a power of two.
+const PAGE_CLASSES: usize = 256;
+
+fn page_class(address: u64) -> usize {
+    (address / PAGE) as usize & (PAGE_CLASSES - 1)
 }
 
 /// Bytes around a piece of a large page that the page may cover: 1 GiB.
@@ -57,6 +70,9 @@ impl Mmu {
             ram,
             local_epoch: 1,
             global_epoch: 1,
+            flushed_pages: Vec::new(),
+            page_flushes: 0,
+            page_epochs: [0; PAGE_CLASSES],
             misses: 0,
             flushes: 0,
             large: [None; 2],
@@ -116,11 +132,32 @@ impl Mmu {
             self.flush_all();
             return;
         }
-        self.local_epoch += 1;
-        if address >> 63 != 0 {
+        self.note_flushed(address & !PAGE_MASK);
+        self.tlb.flush_page(address);
+    }
+
+    /// Whoever remembers where code lies is told that one page may lie elsewhere now.
+    fn note_flushed(&mut self, page: u64) {
+        self.page_flushes += 1;
+        self.page_epochs[page_class(page)] += 1;
+        if self.flushed_pages.len() < MAX_FLUSHED {
+            self.flushed_pages.push(page);
+        } else {
+            self.flushed_pages.clear();
+            self.local_epoch += 1;
             self.global_epoch += 1;
         }
-        self.tlb.flush_page(address);
+    }
+
+    /// Counts up with every INVLPG of a page of the same class as that of `address`.
+    #[inline(always)]
+    pub fn page_epoch(&self, address: u64) -> u64 {
+        self.page_epochs[page_class(address)]
+    }
+
+    /// How often translations were forgotten, some or all.
+    pub fn changes(&self) -> (u64, u64, u64) {
+        (self.local_epoch, self.global_epoch, self.page_flushes)
     }
 }
 

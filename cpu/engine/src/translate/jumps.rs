@@ -5,11 +5,14 @@
 
 use super::frame::{Code, Frame, JUMPS, jump_index};
 use super::thunks;
-use crate::mmu::Mmu;
+use crate::mmu::{Mmu, PAGE};
 use std::ptr::NonNull;
 
 /// One entry: the table, supervisor's or user's, and its index in it.
 type Entry = (bool, u32);
+
+/// Entries for the addresses of one page, which are neighbours.
+const JUMPS_OF_PAGE: u32 = (PAGE / 2) as u32;
 
 pub struct Jumps {
     frame: NonNull<Frame>,
@@ -59,7 +62,7 @@ impl Jumps {
             return;
         }
         let known = mmu.tlb.entry(rip);
-        let global = rip >> 63 != 0 && known.lookup(known.exec, rip, 1).is_some() && mmu.tlb.info(rip).global;
+        let global = known.lookup(known.exec, rip, 1).is_some() && mmu.tlb.info(rip).global;
         if self.local.len() + self.global.len() >= 4 * JUMPS {
             self.forget_all();
         }
@@ -77,13 +80,25 @@ impl Jumps {
 
     /// Forgets the entries whose translation of addresses may not hold any more.
     #[inline(always)]
-    pub fn keep_up(&mut self, mmu: &Mmu) {
+    pub fn keep_up(&mut self, mmu: &mut Mmu) {
+        while let Some(page) = mmu.flushed_pages.pop() {
+            self.forget_page(page);
+        }
         if self.global_epoch != mmu.global_epoch {
             (self.global_epoch, self.local_epoch) = (mmu.global_epoch, mmu.local_epoch);
             self.forget_all();
         } else if self.local_epoch != mmu.local_epoch {
             self.local_epoch = mmu.local_epoch;
             self.forget_local();
+        }
+    }
+
+    #[cold]
+    fn forget_page(&mut self, page: u64) {
+        let first = jump_index(page) as u32;
+        for index in first..first + JUMPS_OF_PAGE {
+            self.put((false, index), nothing());
+            self.put((true, index), nothing());
         }
     }
 

@@ -176,8 +176,8 @@ impl Translator {
     /// Drops jump table entries whose translation of addresses may not hold any more, and what was made of blocks that are
     /// no more.
     #[inline(always)]
-    fn keep_up(&mut self, cpu: &Cpu, cache: &mut BlockCache) {
-        self.jumps.keep_up(&cpu.mmu);
+    fn keep_up(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) {
+        self.jumps.keep_up(&mut cpu.mmu);
         if cache.has_dropped() {
             for number in cache.take_dropped() {
                 self.drop_translation(number);

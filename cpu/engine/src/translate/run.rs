@@ -193,7 +193,7 @@ impl Translator {
             return Err(Next::Instruction);
         }
         let (units, start, block) = (translation.units, translation.rip, cache.get(translation.block));
-        let epochs = (cpu.mmu.local_epoch, cpu.mmu.global_epoch);
+        let changes = cpu.mmu.changes();
         let behind = block.ops.get(usize::from(at.op)).map_or(0, |op| start + u64::from(op.offset) + u64::from(op.len));
         let has_next = block.ops.len() > usize::from(at.op) + 1;
         let again = cpu.run_ops(block, start, at.op.into(), 1);
@@ -204,7 +204,7 @@ impl Translator {
             return Err(Next::Attend);
         }
         // What a translation has found out about its memory holds as long as paging does.
-        let straight = cpu.rip == behind && epochs == (cpu.mmu.local_epoch, cpu.mmu.global_epoch);
+        let straight = cpu.rip == behind && changes == cpu.mmu.changes();
         if !straight || cache.has_dropped() {
             return Err(Next::Continue);
         }
