@@ -1,5 +1,6 @@
 //! The state of one software CPU, laid out for the interpreter.
 
+use crate::decode::Op;
 use crate::exec::width::{Arith, Width, arith};
 use crate::lapic::Lapic;
 use crate::mmu::{Mmu, Privilege};
@@ -180,6 +181,8 @@ pub struct Cpu {
     pub limit: usize,
     /// A write to a page with decoded code: (page, first byte, last byte) in guest-physical space.
     pub code_writes: Vec<(u64, u16, u16)>,
+    /// Operations of the block that is being decoded.
+    pub decoded: Vec<Op>,
     pub stats: Stats,
     /// Is told what the CPU does, if anybody wants to know.
     pub tracer: Option<Box<dyn motu_hv::Tracer>>,
@@ -243,6 +246,7 @@ impl Cpu {
             nmi_blocked: false,
             limit: 0,
             code_writes: Vec::new(),
+            decoded: Vec::new(),
             stats: Stats::default(),
             tracer: None,
             bus: None,

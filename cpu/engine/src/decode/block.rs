@@ -78,32 +78,36 @@ impl Cpu {
     pub fn decode_block(&mut self, physical: u64, host_page: *const u8) -> Faulting<Block> {
         let rip = self.rip;
         let start = (physical & PAGE_MASK) as usize;
-        let mut bytes = [0u8; PAGE as usize + MAX_LEN];
-        // SAFETY: `host_page` is a whole page of guest RAM; it is copied because the guest may change
-        // it while we look.
-        unsafe { std::ptr::copy_nonoverlapping(host_page, bytes.as_mut_ptr(), PAGE as usize) };
-        let Some(code) = bytes.get(start..PAGE as usize) else { return self.general_protection(0) };
+        let rest = PAGE as usize - start;
+        let first = rest.min(MAX_OPS * MAX_LEN);
+        let mut bytes = [0u8; MAX_OPS * MAX_LEN + MAX_LEN];
+        // SAFETY: `host_page` is a whole page of guest RAM, of which `first` bytes from `start` on are copied because the
+        // guest may change it while we look; the buffer is longer.
+        unsafe { std::ptr::copy_nonoverlapping(host_page.add(start), bytes.as_mut_ptr(), first) };
         let mut context =
             Context { code_size: self.code_size, key: self.key, contract: self.contract, native: &mut self.native };
-        let mut ops = Vec::new();
-        let mut len = decode_run(code, rip, &mut context, &mut ops);
+        let mut ops = std::mem::take(&mut self.decoded);
+        ops.clear();
+        let mut len = decode_run(bytes.get(..first).unwrap_or(&[]), rip, &mut context, &mut ops);
         let mut second_page = None;
         if ops.is_empty() {
-            // The first instruction does not fit into the page.
-            let next = rip.wrapping_add(PAGE - start as u64);
+            // The first instruction does not fit into the page, of which fewer than MAX_LEN bytes are left.
+            let next = rip.wrapping_add(rest as u64);
             let (next_physical, next_host, _) = self.fetch_page(self.code_linear(next))?;
             second_page = Some(next_physical & !PAGE_MASK);
-            // SAFETY: as above; the buffer has MAX_LEN bytes behind the page.
+            // SAFETY: as above; the buffer has MAX_LEN bytes behind `first`.
             unsafe {
-                std::ptr::copy_nonoverlapping(next_host.cast_const(), bytes.as_mut_ptr().add(PAGE as usize), MAX_LEN);
+                std::ptr::copy_nonoverlapping(next_host.cast_const(), bytes.as_mut_ptr().add(first), MAX_LEN);
             }
-            let code = bytes.get(start..).unwrap_or(&[]);
+            let code = bytes.get(..first + MAX_LEN).unwrap_or(&[]);
             let mut context =
                 Context { code_size: self.code_size, key: self.key, contract: self.contract, native: &mut self.native };
             len = decode_one(code, rip, &mut context, &mut ops);
         }
+        let of_block = ops.drain(..).collect();
+        self.decoded = ops;
         Ok(Block {
-            ops: ops.into_boxed_slice(),
+            ops: of_block,
             len: len as u32,
             physical,
             key: self.decode_key(),

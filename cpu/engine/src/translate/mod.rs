@@ -76,6 +76,8 @@ pub struct Translator {
     code: Arena,
     frame: NonNull<Frame>,
     blocks: BlockTranslator,
+    /// A copy of the page whose code is being translated.
+    page: Box<Page>,
     translations: Vec<Translation>,
     exits: Vec<Exit>,
     jumps: Jumps,
@@ -114,6 +116,7 @@ impl Translator {
             code: Arena::new(CODE_SIZE)?,
             frame,
             blocks: BlockTranslator::new(),
+            page: Box::new([0; PAGE as usize]),
             translations: Vec::new(),
             exits: Vec::new(),
             jumps: Jumps::new(frame),
@@ -281,8 +284,8 @@ impl Translator {
             Some(steps) => steps,
             None => {
                 let block = cache.get_mut(index);
-                let page = copy_of_page(cpu, block.physical)?;
-                let steps: Rc<[Step]> = self.blocks.describe(block, &place(cpu, &page))?.into();
+                copy_page(cpu, block.physical, &mut self.page)?;
+                let steps: Rc<[Step]> = self.blocks.describe(block, &place(cpu, &self.page))?.into();
                 self.described.resize(self.described.len().max(number as usize + 1), None);
                 *self.described.get_mut(number as usize)? = Some(Rc::clone(&steps));
                 steps
@@ -298,16 +301,16 @@ impl Translator {
         if self.options.deny.iter().any(|denied| denied.contains(&rip)) {
             return None;
         }
-        let page = copy_of_page(cpu, block.physical);
-        let (Some(page), None) = (page, block.second_page) else {
+        let copied = copy_page(cpu, block.physical, &mut self.page);
+        if copied.is_none() || block.second_page.is_some() {
             block.translated.runs = NEVER;
             return None;
-        };
+        }
         let place = Place {
             first_exit: self.exits.len() as u32,
             number: self.translations.len() as u32,
             rest,
-            ..place(cpu, &page)
+            ..place(cpu, &self.page)
         };
         let place = Place { in_place: self.options.translate != Translate::Lockstep, ..place };
         let Some(made) = self.blocks.translate(block, &place) else {
@@ -363,13 +366,12 @@ impl Translator {
 
 type Page = [u8; PAGE as usize];
 
-/// What a page of RAM holds now: the guest may change it while we look.
-fn copy_of_page(cpu: &Cpu, physical: u64) -> Option<Box<Page>> {
+/// Copies what a page of RAM holds now: the guest may change it while we look.
+fn copy_page(cpu: &Cpu, physical: u64, page: &mut Page) -> Option<()> {
     let host = cpu.mmu.ram.page(physical)?;
-    let mut page = Box::new([0; PAGE as usize]);
     // SAFETY: `host` is a whole page of guest RAM.
     unsafe { std::ptr::copy_nonoverlapping(host, page.as_mut_ptr(), page.len()) };
-    Some(page)
+    Some(())
 }
 
 /// Where the block at RIP is to run. Nothing is numbered yet.
