@@ -13,7 +13,7 @@ use motu_x86::contract::Contract;
 /// Instructions of one block at most.
 const MAX_OPS: usize = 64;
 /// Bytes of one instruction at most (SDM vol. 2, 2.3.11).
-const MAX_LEN: usize = 15;
+pub const MAX_LEN: usize = 15;
 
 /// Decoded instructions, keyed by where they lie in guest-physical memory.
 #[derive(Debug)]

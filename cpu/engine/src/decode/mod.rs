@@ -9,7 +9,7 @@ mod lower_system;
 mod op;
 mod operands;
 
-pub use block::{Block, Single, Translated};
+pub use block::{Block, MAX_LEN, Single, Translated};
 #[cfg(test)]
 pub use cache::MAX_OPS;
 pub use cache::{BlockCache, granules};

@@ -6,15 +6,15 @@ use super::flags;
 use super::groups::{Plan, Planner};
 use super::select::{INTERPRET, Kind, Selected, select, system};
 use super::step::Current;
-use crate::decode::{Block, granules};
-use crate::mmu::{PAGE_MASK, is_canonical};
-use iced_x86::{Decoder, FlowControl, Instruction, InstructionInfoFactory, UsedMemory};
+use crate::decode::{Block, MAX_LEN, granules};
+use crate::mmu::{PAGE, PAGE_MASK, is_canonical};
+use iced_x86::{Decoder, DecoderError, FlowControl, Instruction, InstructionInfoFactory, UsedMemory};
 
 /// Where and how a block is to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
     pub rip: u64,
-    /// The page of the block.
+    /// The page of the block, and where its code runs over into the next one, some bytes of that.
     pub page: &'a [u8],
     pub user: bool,
     pub decoder_options: u32,
@@ -187,7 +187,7 @@ impl BlockTranslator {
             return self.start.1;
         }
         let near = rip & !PAGE_MASK == place.rip & !PAGE_MASK;
-        let code = place.page.get((rip & PAGE_MASK) as usize..);
+        let code = place.page.get((rip & PAGE_MASK) as usize..PAGE as usize);
         code.filter(|_| near).map_or(flags::ALL, flags::at)
     }
 
@@ -220,7 +220,7 @@ impl BlockTranslator {
     }
 
     pub(super) fn target(&self, rip: u64, from: &Instruction, place: &Place<'_>) -> Target {
-        let near = rip & !PAGE_MASK == place.rip & !PAGE_MASK;
+        let near = rip & !PAGE_MASK == place.rip & !PAGE_MASK && !straddles(rip, place);
         Target { rip, near, back: rip <= from.ip(), live: self.flags_at(rip, place) != 0 }
     }
 }
@@ -271,4 +271,16 @@ impl BlockTranslator {
 fn leaves_address_space(instruction: &Instruction, kind: Kind) -> bool {
     let direct = matches!(kind, Kind::Jump | Kind::JumpIf | Kind::JumpShort | Kind::Call);
     direct && !(is_canonical(instruction.near_branch_target()) && is_canonical(instruction.next_ip()))
+}
+
+/// Whether the instruction at `rip`, in the block's page, runs over into the next.
+fn straddles(rip: u64, place: &Place<'_>) -> bool {
+    let offset = (rip & PAGE_MASK) as usize;
+    let rest = place.page.get(offset..PAGE as usize).unwrap_or_default();
+    if rest.len() >= MAX_LEN {
+        return false;
+    }
+    let mut decoder = Decoder::with_ip(64, rest, rip, place.decoder_options);
+    let _ = decoder.decode();
+    decoder.last_error() == DecoderError::NoMoreBytes
 }

@@ -5,14 +5,43 @@
 
 use super::frame::{Code, Frame, JUMPS, jump_index};
 use super::thunks;
+use crate::decode::MAX_LEN;
 use crate::mmu::{Mmu, PAGE};
 use std::ptr::NonNull;
 
 /// One entry: the table, supervisor's or user's, and its index in it.
 type Entry = (bool, u32);
 
+/// Entries for the addresses from which an instruction may run over into the next page.
+const STRADDLING: u32 = MAX_LEN as u32 / 2 + 1;
 /// Entries for the addresses of one page, which are neighbours.
 const JUMPS_OF_PAGE: u32 = (PAGE / 2) as u32;
+
+/// Pages, by the low bits of their numbers, that some entry may have been made for.
+struct Pages(Box<[u64; PAGE_CLASSES / 64]>);
+
+/// A power of two.
+const PAGE_CLASSES: usize = 1 << 16;
+
+impl Pages {
+    fn of(address: u64) -> (usize, u64) {
+        let class = (address / PAGE) as usize & (PAGE_CLASSES - 1);
+        (class / 64, 1 << (class % 64))
+    }
+
+    fn insert(&mut self, address: u64) {
+        let (word, bit) = Self::of(address);
+        self.0[word] |= bit;
+    }
+
+    /// Whether the page was there.
+    fn remove(&mut self, address: u64) -> bool {
+        let (word, bit) = Self::of(address);
+        let old = self.0[word];
+        self.0[word] = old & !bit;
+        old & bit != 0
+    }
+}
 
 pub struct Jumps {
     frame: NonNull<Frame>,
@@ -20,6 +49,8 @@ pub struct Jumps {
     local: Vec<Entry>,
     /// Entries in use of global pages.
     global: Vec<Entry>,
+    /// Where the code of entries lies: most pages that INVLPG is for have none.
+    pages: Pages,
     /// [`Mmu::local_epoch`] and [`Mmu::global_epoch`] that they are of.
     local_epoch: u64,
     global_epoch: u64,
@@ -36,7 +67,14 @@ impl Jumps {
                 unsafe { table.cast::<Code>().add(entry).write(nothing()) };
             }
         }
-        Self { frame, local: Vec::new(), global: Vec::new(), local_epoch: 0, global_epoch: 0 }
+        Self {
+            frame,
+            local: Vec::new(),
+            global: Vec::new(),
+            pages: Pages(Box::new([0; PAGE_CLASSES / 64])),
+            local_epoch: 0,
+            global_epoch: 0,
+        }
     }
 
     fn at(&self, (user, index): Entry) -> Code {
@@ -55,18 +93,23 @@ impl Jumps {
         (!std::ptr::eq(code, nothing())).then_some(code)
     }
 
-    /// Makes `code` what the entry for `rip` leads to.
-    pub fn set(&mut self, user: bool, rip: u64, code: Code, mmu: &Mmu) {
+    /// Makes `code` what the entry for `rip` leads to. Code that `straddles` depends on the translation of the next page,
+    /// too, which may not be global.
+    pub fn set(&mut self, (user, rip): (bool, u64), code: Code, straddles: bool, mmu: &Mmu) {
         let entry = (user, jump_index(rip) as u32);
         if self.at(entry) == code {
             return;
         }
         let known = mmu.tlb.entry(rip);
-        let global = known.lookup(known.exec, rip, 1).is_some() && mmu.tlb.info(rip).global;
+        let global = !straddles && known.lookup(known.exec, rip, 1).is_some() && mmu.tlb.info(rip).global;
         if self.local.len() + self.global.len() >= 4 * JUMPS {
             self.forget_all();
         }
         self.put(entry, code);
+        self.pages.insert(rip);
+        if straddles {
+            self.pages.insert(rip.wrapping_add(PAGE));
+        }
         if global { &mut self.global } else { &mut self.local }.push(entry);
     }
 
@@ -95,8 +138,12 @@ impl Jumps {
 
     #[cold]
     fn forget_page(&mut self, page: u64) {
+        if !self.pages.remove(page) {
+            return;
+        }
         let first = jump_index(page) as u32;
-        for index in first..first + JUMPS_OF_PAGE {
+        // Instructions that begin before the page may run over into it.
+        for index in (first..first + JUMPS_OF_PAGE).chain((1..=STRADDLING).map(|n| first.wrapping_sub(n))) {
             self.put((false, index), nothing());
             self.put((true, index), nothing());
         }

@@ -28,7 +28,7 @@ pub use run::Next;
 
 use crate::arena::Arena;
 use crate::cpu::{CodeSize, Cpu, key};
-use crate::decode::{BlockCache, Single, decoder_options};
+use crate::decode::{Block, BlockCache, MAX_LEN, Single, decoder_options};
 use crate::mmu::{ENTRIES, PAGE, PAGE_MASK, Privilege};
 use crate::options::{Options, Translate};
 pub use block::Step;
@@ -67,6 +67,9 @@ struct Translation {
     inner: u32,
     stale: u32,
     user: bool,
+    /// Its code runs over into a second page, so that it holds only as long as that page's translation does: it is reached
+    /// by the jump table alone.
+    straddles: bool,
     /// The block of the interpreter's cache, which is there as long as this is not dropped.
     block: u32,
     dropped: bool,
@@ -116,7 +119,7 @@ impl Translator {
             code: Arena::new(CODE_SIZE)?,
             frame,
             blocks: BlockTranslator::new(),
-            page: Box::new([0; PAGE as usize]),
+            page: Box::new([0; size_of::<Page>()]),
             translations: Vec::new(),
             exits: Vec::new(),
             jumps: Jumps::new(frame),
@@ -269,7 +272,8 @@ impl Translator {
         };
         if self.options.translate != Translate::Lockstep {
             let code = self.indirect(number);
-            self.jumps.set(cpu.cpl == 3, rip, code, &cpu.mmu);
+            let straddles = cache.get(index).second_page.is_some();
+            self.jumps.set((cpu.cpl == 3, rip), code, straddles, &cpu.mmu);
         }
         Ok(Some(number))
     }
@@ -284,8 +288,8 @@ impl Translator {
             Some(steps) => steps,
             None => {
                 let block = cache.get_mut(index);
-                copy_page(cpu, block.physical, &mut self.page)?;
-                let steps: Rc<[Step]> = self.blocks.describe(block, &place(cpu, &self.page))?.into();
+                let page = copy_code(cpu, block, &mut self.page)?;
+                let steps: Rc<[Step]> = self.blocks.describe(block, &place(cpu, page))?.into();
                 self.described.resize(self.described.len().max(number as usize + 1), None);
                 *self.described.get_mut(number as usize)? = Some(Rc::clone(&steps));
                 steps
@@ -301,16 +305,15 @@ impl Translator {
         if self.options.deny.iter().any(|denied| denied.contains(&rip)) {
             return None;
         }
-        let copied = copy_page(cpu, block.physical, &mut self.page);
-        if copied.is_none() || block.second_page.is_some() {
+        let Some(page) = copy_code(cpu, block, &mut self.page) else {
             block.translated.runs = NEVER;
             return None;
-        }
+        };
         let place = Place {
             first_exit: self.exits.len() as u32,
             number: self.translations.len() as u32,
             rest,
-            ..place(cpu, &self.page)
+            ..place(cpu, page)
         };
         let place = Place { in_place: self.options.translate != Translate::Lockstep, ..place };
         let Some(made) = self.blocks.translate(block, &place) else {
@@ -351,6 +354,7 @@ impl Translator {
             inner: placed(made.inner),
             stale: placed(made.stale),
             user: place.user,
+            straddles: block.second_page.is_some(),
             block: index,
             dropped: false,
         });
@@ -364,18 +368,24 @@ impl Translator {
     }
 }
 
-type Page = [u8; PAGE as usize];
+/// A page, and behind it what an instruction at its end may have in the next one.
+type Page = [u8; PAGE as usize + MAX_LEN];
 
-/// Copies what a page of RAM holds now: the guest may change it while we look.
-fn copy_page(cpu: &Cpu, physical: u64, page: &mut Page) -> Option<()> {
-    let host = cpu.mmu.ram.page(physical)?;
-    // SAFETY: `host` is a whole page of guest RAM.
-    unsafe { std::ptr::copy_nonoverlapping(host, page.as_mut_ptr(), page.len()) };
-    Some(())
+/// Copies what the pages of a block hold now, as the guest may change it while we look: all of its page, and as much of
+/// its second page, if it has one, as one instruction may take.
+fn copy_code<'a>(cpu: &Cpu, block: &Block, page: &'a mut Page) -> Option<&'a [u8]> {
+    let host = cpu.mmu.ram.page(block.physical)?;
+    // SAFETY: `host` is a whole page of guest RAM, and there is room for more.
+    unsafe { std::ptr::copy_nonoverlapping(host, page.as_mut_ptr(), PAGE as usize) };
+    let Some(second) = block.second_page else { return page.get(..PAGE as usize) };
+    let host = cpu.mmu.ram.page(second)?;
+    // SAFETY: as above; the room is one page and MAX_LEN bytes.
+    unsafe { std::ptr::copy_nonoverlapping(host, page.as_mut_ptr().add(PAGE as usize), MAX_LEN) };
+    Some(page)
 }
 
 /// Where the block at RIP is to run. Nothing is numbered yet.
-fn place<'a>(cpu: &Cpu, page: &'a Page) -> Place<'a> {
+fn place<'a>(cpu: &Cpu, page: &'a [u8]) -> Place<'a> {
     Place {
         rip: cpu.rip,
         page,

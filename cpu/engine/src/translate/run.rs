@@ -262,7 +262,7 @@ impl Translator {
         match found {
             Ok(Some(_)) if self.options.translate == Translate::Lockstep => Next::Continue,
             Ok(Some(number)) => {
-                if let Some(translation) = self.translations.get(number as usize) {
+                if let Some(translation) = self.translations.get(number as usize).filter(|t| !t.straddles) {
                     let entry = if translation.units & !has == 0 { translation.inner } else { translation.direct };
                     let distance = entry.wrapping_sub(patch + 4);
                     self.code.patch(patch, &distance.to_le_bytes());
