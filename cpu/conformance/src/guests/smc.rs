@@ -21,6 +21,7 @@ pub(crate) const GUESTS: &[Guest] = &[
     Guest { name: "code written by a device", manual: "vol. 3, 8.1.3", check: by_the_board },
     Guest { name: "code page remapped", manual: "vol. 3, 4.10.4.1", check: remapped },
     Guest { name: "second page of an instruction remapped", manual: "vol. 3, 4.10.4.1", check: second_page_remapped },
+    Guest { name: "second page of hot code remapped", manual: "vol. 3, 4.10.4.1", check: hot_second_page_remapped },
     Guest { name: "data beside code", manual: "vol. 3, 8.1.3", check: data_beside },
 ];
 
@@ -256,6 +257,47 @@ fn second_page_remapped(b: &mut Bench<'_>) -> Checked {
         Ok(())
     })?;
     same("the values", b.run()?.values(), vec![1 << 24, 2 << 24])
+}
+
+/// The same with code that runs often, into whose last instruction the code before it runs on, by INVLPG and by CR3, where
+/// the first page is global or not.
+fn hot_second_page_remapped(b: &mut Bench<'_>) -> Checked {
+    const ROUNDS: u32 = 40;
+    b.map(FREE, FRAMES, page::KERNEL | page::G)?;
+    b.map(FREE + 0x1000, FRAMES + 0x1000, page::KERNEL)?;
+    for (at, value) in [(FRAMES + 0x1000, 1u32), (FRAMES + 0x2000, 2)] {
+        let code = returns(value);
+        let (first, second) = code.split_at(1);
+        b.ram.write(Gpa(FRAMES + 0xff0), &[0x90; 15])?;
+        b.ram.write(Gpa(FRAMES + 0xfff), first)?;
+        b.ram.write(Gpa(at), second)?;
+    }
+    let entry = b.entry(FREE + 0x1000, 1)?;
+    kernel(b, |a| {
+        a.mov(rbx, FREE + 0xff0)?;
+        for round in 0..4 {
+            let mut again = a.create_label();
+            a.xor(esi, esi)?;
+            a.mov(ecx, ROUNDS)?;
+            a.set_label(&mut again)?;
+            a.call(rbx)?;
+            a.add(esi, eax)?;
+            a.loop_(again)?;
+            a.mov(rax, rsi)?;
+            a.log(rax)?;
+            let step = if round % 2 == 0 { 0x1000 } else { -0x1000 };
+            a.add(qword_ptr(entry), step)?;
+            if round < 2 {
+                a.invlpg(byte_ptr(rbx + 0x100))?;
+            } else {
+                a.mov(rax, cr3)?;
+                a.mov(cr3, rax)?;
+            }
+        }
+        Ok(())
+    })?;
+    let sum = |value: u64| value * u64::from(ROUNDS);
+    same("the sums", b.run()?.values(), vec![sum(1), sum(2), sum(1), sum(2)])
 }
 
 fn data_beside(b: &mut Bench<'_>) -> Checked {
