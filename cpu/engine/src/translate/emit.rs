@@ -10,7 +10,7 @@
 
 mod memory;
 
-pub use memory::{Address, Computed};
+pub use memory::{Address, Computed, Free};
 
 use super::asm::{Asm, Label, Mem, R10, R11, RCX, cc, frame, frame_indexed};
 use super::exit::{Exit, ExitKind, LOOKUP, Within};

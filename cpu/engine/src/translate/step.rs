@@ -2,7 +2,7 @@
 
 use super::asm::{Mem, R9, R10, R11, RAX, RBP, RDX, Reg, cc};
 use super::block::{BlockTranslator, Place};
-use super::emit::{Address, Computed, Target};
+use super::emit::{Address, Computed, Free, Target};
 use super::exit::ExitKind;
 use super::frame::at;
 use super::groups::Planned;
@@ -101,7 +101,8 @@ impl BlockTranslator {
             return Some(self.emit.checked(member));
         }
         let address = address(step.instruction)?;
-        Some(self.emit.locate(address, operand, step.rip(), step.live))
+        let free = if names_spilled(step.instruction) { Free::One } else { Free::None };
+        Some(self.emit.locate(address, operand, step.rip(), step.live, free))
     }
 
     fn copy(&mut self, step: &Current<'_>) -> Option<()> {
@@ -109,7 +110,7 @@ impl BlockTranslator {
         let mut free: &[Reg] = &[R10, R11];
         if let Some(operand) = step.selected.operand {
             let mem = self.operand(step, operand)?;
-            // R10 or R11 is part of the address; the other one is free.
+            // R10 or R11 is part of the address; the other one is free if a register operand needs it.
             free = if mem.base == R10 { &[R11] } else { &[R10] };
             set_memory(&mut instruction, mem);
         }
@@ -203,7 +204,7 @@ impl BlockTranslator {
             None => {
                 let below = Computed { base: Some(Home::Host(R9)), index: None, disp: -8, short: false, segment: None };
                 let operand = Operand { write: true, ..POINTER };
-                self.emit.locate(Address::Computed(below), operand, step.rip(), step.live)
+                self.emit.locate(Address::Computed(below), operand, step.rip(), step.live, Free::One)
             }
         }
     }
@@ -273,7 +274,7 @@ impl BlockTranslator {
             Some(member) => self.emit.checked(member),
             None => {
                 let top = Computed { base: Some(Home::Host(R9)), index: None, disp: 0, short: false, segment: None };
-                self.emit.locate(Address::Computed(top), POINTER, step.rip(), step.live)
+                self.emit.locate(Address::Computed(top), POINTER, step.rip(), step.live, Free::One)
             }
         }
     }
@@ -307,7 +308,7 @@ impl BlockTranslator {
             None => {
                 let base = Some(Home::Host(RBP));
                 let at_rbp = Computed { base, index: None, disp: 0, short: false, segment: None };
-                self.emit.locate(Address::Computed(at_rbp), POINTER, step.rip(), step.live)
+                self.emit.locate(Address::Computed(at_rbp), POINTER, step.rip(), step.live, Free::One)
             }
         };
         self.emit.asm.lea(R9, Mem { base: RBP, index: None, disp: 8 });
@@ -422,6 +423,14 @@ impl BlockTranslator {
         self.emit.go_to_r10(step.rip(), popped);
         Some(())
     }
+}
+
+/// Whether a register operand has no register of the host.
+fn names_spilled(instruction: &Instruction) -> bool {
+    (0..instruction.op_count()).filter(|&n| instruction.op_kind(n) == OpKind::Register).any(|n| {
+        let register = instruction.op_register(n);
+        register.is_gpr() && matches!(home(register.full_register().number()), Home::Frame(_))
+    })
 }
 
 /// The index register, if it is none or in a host register.

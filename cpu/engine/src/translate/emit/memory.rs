@@ -59,6 +59,13 @@ impl Computed {
     }
 }
 
+/// Which scratch register an instruction needs beside its operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Free {
+    One,
+    None,
+}
+
 /// Frame displacement of the tag, less the entry's own, that an access needs.
 fn tag(write: bool) -> i32 {
     let field = if write { offset_of!(Entry, write) } else { offset_of!(Entry, read) };
@@ -150,9 +157,9 @@ impl Emit {
         self.asm.bind(zero);
     }
 
-    /// Where the host has a guest operand: an operand of which at most one register is R10 or R11. What the TLB does not
+    /// Where the host has a guest operand: R10 or R11 is not among its registers if one has to be free. What the TLB does not
     /// allow is the interpreter's, at `rip`.
-    pub fn locate(&mut self, address: Address, operand: Operand, rip: u64, live: bool) -> Mem {
+    pub fn locate(&mut self, address: Address, operand: Operand, rip: u64, live: bool, free: Free) -> Mem {
         let exit = self.exit(ExitKind::Access(self.within()), rip);
         self.forget_r11();
         let again = self.asm.label();
@@ -162,7 +169,11 @@ impl Emit {
         self.cold.push(Cold::Refill { label, again, address, request, exit, live });
         match address {
             Address::Constant(value) => self.locate_constant(value, operand, exit, label, live),
-            Address::Computed(computed) => self.locate_computed(computed, operand, exit, label, live),
+            Address::Computed(computed) => {
+                let crooked = if operand.alignment > 1 { self.crooked(exit) } else { label };
+                self.find(computed, operand, label, crooked, live);
+                self.operand_at(computed, live, free)
+            }
         }
     }
 
@@ -207,12 +218,19 @@ impl Emit {
         Mem { base: R10, index: None, disp: 0 }
     }
 
-    fn locate_computed(&mut self, computed: Computed, operand: Operand, exit: u32, miss: Label, live: bool) -> Mem {
-        let crooked = if operand.alignment > 1 { self.crooked(exit) } else { miss };
-        self.find(computed, operand, miss, crooked, live);
-        if computed.short {
+    /// The operand at the address, what to add to which is in R11.
+    fn operand_at(&mut self, computed: Computed, live: bool, free: Free) -> Mem {
+        let Computed { base, index, disp, short, segment } = computed;
+        if short {
             self.asm.lea(R10, Mem { base: R10, index: Some((R11, 0)), disp: 0 });
             return Mem { base: R10, index: None, disp: 0 };
+        }
+        // What waits for R11 does not wait for a sum with it.
+        if let (Free::None, Some(Home::Host(base)), Some((Home::Host(index), shift)), None) =
+            (free, base, index, segment)
+        {
+            self.asm.lea(R10, Mem { base, index: Some((index, shift)), disp });
+            return Mem { base: R11, index: Some((R10, 0)), disp: 0 };
         }
         self.add_registers(computed, live)
     }
