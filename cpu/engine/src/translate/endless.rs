@@ -20,7 +20,7 @@ const STRIDE: u64 = 64;
 const CHUNK: u64 = 4096;
 
 /// Ends the run when the guest says that a chunk is done.
-struct Bus(Arc<dyn Kick>);
+pub struct Bus(pub Arc<dyn Kick>);
 
 impl GuestBus for Bus {
     fn io_read(&self, _: u16, data: &mut [u8]) {

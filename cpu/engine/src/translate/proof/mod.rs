@@ -22,6 +22,7 @@ mod learn;
 mod refused;
 mod state;
 mod walk;
+mod whole;
 mod words;
 
 use super::block::{BlockTranslator, Place};

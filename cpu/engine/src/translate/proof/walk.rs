@@ -53,17 +53,49 @@ pub struct Made<'a> {
     pub resumes: BTreeMap<u32, (u32, Instruction)>,
 }
 
+/// All instructions that are reached from some, by their offset.
+fn reached(code: &[u8], from: impl Iterator<Item = u32>) -> Checked<BTreeMap<u32, Instruction>> {
+    let mut found: BTreeMap<u32, Instruction> = BTreeMap::new();
+    let mut open: Vec<u64> = from.map(u64::from).collect();
+    while let Some(at) = open.pop() {
+        let offset = u32::try_from(at).map_err(|_| format!("a way leads to {at:#x}"))?;
+        if found.contains_key(&offset) {
+            continue;
+        }
+        let bytes = code.get(offset as usize..).unwrap_or_default();
+        let instruction = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).decode();
+        if instruction.is_invalid() {
+            return Err(format!("a way leads to {at:#x}, where no instruction begins"));
+        }
+        let before = found.range(..offset).next_back().is_some_and(|(_, before)| before.next_ip() > at);
+        let behind = found.range(offset..).next().is_some_and(|(&behind, _)| u64::from(behind) < instruction.next_ip());
+        if before || behind {
+            return Err(format!("two ways of reading the code at {at:#x}"));
+        }
+        match instruction.flow_control() {
+            FlowControl::UnconditionalBranch => open.push(instruction.near_branch_target()),
+            FlowControl::ConditionalBranch => open.extend([instruction.near_branch_target(), instruction.next_ip()]),
+            FlowControl::IndirectBranch => {}
+            FlowControl::IndirectCall => {
+                // A call may return behind the jump that follows, if there is one.
+                let next = instruction.next_ip();
+                let rest = code.get(next as usize..).unwrap_or_default();
+                let jump = Decoder::with_ip(64, rest, next, DecoderOptions::NONE).decode();
+                open.push(next);
+                open.extend(jump.is_jmp_near().then(|| jump.next_ip()));
+            }
+            _ => open.push(instruction.next_ip()),
+        }
+        found.insert(offset, instruction);
+    }
+    Ok(found)
+}
+
 /// Proves of all code that is reached from `entrances` what [`super`] says. Gives how many accesses to guest memory there
 /// are.
 pub fn prove(made: Made<'_>, frame: &Frame) -> Checked<usize> {
     let Made { code, entrances, user, resumes } = made;
-    let mut instructions = BTreeMap::new();
-    for instruction in Decoder::with_ip(64, code, 0, DecoderOptions::NONE) {
-        if instruction.is_invalid() {
-            return Err(format!("no instruction at {:#x}", instruction.ip()));
-        }
-        instructions.insert(instruction.ip() as u32, instruction);
-    }
+    let instructions = reached(code, entrances.iter().copied().chain(resumes.values().map(|(at, _)| *at)))?;
     let jumps = instructions.values().filter(|instruction| instruction.is_jmp_short_or_near());
     let back = jumps.filter(|instruction| instruction.near_branch_target() <= instruction.ip());
     let targets: Vec<u32> = instructions.values().map(|instruction| instruction.near_branch_target() as u32).collect();
@@ -101,7 +133,8 @@ pub fn prove(made: Made<'_>, frame: &Frame) -> Checked<usize> {
 impl Proof<'_> {
     fn explain(&self, instruction: &Instruction, problem: &str) -> String {
         let mut text = format!("{problem}, at {:#x}\n", instruction.ip());
-        for (at, instruction) in &self.code {
+        let around = instruction.ip().saturating_sub(0x100) as u32..instruction.ip() as u32 + 0x100;
+        for (at, instruction) in self.code.range(around) {
             let mut line = String::new();
             IntelFormatter::new().format(instruction, &mut line);
             text += &format!("{at:6x}: {line}{}\n", if self.reached.contains(at) { "" } else { "    (not reached)" });
