@@ -16,6 +16,7 @@
 //! the entry serves (`mmu/tlb.rs`), and that the thunks do what they say.
 
 mod cases;
+mod code;
 mod effect;
 mod form;
 mod learn;
