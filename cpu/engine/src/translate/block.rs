@@ -211,7 +211,8 @@ impl BlockTranslator {
         let mut flags = behind;
         for ((instruction, selected), live) in self.steps.iter().zip(&mut self.live).rev() {
             flags = match selected.kind {
-                Kind::Interpret => flags::ALL,
+                // Where the interpreter goes on, it may show them.
+                Kind::Interpret | Kind::Repeat(_) => flags::ALL,
                 _ => flags::before(instruction, flags),
             };
             *live = flags;

@@ -185,6 +185,15 @@ impl Emit {
         label
     }
 
+    /// Calls the thunk at `word` of the frame with R11 as the TLB's array; it may leave to the interpreter.
+    pub fn call_or_leave(&mut self, word: i32, rip: u64) {
+        let exit = self.exit(ExitKind::Interpret(self.within()), rip);
+        self.asm.store_imm32(frame(at::EXIT), exit);
+        self.asm.mov_imm(R11, self.arrays.tlb as u64);
+        self.asm.call_mem(frame(word));
+        self.forget_r11();
+    }
+
     /// Sets which exit record an indirect branch comes from.
     fn note_branch(&mut self, rip: u64, moved: i32) {
         let exit = self.exit(ExitKind::Branch { moved }, rip);

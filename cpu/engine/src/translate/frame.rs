@@ -95,6 +95,8 @@ pub struct Frame {
     pub upper_unit: u64,
     pub low_4: u64,
     pub low_5: u64,
+    /// REP MOVS and REP STOS.
+    pub strings: [Code; 8],
     /// The arithmetic flags as bits of RFLAGS.
     pub arithmetic: u64,
 
@@ -190,6 +192,7 @@ pub mod at {
     pub const LOW_4: i32 = offset_of!(Frame, low_4) as i32;
     pub const LOW_5: i32 = offset_of!(Frame, low_5) as i32;
     pub const ARITHMETIC: i32 = offset_of!(Frame, arithmetic) as i32;
+    pub const STRINGS: i32 = offset_of!(Frame, strings) as i32;
     pub const CPU: i32 = offset_of!(Frame, cpu) as i32;
     /// One of [`Frame::words`].
     pub const fn word(n: u8) -> i32 {

@@ -20,6 +20,7 @@ mod registers;
 mod run;
 mod select;
 mod step;
+mod strings;
 mod system;
 mod thunks;
 
@@ -158,6 +159,7 @@ impl Translator {
             (*frame).upper_unit = u64::from(unit::AVX);
             (*frame).low_4 = 15;
             (*frame).low_5 = 31;
+            (*frame).strings = strings::thunks();
             (*frame).arithmetic = rflags::ARITHMETIC;
             (*frame).host_mxcsr = thunks::HOST_MXCSR;
             (*frame).leave = thunks::leave as Code;

@@ -99,8 +99,7 @@ impl Translator {
             *budget = self.next_budget();
             return false;
         }
-        // SAFETY: as above.
-        unsafe { (*self.frame.as_ptr()).budget -= EXIT_COST };
+        *budget -= EXIT_COST;
         true
     }
 

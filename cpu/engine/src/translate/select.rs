@@ -38,6 +38,7 @@ pub enum Kind {
     SwapGs,
     /// PUSHFQ.
     PushFlags,
+    Repeat(Repeated),
     /// Not translated: the interpreter runs it.
     Interpret,
 }
@@ -64,8 +65,42 @@ pub struct FlagChange {
     pub to: bool,
 }
 
-/// Chooses for an instruction that does its work on the CPU's state beside registers. Lock-step compares none of it, and
-/// leaves these to the interpreter.
+/// REP STOS or REP MOVS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repeated {
+    pub moves: bool,
+    /// log2 of an element's bytes.
+    pub shift: u8,
+}
+
+impl Repeated {
+    /// Without a segment and with addresses of 64 bits.
+    fn of(instruction: &Instruction) -> Option<Self> {
+        let (moves, shift) = match instruction.code() {
+            Code::Stosb_m8_AL => (false, 0),
+            Code::Stosw_m16_AX => (false, 1),
+            Code::Stosd_m32_EAX => (false, 2),
+            Code::Stosq_m64_RAX => (false, 3),
+            Code::Movsb_m8_m8 => (true, 0),
+            Code::Movsw_m16_m16 => (true, 1),
+            Code::Movsd_m32_m32 => (true, 2),
+            Code::Movsq_m64_m64 => (true, 3),
+            _ => return None,
+        };
+        let plain = instruction.op0_kind() == OpKind::MemoryESRDI
+            && (!moves || instruction.op1_kind() == OpKind::MemorySegRSI)
+            && !matches!(instruction.segment_prefix(), Register::FS | Register::GS)
+            && instruction.has_rep_prefix();
+        plain.then_some(Self { moves, shift })
+    }
+
+    pub fn number(self) -> usize {
+        usize::from(self.moves) * 4 + usize::from(self.shift)
+    }
+}
+
+/// Chooses for an instruction that does its work on the CPU's state beside registers, or on more memory than one operand.
+/// Lock-step does not compare that, and leaves these to the interpreter.
 pub fn system(instruction: &Instruction, user: bool) -> Option<Kind> {
     let flag = |bit, to| Some(Kind::Flag(FlagChange { bit, to }));
     match instruction.code() {
@@ -75,7 +110,7 @@ pub fn system(instruction: &Instruction, user: bool) -> Option<Kind> {
         Code::Std => flag(10, true),
         Code::Swapgs if !user => Some(Kind::SwapGs),
         Code::Pushfq => Some(Kind::PushFlags),
-        _ => None,
+        _ => Repeated::of(instruction).map(Kind::Repeat),
     }
 }
 

@@ -86,6 +86,10 @@ impl BlockTranslator {
                 self.move_rsp(-8);
                 Some(())
             }
+            Kind::Repeat(repeated) => {
+                self.emit.call_or_leave(at::STRINGS + 8 * repeated.number() as i32, step.rip());
+                Some(())
+            }
             Kind::Interpret => {
                 self.emit.forget_r11();
                 let out = self.emit.leave(ExitKind::Interpret(self.emit.within()), step.rip());
