@@ -154,16 +154,18 @@ impl Emit {
 
     /// Ends an instruction: where the interpreter runs it instead, the code may be entered again here.
     pub fn end_step(&mut self) {
+        let reenters = |exit: &Exit| matches!(exit.kind, ExitKind::Interpret(_) | ExitKind::Access(_));
+        let exits = self.first_of_step..self.exits.len();
+        if !self.exits.get(exits.clone()).is_some_and(|exits| exits.iter().any(reenters)) {
+            return;
+        }
+        // R11 holds nothing then.
+        self.forget_r11();
         let here = self.asm.here();
-        let mut may_enter = false;
-        for exit in self.exits.iter_mut().skip(self.first_of_step) {
+        for exit in self.exits.get_mut(exits).into_iter().flatten() {
             if let ExitKind::Interpret(at) | ExitKind::Access(at) = &mut exit.kind {
                 at.resume = here;
-                may_enter = true;
             }
-        }
-        if may_enter {
-            self.forget_r11();
         }
     }
 
@@ -187,11 +189,11 @@ impl Emit {
 
     /// Calls the thunk at `word` of the frame with R11 as the TLB's array; it may leave to the interpreter.
     pub fn call_or_leave(&mut self, word: i32, rip: u64) {
+        self.forget_r11();
         let exit = self.exit(ExitKind::Interpret(self.within()), rip);
         self.asm.store_imm32(frame(at::EXIT), exit);
         self.asm.mov_imm(R11, self.arrays.tlb as u64);
         self.asm.call_mem(frame(word));
-        self.forget_r11();
     }
 
     /// Sets which exit record an indirect branch comes from.

@@ -15,10 +15,10 @@ const ENTRY_MASK: usize = (ENTRIES - 1) * size_of::<Entry>();
 // RORX by 7 makes an address the offset of its page's entry.
 const _: () = assert!(size_of::<Entry>() == 1 << (12 - 7));
 
-/// Thunk `$name` for elements of `1 << $shift` bytes. R11 is the displacement of the TLB's array from the frame, and
+/// Thunk `$name` for elements of `$size` = 1 << `$shift` bytes. R11 is the displacement of the TLB's array from the frame, and
 /// [`Frame::exit`] the way to the interpreter.
 macro_rules! thunk {
-    ($name:ident, $shift:literal, $repeated:literal, [$($source:expr),*], [$($save:expr),*], [$($restore:expr),*]) => {
+    ($name:ident, $size:literal, $shift:literal, $repeated:literal, [$($source:expr),*], [$($save:expr),*], [$($restore:expr),*]) => {
         #[unsafe(naked)]
         unsafe extern "sysv64" fn $name() {
             naked_asm!(
@@ -66,7 +66,7 @@ macro_rules! thunk {
                 "pop rdi",
                 "pop rcx",
                 "sub rcx, rdx",
-                concat!("lea rdi, [rdi + rdx * (1 << ", $shift, ")]"),
+                concat!("lea rdi, [rdi + rdx * ", $size, "]"),
                 "jmp 2b",
                 "8:",
                 "pop rbx",
@@ -99,15 +99,16 @@ macro_rules! thunk {
 }
 
 macro_rules! stos {
-    ($name:ident, $shift:literal, $repeated:literal) => {
-        thunk!($name, $shift, $repeated, [], ["mov rax, [rsp + 40]"], []);
+    ($name:ident, $size:literal, $shift:literal, $repeated:literal) => {
+        thunk!($name, $size, $shift, $repeated, [], ["mov rax, [rsp + 40]"], []);
     };
 }
 
 macro_rules! movs {
-    ($name:ident, $shift:literal, $repeated:literal) => {
+    ($name:ident, $size:literal, $shift:literal, $repeated:literal) => {
         thunk!(
             $name,
+            $size,
             $shift,
             $repeated,
             [
@@ -129,21 +130,21 @@ macro_rules! movs {
                 "add r11, rsi"
             ],
             ["push rsi", "mov rsi, r11"],
-            ["pop rsi", concat!("lea rsi, [rsi + rdx * (1 << ", $shift, ")]")]
+            ["pop rsi", concat!("lea rsi, [rsi + rdx * ", $size, "]")]
         );
     };
 }
 
 const _: () = assert!(offset_of!(Entry, read) == 0);
 
-stos!(stos_8, 0, "rep stosb");
-stos!(stos_16, 1, "rep stosw");
-stos!(stos_32, 2, "rep stosd");
-stos!(stos_64, 3, "rep stosq");
-movs!(movs_8, 0, "rep movsb");
-movs!(movs_16, 1, "rep movsw");
-movs!(movs_32, 2, "rep movsd");
-movs!(movs_64, 3, "rep movsq");
+stos!(stos_8, 1, 0, "rep stosb");
+stos!(stos_16, 2, 1, "rep stosw");
+stos!(stos_32, 4, 2, "rep stosd");
+stos!(stos_64, 8, 3, "rep stosq");
+movs!(movs_8, 1, 0, "rep movsb");
+movs!(movs_16, 2, 1, "rep movsw");
+movs!(movs_32, 4, 2, "rep movsd");
+movs!(movs_64, 8, 3, "rep movsq");
 
 /// The thunks by [`super::select::Repeated::number`].
 pub fn thunks() -> [Code; 8] {
@@ -157,4 +158,91 @@ pub fn thunks() -> [Code; 8] {
         movs_32 as Code,
         movs_64 as Code,
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::harness::{BUS, UserHarness, UserPage};
+    use crate::options::{Options, Translate};
+    use motu_hv::{Exit, GuestBus, Kick, Vcpu};
+    use motu_x86::{Gpa, Nanos};
+    use std::sync::Arc;
+
+    const PROGRAM: u64 = 0x40_0000;
+    const DATA: u64 = 0x50_0000;
+    const PAGES: u64 = 4;
+
+    /// A store there ends the run.
+    struct Bus(Arc<dyn Kick>);
+
+    impl GuestBus for Bus {
+        fn io_read(&self, _: u16, _: &mut [u8]) {}
+        fn io_write(&self, _: u16, _: &[u8]) {}
+        fn mmio_read(&self, _: Gpa, _: &mut [u8]) {}
+        fn mmio_write(&self, _: Gpa, _: &[u8]) {
+            self.0.kick();
+        }
+        fn acknowledge_interrupt(&self) -> u8 {
+            0
+        }
+        fn end_of_interrupt(&self, _: u8) {}
+        fn now(&self) -> Nanos {
+            Nanos(0)
+        }
+    }
+
+    /// Registers and memory behind a repeated instruction and a store to the bus, from different states each time.
+    fn ends(translate: Translate, instruction: &[u8]) -> Vec<([u64; 16], u64, Vec<u8>)> {
+        let data = (0..PAGES).map(|n| UserPage { linear: DATA + n * 4096, frame: 1 + n, writable: true });
+        let own = UserPage { linear: PROGRAM, frame: 0, writable: false };
+        let pages: Vec<UserPage> = std::iter::once(own).chain(data).collect();
+        let options = Options { translate, ..Options::default() };
+        let mut harness = UserHarness::with_options("v2-2026", &pages, &options).unwrap();
+        // The instruction; MOV [RBP], ECX, which is the bus's page; JMP to itself.
+        let code: Vec<u8> = instruction.iter().copied().chain([0x89, 0x4d, 0x00, 0xeb, 0xfe]).collect();
+        harness.write(0, &code);
+        let bus = Bus(harness.vcpu().kicker());
+        let mut random = 1u64;
+        let mut draw = |below: u64| {
+            // Knuth's MMIX constants.
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        let mut ends = Vec::new();
+        for round in 0..300 {
+            harness.frames()[4096..].iter_mut().enumerate().for_each(|(n, byte)| *byte = (n * 7 + round) as u8);
+            let cpu = harness.cpu();
+            cpu.rip = PROGRAM;
+            let count = draw(700);
+            let registers = [
+                (0, 0x0102_0304_0506_0708 * (draw(200) + 1)),
+                (1, count),
+                (5, BUS),
+                // Eight bytes an element at most, so that all stays in the pages.
+                (6, DATA + draw(PAGES * 4096 - 8 * count)),
+                (7, DATA + draw(PAGES * 4096 - 8 * count)),
+            ];
+            registers.iter().for_each(|&(register, value)| cpu.set_gpr(register, value));
+            assert_eq!(harness.vcpu().run(&bus), Exit::Kicked, "round {round}");
+            let cpu = harness.cpu();
+            let (gprs, rflags) = (*cpu.gprs(), cpu.rflags());
+            ends.push((gprs, rflags, harness.frames()[4096..].to_vec()));
+        }
+        let translated = harness.vcpu().translator.as_ref().map_or(0, |translator| translator.stats().instructions);
+        assert_eq!(translated > 0, translate == Translate::On);
+        ends
+    }
+
+    #[test]
+    fn repeated_instructions_end_as_the_interpreter_has_them() {
+        for element in [&[0xf3u8][..], &[0xf3, 0x66], &[0xf3, 0x48]] {
+            for opcode in [0xa4, 0xa5, 0xaa, 0xab] {
+                let instruction: Vec<u8> = element.iter().copied().chain([opcode]).collect();
+                assert!(
+                    ends(Translate::On, &instruction) == ends(Translate::Off, &instruction),
+                    "{instruction:x?} differs"
+                );
+            }
+        }
+    }
 }
