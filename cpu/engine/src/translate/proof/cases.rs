@@ -206,7 +206,8 @@ impl Run {
     }
 
     pub fn form(&mut self, code: Code, memory: Option<&Shape>, random: &mut Random) -> Option<()> {
-        let instruction = build(code, memory, self.here(), random)?;
+        let mut instruction = build(code, memory, self.here(), random)?;
+        instruction.set_has_rep_prefix(instruction.is_string_instruction() && random.below(4) != 0);
         self.push(&instruction)
     }
 

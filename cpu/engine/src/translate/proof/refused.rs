@@ -183,3 +183,16 @@ fn code_stays_inside_its_sandbox() {
     refuses("a way leads to", |a, _| a.jmp(0x1000));
     refuses("an access of unknown length", |a, _| a.rep().movsb());
 }
+
+#[test]
+fn strings_are_looked_up_with_the_rights_of_the_code() {
+    let call = |array: i64| {
+        proved(|a, _| {
+            a.mov(r11, array as u64)?;
+            a.call(qword_ptr(rsp + at::STRINGS))
+        })
+    };
+    assert_eq!(call(words::tlb(true).start), Ok(0));
+    let problem = call(words::tlb(false).start).expect_err("it passed");
+    assert!(problem.starts_with("a thunk with another array"), "{problem}");
+}

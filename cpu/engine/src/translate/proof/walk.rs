@@ -312,10 +312,13 @@ impl Proof<'_> {
 
     fn call(&mut self, instruction: &Instruction, state: &mut State) -> Checked {
         let at = self.frame_operand(instruction, state).and_then(|at| at.value());
+        self.check_registers(state)?;
+        if words::is_string_thunk(at) {
+            return self.repeat(instruction, state);
+        }
         if at != Some(at::REFILL as u64) {
             return Err("a call of what is no thunk".to_owned());
         }
-        self.check_registers(state)?;
         let request = state.get(Place::Register(11)).value().ok_or("a request that is not known")?;
         for scratch in [10, 11] {
             self.result(instruction, state, Place::Register(scratch), true)?;
@@ -326,6 +329,18 @@ impl Proof<'_> {
             let behind = jump.ok_or("no jump behind a call that may fail")?.next_ip();
             self.arrive(instruction.ip() as u32, behind, state.clone())?;
         }
+        Ok(())
+    }
+
+    /// REP MOVS or STOS by its thunk, which looks up what it accesses in the array that R11 says.
+    fn repeat(&mut self, instruction: &Instruction, state: &mut State) -> Checked {
+        if state.get(Place::Register(11)).value() != Some(words::tlb(self.user).start as u64) {
+            return Err("a thunk with another array than that of the code's privilege".to_owned());
+        }
+        for (register, secret) in [(1, false), (6, false), (7, false), (10, true), (11, true)] {
+            self.result(instruction, state, Place::Register(register), secret)?;
+        }
+        state.version = Version::Call(instruction.ip() as u32);
         Ok(())
     }
 

@@ -130,6 +130,12 @@ pub fn entry_at(offset: i64) -> i64 {
     offset - offset.rem_euclid(ENTRY)
 }
 
+/// Whether the word there is a thunk for REP MOVS or STOS.
+pub fn is_string_thunk(at: Option<u64>) -> bool {
+    let first = at::STRINGS as u64;
+    at.is_some_and(|at| (first..first + 64).contains(&at) && (at - first).is_multiple_of(8))
+}
+
 /// The jump table for code of one privilege.
 pub fn jumps(user: bool) -> Range<i64> {
     let bytes = (JUMPS * size_of::<Code>()) as i64;
