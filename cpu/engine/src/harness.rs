@@ -243,6 +243,31 @@ impl UserHarness {
     }
 }
 
+/// The bus of a program that runs by itself: a store to the page at [`BUS`] ends the run.
+#[cfg(test)]
+pub(crate) struct KickingBus(pub Arc<dyn motu_hv::Kick>);
+
+#[cfg(test)]
+impl motu_hv::GuestBus for KickingBus {
+    fn io_read(&self, _: u16, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn io_write(&self, _: u16, _: &[u8]) {}
+    fn mmio_read(&self, _: Gpa, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn mmio_write(&self, _: Gpa, _: &[u8]) {
+        self.0.kick();
+    }
+    fn acknowledge_interrupt(&self) -> u8 {
+        0
+    }
+    fn end_of_interrupt(&self, _: u8) {}
+    fn now(&self) -> motu_x86::Nanos {
+        motu_x86::Nanos(0)
+    }
+}
+
 impl std::fmt::Debug for UserHarness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("UserHarness").field("frames", &self.frames).finish_non_exhaustive()

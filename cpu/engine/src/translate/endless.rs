@@ -3,12 +3,10 @@
 use super::frame::JUMPS;
 use super::{CODE_SIZE, MAX_EXITS};
 use crate::decode::MAX_OPS;
-use crate::harness::{BUS, UserHarness, UserPage};
+use crate::harness::{BUS, KickingBus, UserHarness, UserPage};
 use crate::options::{Options, Translate};
 use iced_x86::code_asm::*;
-use motu_hv::{Exit, GuestBus, Kick, TranslatorStats, Vcpu};
-use motu_x86::{Gpa, Nanos};
-use std::sync::Arc;
+use motu_hv::{Exit, TranslatorStats, Vcpu};
 
 const PAGE: u64 = 4096;
 const PROGRAM: u64 = 0x40_0000;
@@ -19,33 +17,10 @@ const STRIDE: u64 = 64;
 /// Routines between two looks at what is kept.
 const CHUNK: u64 = 4096;
 
-/// Ends the run when the guest says that a chunk is done.
-pub struct Bus(pub Arc<dyn Kick>);
-
-impl GuestBus for Bus {
-    fn io_read(&self, _: u16, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-    fn io_write(&self, _: u16, _: &[u8]) {}
-    fn mmio_read(&self, _: Gpa, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-    fn mmio_write(&self, _: Gpa, _: &[u8]) {
-        self.0.kick();
-    }
-    fn acknowledge_interrupt(&self) -> u8 {
-        0
-    }
-    fn end_of_interrupt(&self, _: u8) {}
-    fn now(&self) -> Nanos {
-        Nanos(0)
-    }
-}
-
 /// A program that calls routines in pages of their own, which all are the same one if they are aliases.
 struct Endless {
     harness: UserHarness,
-    bus: Bus,
+    bus: KickingBus,
 }
 
 impl Endless {
@@ -66,7 +41,7 @@ impl Endless {
         let cpu = harness.cpu();
         cpu.rip = PROGRAM;
         cpu.set_gpr(4, STACK + PAGE);
-        let bus = Bus(harness.vcpu().kicker());
+        let bus = KickingBus(harness.vcpu().kicker());
         Self { harness, bus }
     }
 

@@ -315,9 +315,9 @@ impl Translator {
             first_exit: self.exits.len() as u32,
             number: self.translations.len() as u32,
             rest,
+            in_place: self.options.translate != Translate::Lockstep,
             ..place(cpu, page)
         };
-        let place = Place { in_place: self.options.translate != Translate::Lockstep, ..place };
         let Some(made) = self.blocks.translate(block, &place) else {
             if rest.is_none() {
                 block.translated.runs = NEVER;

@@ -46,11 +46,13 @@ impl Translator {
                     Err(next) => break next,
                 }
             };
+            let next = if next == Next::Continue && !self.pay() { Next::Attend } else { next };
+            if next == Next::Attend {
+                let budget = self.next_budget();
+                self.set_budget(budget);
+            }
             if next != Next::Continue {
                 return next;
-            }
-            if !self.pay() {
-                return Next::Attend;
             }
             if !is_quiet(cpu, mailbox) || !Self::may_run(cpu) {
                 return Next::Continue;
@@ -90,17 +92,21 @@ impl Translator {
         self.code.executable(offset)
     }
 
-    /// Takes what a way out costs from the budget. False if it is used up.
+    /// Takes what a way out costs from the budget. False if that uses it up: then the CPU looks up.
     #[inline(always)]
     fn pay(&mut self) -> bool {
         // SAFETY: translated code has left; the frame is plain data.
-        let budget = unsafe { &mut (*self.frame.as_ptr()).budget };
-        if *budget <= EXIT_COST {
-            *budget = self.next_budget();
-            return false;
+        let budget = unsafe { (*self.frame.as_ptr()).budget };
+        if budget > EXIT_COST {
+            self.set_budget(budget - EXIT_COST);
         }
-        *budget -= EXIT_COST;
-        true
+        budget > EXIT_COST
+    }
+
+    /// Code counts it down and leaves at zero, so that it is never entered with less than one.
+    fn set_budget(&mut self, budget: u32) {
+        // SAFETY: no translated code runs; the frame is plain data.
+        unsafe { (*self.frame.as_ptr()).budget = budget };
     }
 
     fn enter(&mut self, cpu: &mut Cpu, code: Code) {
@@ -154,9 +160,6 @@ impl Translator {
             }
             ExitKind::Poll => {
                 counts.poll += 1;
-                let budget = self.next_budget();
-                // SAFETY: as above.
-                unsafe { (*self.frame.as_ptr()).budget = budget };
                 Err(Next::Attend)
             }
             ExitKind::Units(units) => {
@@ -279,8 +282,7 @@ impl Translator {
         let number = self.find(cpu, cache).ok()??;
         let mut code = self.indirect(number);
         loop {
-            // SAFETY: no translated code runs.
-            unsafe { (*self.frame.as_ptr()).budget = BUDGET };
+            self.set_budget(BUDGET);
             self.enter(cpu, code);
             match self.after(cpu, cache, mailbox) {
                 Ok(again) => code = again,

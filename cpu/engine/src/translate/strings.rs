@@ -15,6 +15,13 @@ const ENTRY_MASK: usize = (ENTRIES - 1) * size_of::<Entry>();
 // RORX by 7 makes an address the offset of its page's entry.
 const _: () = assert!(size_of::<Entry>() == 1 << (12 - 7));
 
+/// Takes back what a thunk has pushed: registers, and the flags between them.
+macro_rules! restored {
+    () => {
+        "pop rbx\npop rdx\npop rax\nadd al, 127\nsahf\npop rax"
+    };
+}
+
 /// Thunk `$name` for elements of `$size` = 1 << `$shift` bytes. R11 is the displacement of the TLB's array from the frame, and
 /// [`Frame::exit`] the way to the interpreter.
 macro_rules! thunk {
@@ -69,20 +76,10 @@ macro_rules! thunk {
                 concat!("lea rdi, [rdi + rdx * ", $size, "]"),
                 "jmp 2b",
                 "8:",
-                "pop rbx",
-                "pop rdx",
-                "pop rax",
-                "add al, 127",
-                "sahf",
-                "pop rax",
+                restored!(),
                 "ret",
                 "9:",
-                "pop rbx",
-                "pop rdx",
-                "pop rax",
-                "add al, 127",
-                "sahf",
-                "pop rax",
+                restored!(),
                 "lea rsp, [rsp + 8]",
                 "jmp {leave}",
                 cpu = const offset_of!(Frame, cpu),
@@ -162,34 +159,14 @@ pub fn thunks() -> [Code; 8] {
 
 #[cfg(test)]
 mod tests {
-    use crate::harness::{BUS, UserHarness, UserPage};
+    use super::super::BUDGET;
+    use crate::harness::{BUS, KickingBus, UserHarness, UserPage};
     use crate::options::{Options, Translate};
-    use motu_hv::{Exit, GuestBus, Kick, Vcpu};
-    use motu_x86::{Gpa, Nanos};
-    use std::sync::Arc;
+    use motu_hv::{Exit, Vcpu};
 
     const PROGRAM: u64 = 0x40_0000;
     const DATA: u64 = 0x50_0000;
     const PAGES: u64 = 4;
-
-    /// A store there ends the run.
-    struct Bus(Arc<dyn Kick>);
-
-    impl GuestBus for Bus {
-        fn io_read(&self, _: u16, _: &mut [u8]) {}
-        fn io_write(&self, _: u16, _: &[u8]) {}
-        fn mmio_read(&self, _: Gpa, _: &mut [u8]) {}
-        fn mmio_write(&self, _: Gpa, _: &[u8]) {
-            self.0.kick();
-        }
-        fn acknowledge_interrupt(&self) -> u8 {
-            0
-        }
-        fn end_of_interrupt(&self, _: u8) {}
-        fn now(&self) -> Nanos {
-            Nanos(0)
-        }
-    }
 
     /// Registers and memory behind a repeated instruction and a store to the bus, from different states each time.
     fn ends(translate: Translate, instruction: &[u8]) -> Vec<([u64; 16], u64, Vec<u8>)> {
@@ -201,7 +178,7 @@ mod tests {
         // The instruction; MOV [RBP], ECX, which is the bus's page; JMP to itself.
         let code: Vec<u8> = instruction.iter().copied().chain([0x89, 0x4d, 0x00, 0xeb, 0xfe]).collect();
         harness.write(0, &code);
-        let bus = Bus(harness.vcpu().kicker());
+        let bus = KickingBus(harness.vcpu().kicker());
         let mut random = 1u64;
         let mut draw = |below: u64| {
             // Knuth's MMIX constants.
@@ -244,5 +221,33 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_piece_of_a_long_one_leaves_no_empty_budget() {
+        // Sixty-four pages that are one: more than a piece, and more pages than the budget.
+        let data = (0..64).map(|n| UserPage { linear: DATA + n * 4096, frame: 1, writable: true });
+        let own = UserPage { linear: PROGRAM, frame: 0, writable: false };
+        let pages: Vec<UserPage> = std::iter::once(own).chain(data).collect();
+        let options = Options { stress: Some(1), ..Options::default() };
+        let mut harness = UserHarness::with_options("v2-2026", &pages, &options).unwrap();
+        // REP STOSB; MOV [RBP], ECX; JMP to itself.
+        harness.write(0, &[0xf3, 0xaa, 0x89, 0x4d, 0x00, 0xeb, 0xfe]);
+        let bus = KickingBus(harness.vcpu().kicker());
+        let frame = harness.vcpu().translator.as_mut().unwrap().frame();
+        // The first run fills the TLB, so that the second one's pages are the thunk's.
+        for budget in [BUDGET, 3] {
+            // SAFETY: the frame lives as long as the harness, and no translated code runs.
+            unsafe { (*frame).budget = budget };
+            let cpu = harness.cpu();
+            cpu.rip = PROGRAM;
+            [(1, 64 * 4096), (5, BUS), (7, DATA)]
+                .into_iter()
+                .for_each(|(register, value)| cpu.set_gpr(register, value));
+            assert_eq!(harness.vcpu().run(&bus), Exit::Kicked);
+        }
+        // SAFETY: as above.
+        let budget = unsafe { (*frame).budget };
+        assert!((1..=BUDGET).contains(&budget), "{budget:#x}");
     }
 }

@@ -76,7 +76,7 @@ fn the_code_cache_accesses_only_what_was_checked_wherever_it_is_linked() {
             cpu.rip = PROGRAM;
             cpu.set_gpr(4, DATA + 2 * PAGE + 8 * (1 + random.below(64)));
             // HLT of ring 3, and no handlers: it ends by a shutdown.
-            let bus = crate::translate::endless::Bus(harness.vcpu().kicker());
+            let bus = crate::harness::KickingBus(harness.vcpu().kicker());
             assert_eq!(harness.vcpu().run(&bus), Exit::Shutdown);
             harness.vcpu().cpu.set_alert(crate::cpu::alert::SHUTDOWN, false);
         }
