@@ -50,6 +50,8 @@ pub enum HvError {
     Host { doing: String, source: std::io::Error },
     #[error("the CPU state cannot be restored: {0}")]
     State(String),
+    #[error("the guest cannot go on at RIP {rip:#x}: {trouble}")]
+    Stuck { rip: u64, trouble: Trouble },
 }
 
 /// Something that runs guest instructions on this host.
@@ -86,6 +88,19 @@ pub enum Exit {
     Kicked,
     /// The guest shut the processor down (triple fault).
     Shutdown,
+    /// The engine cannot go on, and it is not the guest's doing. The state is that between two instructions.
+    Stuck(Trouble),
+}
+
+/// Why an engine cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// The instruction at RIP is one that what runs the guest cannot execute; nothing of it was done.
+    #[error("the host's KVM cannot execute the instruction there")]
+    Instruction,
+    /// The host's hypervisor failed; the code is its own.
+    #[error("the host's hypervisor failed with code {code:#x}")]
+    Host { code: u64 },
 }
 
 /// Makes a running [`Vcpu::run`] return soon, from any thread. A kick that comes while the CPU

@@ -23,7 +23,7 @@ pub(crate) enum Event {
     Crashed(Box<CrashReport>),
     /// A vCPU's thread ended without being told to.
     CpuLost { id: u32 },
-    /// A vCPU refused the state that it was to start from.
+    /// A vCPU refused the state that it was to start from, or its engine cannot go on.
     Refused(motu_hv::HvError),
 }
 

@@ -1,7 +1,7 @@
 //! The thread of one virtual CPU.
 
 use crate::control::{Control, Event};
-use motu_hv::{Exit, GuestBus, Stats, Vcpu};
+use motu_hv::{Exit, GuestBus, HvError, Stats, Vcpu};
 use motu_x86::CpuState;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -65,6 +65,10 @@ fn run(vcpu: &mut dyn Vcpu, bus: &dyn GuestBus, control: &Control) {
             Exit::Kicked => {}
             Exit::Shutdown => {
                 control.send(Event::Crashed(Box::new(vcpu.crash_report())));
+                return;
+            }
+            Exit::Stuck(trouble) => {
+                control.send(Event::Refused(HvError::Stuck { rip: vcpu.save().rip, trouble }));
                 return;
             }
         }

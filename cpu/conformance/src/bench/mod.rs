@@ -14,7 +14,7 @@ use crate::handlers;
 use crate::layout::{self, selector};
 use iced_x86::BlockEncoderOptions;
 use iced_x86::code_asm::{CodeAssembler, CodeLabel};
-use motu_hv::{Exit, Hypervisor, VmConfig};
+use motu_hv::{Exit, HvError, Hypervisor, VmConfig};
 use motu_memory::GuestRam;
 use motu_x86::{CpuState, Gpa};
 use std::sync::Arc;
@@ -198,6 +198,11 @@ impl<'h> Bench<'h> {
             let shutdown = loop {
                 match vcpu.run(&board) {
                     Exit::Shutdown => break true,
+                    Exit::Stuck(trouble) => {
+                        drop(done);
+                        let rip = vcpu.save().rip;
+                        return Err(HvError::Stuck { rip, trouble });
+                    }
                     Exit::Kicked if board.ended.load(Ordering::SeqCst) || endless.load(Ordering::SeqCst) => {
                         break false;
                     }
@@ -205,8 +210,8 @@ impl<'h> Bench<'h> {
                 }
             };
             drop(done);
-            shutdown
-        });
+            Ok(shutdown)
+        })?;
         let (events, value) = board.take();
         let end = match value {
             _ if shutdown => End::Shutdown,

@@ -1,0 +1,133 @@
+//! [`CpuState`] out of the kernel's vCPU and into it.
+
+mod events;
+mod fpu;
+mod lapic;
+mod registers;
+
+pub use fpu::Components;
+
+use crate::host::failed;
+use crate::msr;
+use crate::vcpu::KvmVcpu;
+use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_xcrs};
+use motu_hv::HvError;
+use motu_x86::flags::{cr0, efer};
+use motu_x86::{CpuState, msr as number};
+
+impl KvmVcpu {
+    /// # Errors
+    /// The kernel refuses, which it has no reason to.
+    pub(crate) fn read_state(&self) -> Result<CpuState, HvError> {
+        let mut state = CpuState::default();
+        let system = self.fd.get_sregs().map_err(failed("reading the system registers"))?;
+        registers::read(&mut state, &self.fd.get_regs().map_err(failed("reading the registers"))?);
+        registers::read_system(&mut state, &system);
+        state.xcr0 = self.read_xcr0()?;
+        let xsave = self.fd.get_xsave().map_err(failed("reading the vector registers"))?;
+        fpu::read(&mut state, &xsave, self.setup.components);
+        let debug = self.fd.get_debug_regs().map_err(failed("reading the debug registers"))?;
+        state.dr = [debug.db[0], debug.db[1], debug.db[2], debug.db[3], 0, 0, debug.dr6, debug.dr7];
+        self.read_msrs(&mut state)?;
+        lapic::read(&mut state, &self.fd.get_lapic().map_err(failed("reading the local APIC"))?, system.apic_base);
+        events::read(self, &mut state)?;
+        self.msrs.save(&mut state);
+        Ok(state)
+    }
+
+    /// # Errors
+    /// A state that no processor can be in, or that this KVM refuses.
+    pub(crate) fn write_state(&mut self, state: &CpuState) -> Result<(), HvError> {
+        check(state)?;
+        let refused = |what: &'static str| {
+            move |e: kvm_ioctls::Error| HvError::State(format!("the host's KVM refuses the {what} ({e})"))
+        };
+        self.fd.set_regs(&registers::write(state)).map_err(refused("registers"))?;
+        let system = registers::write_system(state);
+        self.fd.set_sregs(&system).map_err(refused("system registers"))?;
+        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+        xcrs.xcrs[0].value = state.xcr0;
+        self.fd.set_xcrs(&xcrs).map_err(refused("value of XCR0"))?;
+        let xsave = fpu::write(state, self.setup.components);
+        // SAFETY: the kernel reads 4096 bytes, as motu asks for none of the components that need more (arch_prctl).
+        unsafe { self.fd.set_xsave(&xsave) }.map_err(refused("vector registers"))?;
+        let [d0, d1, d2, d3, _, _, dr6, dr7] = state.dr;
+        let debug = kvm_debugregs { db: [d0, d1, d2, d3], dr6, dr7, ..Default::default() };
+        self.fd.set_debug_regs(&debug).map_err(refused("debug registers"))?;
+        self.set_tsc(state.tsc)?;
+        let numbers = msr::kernel_msrs(self.setup.spec_ctrl);
+        self.set_msrs(&numbers.iter().map(|&number| (number, msr::get(&state.msrs, number))).collect::<Vec<_>>())?;
+        self.fd.set_lapic(&lapic::write(state)).map_err(refused("local APIC"))?;
+        // Behind the local APIC, which says in which mode the timer is.
+        self.set_msrs(&[(number::TSC_DEADLINE, state.lapic.tsc_deadline)])?;
+        events::write(self, state)?;
+        self.msrs.restore(state);
+        Ok(())
+    }
+
+    fn read_xcr0(&self) -> Result<u64, HvError> {
+        let xcrs = self.fd.get_xcrs().map_err(failed("reading XCR0"))?;
+        let known = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize);
+        Ok(known.into_iter().find(|entry| entry.xcr == 0).map_or(1, |entry| entry.value))
+    }
+
+    fn read_msrs(&self, state: &mut CpuState) -> Result<(), HvError> {
+        let mut numbers = msr::kernel_msrs(self.setup.spec_ctrl);
+        numbers.extend([number::TSC_DEADLINE, number::TSC]);
+        for (number, value) in self.get_msrs(&numbers)? {
+            match number {
+                number::TSC_DEADLINE => state.lapic.tsc_deadline = value,
+                number::TSC => state.tsc = value,
+                _ => msr::set(&mut state.msrs, number, value),
+            }
+        }
+        Ok(())
+    }
+
+    fn get_msrs(&self, numbers: &[u32]) -> Result<Vec<(u32, u64)>, HvError> {
+        let entries: Vec<_> = numbers.iter().map(|&index| kvm_msr_entry { index, ..Default::default() }).collect();
+        let mut msrs = Msrs::from_entries(&entries).map_err(|_| HvError::State("too many MSRs for KVM".into()))?;
+        let read = self.fd.get_msrs(&mut msrs).map_err(failed("reading MSRs"))?;
+        if let Some(number) = numbers.get(read) {
+            return Err(failed(format!("reading MSR {number:#x}"))(kvm_ioctls::Error::new(libc::EINVAL)));
+        }
+        Ok(msrs.as_slice().iter().map(|entry| (entry.index, entry.data)).collect())
+    }
+
+    fn set_msrs(&self, values: &[(u32, u64)]) -> Result<(), HvError> {
+        let entry = |&(index, data): &(u32, u64)| kvm_msr_entry { index, data, ..Default::default() };
+        let entries: Vec<_> = values.iter().map(entry).collect();
+        let msrs = Msrs::from_entries(&entries).map_err(|_| HvError::State("too many MSRs for KVM".into()))?;
+        let written = self.fd.set_msrs(&msrs).map_err(failed("writing MSRs"))?;
+        match values.get(written) {
+            Some((number, value)) => {
+                Err(HvError::State(format!("the host's KVM refuses {value:#x} in MSR {number:#x}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the guest's TSC go on from `tsc`. The kernel takes a write of the MSR near what it expects for an attempt to
+    /// synchronise CPUs, and ignores it; so the offset is set, where that can be done.
+    fn set_tsc(&self, tsc: u64) -> Result<(), HvError> {
+        let by_offset = || -> Option<()> {
+            let now = self.get_msrs(&[number::TSC]).ok()?.first()?.1;
+            let offset = registers::tsc_offset(&self.fd)?;
+            registers::set_tsc_offset(&self.fd, offset.wrapping_add(tsc.wrapping_sub(now)))
+        };
+        by_offset().map_or_else(|| self.set_msrs(&[(number::TSC, tsc)]), Ok)
+    }
+}
+
+/// What the kernel would refuse without saying why, or not refuse.
+fn check(state: &CpuState) -> Result<(), HvError> {
+    let paging = state.cr0 & cr0::PG != 0;
+    let long = state.msrs.efer & efer::LMA != 0;
+    if (paging && state.cr0 & cr0::PE == 0) || (long && !paging) {
+        return Err(HvError::State(format!(
+            "CR0 {:#x} with IA32_EFER {:#x} is no mode of operation",
+            state.cr0, state.msrs.efer
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,332 @@
+//! Small guests on this host's KVM, if it has one. They are in 32-bit protected mode without paging.
+
+use crate::{Backing, KvmHypervisor};
+use motu_hv::{Exit, GuestBus, Hypervisor, Kick, Msi, Vcpu, Vm, VmConfig};
+use motu_memory::GuestRam;
+use motu_x86::contract::MISC_ENABLE_RESET;
+use motu_x86::flags::{cr0, rflags};
+use motu_x86::{Activity, CpuState, DescriptorTable, Gpa, Nanos, Segment};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const CODE: u64 = 0x1000;
+const DATA: u64 = 0x2000;
+const GDT: u64 = 0x3000;
+const IDT: u64 = 0x4000;
+const HANDLER: u64 = 0x5000;
+const STACK: u64 = 0x8000;
+const CONTRACT: &str = "v2-2026";
+/// A device without RAM.
+const DEVICE: u64 = 0xe000_0000;
+/// Ports: of the log, of the end, and those that raise an interrupt.
+const LOG: u16 = 0xe9;
+const END: u16 = 0xf4;
+const LEVEL_MSI: u16 = 0x80;
+const VECTOR: u8 = 0x41;
+const EXT_INT_VECTOR: u8 = 0x28;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Event {
+    Out(u16, Vec<u8>),
+    Write(u64, Vec<u8>),
+    Acknowledged,
+    Ended(u8),
+}
+
+struct Board {
+    vm: Arc<dyn Vm>,
+    kick: Arc<dyn Kick>,
+    events: Mutex<Vec<Event>>,
+}
+
+impl Board {
+    fn note(&self, event: Event) {
+        self.events.lock().unwrap().push(event);
+    }
+}
+
+impl GuestBus for Board {
+    fn io_read(&self, port: u16, data: &mut [u8]) {
+        data.fill(port as u8);
+    }
+
+    fn io_write(&self, port: u16, data: &[u8]) {
+        match port {
+            LEVEL_MSI => {
+                self.vm.signal_msi(Msi { address: 0xfee0_0000, data: 0xc000 | u32::from(VECTOR) });
+            }
+            END => self.kick.kick(),
+            _ => self.note(Event::Out(port, data.to_vec())),
+        }
+    }
+
+    fn mmio_read(&self, address: Gpa, data: &mut [u8]) {
+        data.fill(address.0 as u8 + 1);
+    }
+
+    fn mmio_write(&self, address: Gpa, data: &[u8]) {
+        self.note(Event::Write(address.0, data.to_vec()));
+    }
+
+    fn acknowledge_interrupt(&self) -> u8 {
+        self.note(Event::Acknowledged);
+        self.vm.set_ext_int(false);
+        EXT_INT_VECTOR
+    }
+
+    fn end_of_interrupt(&self, vector: u8) {
+        self.note(Event::Ended(vector));
+    }
+
+    fn now(&self) -> Nanos {
+        Nanos(0)
+    }
+}
+
+/// This host's KVM, if it has one that makes machines of [`CONTRACT`].
+fn kvm() -> Option<KvmHypervisor> {
+    let why = match crate::open() {
+        Ok(kvm) if kvm.capabilities().contracts.contains(&CONTRACT) => return Some(kvm),
+        Ok(_) => "the host's KVM does not keep the contract".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    println!("SKIPPED: {why}");
+    None
+}
+
+fn start() -> CpuState {
+    let mut state = CpuState {
+        rip: CODE,
+        cr0: cr0::PE | cr0::ET | cr0::NE,
+        gdtr: DescriptorTable { base: GDT, limit: 0x17 },
+        idtr: DescriptorTable { base: IDT, limit: 0x7ff },
+        ..CpuState::default()
+    };
+    state.gpr[4] = STACK;
+    state.msrs.misc_enable = MISC_ENABLE_RESET;
+    let data = Segment::flat_data(0x10);
+    state.segments.cs = Segment::flat_code(8, false);
+    (state.segments.ds, state.segments.es, state.segments.ss) = (data, data, data);
+    (state.segments.fs, state.segments.gs) = (data, data);
+    state.segments.ldtr = Segment::null();
+    state.segments.tr = Segment { selector: 0, base: 0, limit: 0xffff, attributes: 0xb | Segment::PRESENT };
+    let registers = &mut state.lapic.registers;
+    registers[0x0e] = u32::MAX;
+    registers[0x0f] = 0x1ff;
+    registers[0x32..0x38].fill(0x1_0000);
+    // LINT0 is the 8259 pair's.
+    registers[0x35] = 0x700;
+    state
+}
+
+/// A machine with `code`, and a handler for the two vectors that writes the log and ends the interrupt.
+struct Guest {
+    vcpu: Box<dyn Vcpu>,
+    board: Board,
+    ram: GuestRam,
+}
+
+impl Guest {
+    fn new(kvm: &KvmHypervisor, code: &[u8]) -> Self {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        ram.write(Gpa(CODE), code).unwrap();
+        for (index, descriptor) in [0x00cf_9b00_0000_ffffu64, 0x00cf_9300_0000_ffff].into_iter().enumerate() {
+            ram.write(Gpa(GDT + 8 + 8 * index as u64), &descriptor.to_le_bytes()).unwrap();
+        }
+        for vector in [VECTOR, EXT_INT_VECTOR] {
+            let gate = 0x0000_8e00_0008_0000 | HANDLER;
+            ram.write(Gpa(IDT + 8 * u64::from(vector)), &gate.to_le_bytes()).unwrap();
+        }
+        // out 0xe9, al; mov [0xfee000b0], eax; and back without IRET, which KVM does not emulate in this mode: pop edx;
+        // add esp, 4; popfd; jmp edx
+        let handler = [0xe6, 0xe9, 0xa3, 0xb0, 0x00, 0xe0, 0xfe, 0x5a, 0x83, 0xc4, 0x04, 0x9d, 0xff, 0xe2];
+        ram.write(Gpa(HANDLER), &handler).unwrap();
+        let vm = kvm.create_vm(VmConfig { ram: ram.clone(), contract: CONTRACT, vcpus: 1 }).unwrap();
+        let mut vcpu = vm.create_vcpu(0).unwrap();
+        vcpu.restore(&start()).unwrap();
+        let board = Board { vm, kick: vcpu.kicker(), events: Mutex::default() };
+        Self { vcpu, board, ram }
+    }
+
+    fn run(&mut self) -> Exit {
+        self.vcpu.run(&self.board)
+    }
+
+    fn events(&self) -> Vec<Event> {
+        self.board.events.lock().unwrap().clone()
+    }
+}
+
+/// out 0xf4, al
+const OUT_END: [u8; 2] = [0xe6, END as u8];
+
+fn program(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+#[test]
+fn string_output_and_input_reach_the_port_item_by_item() {
+    let Some(kvm) = kvm() else { return };
+    // mov ecx, 3; mov esi, DATA; mov dx, LOG; cld; rep outsw; mov ecx, 2; mov edi, DATA; mov dx, 0x77; rep insd
+    let code = program(&[
+        &[0xb9, 3, 0, 0, 0, 0xbe, 0, 0x20, 0, 0, 0x66, 0xba, LOG as u8, 0, 0xfc, 0x66, 0xf3, 0x6f],
+        &[0xb9, 2, 0, 0, 0, 0xbf, 0, 0x20, 0, 0, 0x66, 0xba, 0x77, 0, 0xf3, 0x6d],
+        &OUT_END,
+    ]);
+    let mut guest = Guest::new(&kvm, &code);
+    guest.ram.write(Gpa(DATA), &[1, 2, 3, 4, 5, 6]).unwrap();
+    assert_eq!(guest.run(), Exit::Kicked);
+    let words = [[1, 2], [3, 4], [5, 6]].map(|word| Event::Out(LOG, word.into()));
+    assert_eq!(guest.events(), words);
+    let mut read = [0; 10];
+    guest.ram.read(Gpa(DATA), &mut read).unwrap();
+    assert_eq!(read, [0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0, 0]);
+    let state = guest.vcpu.save();
+    assert_eq!(state.rip, CODE + code.len() as u64, "the access that kicked is finished");
+    assert_eq!((state.gpr[1], state.gpr[6], state.gpr[7]), (0, DATA + 6, DATA + 8));
+}
+
+#[test]
+fn device_memory_is_the_boards() {
+    let Some(kvm) = kvm() else { return };
+    // mov eax, [DEVICE + 0x10]; inc eax; mov [DEVICE + 0x20], ax; mov al, [DEVICE]; mov [DEVICE + 1], al
+    let code = program(&[
+        &[0xa1, 0x10, 0, 0, 0xe0, 0x40, 0x66, 0xa3, 0x20, 0, 0, 0xe0],
+        &[0xa0, 0, 0, 0, 0xe0, 0xa2, 1, 0, 0, 0xe0],
+        &OUT_END,
+    ]);
+    let mut guest = Guest::new(&kvm, &code);
+    assert_eq!(guest.run(), Exit::Kicked);
+    assert_eq!(guest.events(), [Event::Write(DEVICE + 0x20, vec![0x12, 0x11]), Event::Write(DEVICE + 1, vec![1])]);
+    assert_eq!(guest.vcpu.stats().mmio_accesses, 4);
+}
+
+#[test]
+fn msrs_are_the_contracts() {
+    let Some(kvm) = kvm() else { return };
+    let out_eax = [0xe7, LOG as u8];
+    // mov ecx, MSR_PLATFORM_INFO; rdmsr; out LOG, eax; mov ecx, IA32_MISC_ENABLE; rdmsr; out LOG, eax
+    let code = program(&[
+        &[0xb9, 0xce, 0, 0, 0, 0x0f, 0x32],
+        &out_eax,
+        &[0xb9, 0xa0, 1, 0, 0, 0x0f, 0x32],
+        &out_eax,
+        &OUT_END,
+    ]);
+    let mut guest = Guest::new(&kvm, &code);
+    assert_eq!(guest.run(), Exit::Kicked);
+    let value = |value: u32| Event::Out(LOG, value.to_le_bytes().into());
+    assert_eq!(guest.events(), [value(10 << 8), value(MISC_ENABLE_RESET as u32)]);
+    // KVM's clock, of which the contract knows nothing: mov ecx, MSR_KVM_SYSTEM_TIME_NEW; wrmsr. No gate for #GP.
+    let mut guest = Guest::new(&kvm, &program(&[&[0xb9, 1, 0x4d, 0x56, 0x4b, 0x0f, 0x30], &OUT_END]));
+    assert_eq!(guest.run(), Exit::Shutdown);
+    assert_eq!(guest.run(), Exit::Shutdown, "it stays so");
+    assert_eq!(guest.vcpu.save().activity, Activity::Shutdown);
+}
+
+#[test]
+fn a_kick_ends_a_run_before_or_while_it_runs() {
+    let Some(kvm) = kvm() else { return };
+    // 1: jmp 1b
+    let mut guest = Guest::new(&kvm, &[0xeb, 0xfe]);
+    guest.board.kick.kick();
+    assert_eq!(guest.run(), Exit::Kicked);
+    for _ in 0..20 {
+        let kick = guest.vcpu.kicker();
+        let kicker = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(2));
+            kick.kick();
+        });
+        assert_eq!(guest.run(), Exit::Kicked);
+        kicker.join().unwrap();
+        assert_eq!(guest.vcpu.save().rip, CODE);
+    }
+    let kick = guest.vcpu.kicker();
+    drop(guest);
+    kick.kick();
+}
+
+#[test]
+fn the_end_of_a_level_triggered_interrupt_is_told() {
+    let Some(kvm) = kvm() else { return };
+    // out 0x80, al; sti; hlt; and an access that leaves the guest, as an emulating KVM tells of the end only then:
+    // mov ecx, MSR_PLATFORM_INFO; rdmsr
+    let code = [0xe6, LEVEL_MSI as u8, 0xfb, 0xf4, 0xb9, 0xce, 0, 0, 0, 0x0f, 0x32];
+    let mut guest = Guest::new(&kvm, &program(&[&code, &OUT_END]));
+    assert_eq!(guest.run(), Exit::Kicked);
+    assert_eq!(guest.events(), [Event::Out(LOG, vec![0]), Event::Ended(VECTOR)]);
+}
+
+#[test]
+fn the_8259_pairs_interrupt_wakes_a_halted_cpu() {
+    let Some(kvm) = kvm() else { return };
+    // sti; hlt
+    let mut guest = Guest::new(&kvm, &program(&[&[0xfb, 0xf4], &OUT_END]));
+    let vm = Arc::clone(&guest.board.vm);
+    let line = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(5));
+        vm.set_ext_int(true);
+    });
+    assert_eq!(guest.run(), Exit::Kicked);
+    line.join().unwrap();
+    assert_eq!(guest.events(), [Event::Acknowledged, Event::Out(LOG, vec![0])]);
+}
+
+#[test]
+fn the_8259_pairs_interrupt_waits_until_the_guest_takes_it() {
+    let Some(kvm) = kvm() else { return };
+    // out LOG, al; sti; hlt
+    let mut guest = Guest::new(&kvm, &program(&[&[0xb0, 9, 0xe6, LOG as u8, 0xfb, 0xf4], &OUT_END]));
+    guest.board.vm.set_ext_int(true);
+    assert_eq!(guest.run(), Exit::Kicked);
+    let log = Event::Out(LOG, vec![9]);
+    assert_eq!(guest.events(), [log.clone(), Event::Acknowledged, log]);
+}
+
+#[test]
+fn a_state_comes_back_as_it_was_restored() {
+    let Some(kvm) = kvm() else { return };
+    let mut guest = Guest::new(&kvm, &[]);
+    let mut state = start();
+    state.gpr = std::array::from_fn(|i| 0x0101_0101 * i as u64);
+    state.rflags = rflags::FIXED_1 | rflags::IF | rflags::CF;
+    state.cr2 = 0x1234;
+    state.dr[0] = 0x5678;
+    state.xsave.0[160..176].fill(0xa5);
+    state.msrs.star = 0x0023_0010_0000_0000;
+    state.msrs.kernel_gs_base = 0x7fff_0000;
+    state.msrs.tsc_aux = 7;
+    state.msrs.mtrr_def_type = 0xc06;
+    state.msrs.mtrr_variable[3] = (0x8000_0006, 0xff_8000_0800);
+    state.msrs.pat = 0x0007_0106_0007_0106;
+    state.tsc = 1 << 50;
+    state.activity = Activity::Halted;
+    state.nmi_blocked = true;
+    state.lapic.registers[0x08] = 0x20;
+    state.lapic.registers[0x22] = 1 << 7;
+    state.lapic.registers[0x38] = 0;
+    guest.vcpu.restore(&state).unwrap();
+    let mut back = guest.vcpu.save();
+    // What emulates may have no TSC of the guest's own.
+    if *kvm.backing() == Backing::Hardware {
+        let (from, found) = (state.tsc, back.tsc);
+        assert!((from..from + (1 << 40)).contains(&found), "the TSC goes on from {from:#x}: {found:#x}");
+    }
+    back.tsc = state.tsc;
+    // The version, and PPR, which follows the TPR.
+    for number in [0x03, 0x0a] {
+        state.lapic.registers[number] = back.lapic.registers[number];
+    }
+    assert_eq!(back, state);
+}
+
+#[test]
+fn a_state_that_is_none_is_refused() {
+    let Some(kvm) = kvm() else { return };
+    let mut guest = Guest::new(&kvm, &[]);
+    let error = guest.vcpu.restore(&CpuState { cr0: cr0::PG, ..start() }).unwrap_err().to_string();
+    assert!(error.contains("no mode of operation"), "{error}");
+    assert!(kvm.create_vm(VmConfig { ram: guest.ram.clone(), contract: "v9", vcpus: 1 }).is_err());
+    let error = kvm.create_vm(VmConfig { ram: guest.ram, contract: CONTRACT, vcpus: 2 }).err().unwrap().to_string();
+    assert!(error.contains("at most 1"), "{error}");
+}
