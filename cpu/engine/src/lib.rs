@@ -4,6 +4,7 @@
 //! memory, `native` lets the host execute what only computes, `lapic` and `event` bring interrupts,
 //! `vcpu` runs it all behind the seam of `motu-hv`.
 
+mod alarm;
 mod apic;
 mod arena;
 mod cpu;

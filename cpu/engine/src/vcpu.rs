@@ -7,6 +7,7 @@
 //!   +---------------------------------------------------------------+
 //! ```
 
+use crate::alarm::Alarm;
 use crate::cpu::{Cpu, Faulting, alert, key, seg};
 use crate::decode::{BlockCache, Op};
 use crate::history::History;
@@ -39,6 +40,8 @@ pub struct SoftVcpu {
     pub(crate) mailbox: Arc<Mailbox>,
     history: History,
     sampler: Option<Sampler>,
+    /// Translated code does not look at the clock.
+    alarm: Option<Alarm>,
     /// Blocks until the next look at the clock.
     countdown: u32,
 }
@@ -60,15 +63,17 @@ impl SoftVcpu {
         let listener = Arc::clone(&mailbox);
         ram.on_code_write(move || listener.ring());
         let mmu = Mmu::new(ram).map_err(failed("mapping memory for the TLB"))?;
+        mailbox.belongs_to(mmu.tlb.workspace());
         let cpu = Cpu::new(id, vcpus, contract, mmu, native);
         let translates = options.translate != Translate::Off && host_suffices();
         let translator = translates
             .then(|| Translator::new(cpu.mmu.tlb.frame(), options))
             .transpose()
             .map_err(failed("mapping memory for translated code"))?;
+        let alarm = translates.then(|| Alarm::start(Arc::clone(&mailbox))).transpose()?;
         let lockstep = (options.translate == Translate::Lockstep).then(Lockstep::default);
         let (cache, history) = (BlockCache::new(), History::default());
-        let mut vcpu = Self { cpu, cache, translator, lockstep, mailbox, history, sampler: None, countdown: 0 };
+        let mut vcpu = Self { cpu, cache, translator, lockstep, mailbox, history, sampler: None, alarm, countdown: 0 };
         vcpu.restore(&CpuState::default())?;
         Ok(vcpu)
     }
@@ -78,6 +83,7 @@ impl SoftVcpu {
     #[inline(never)]
     fn attend(&mut self) -> Option<Exit> {
         self.countdown = BLOCKS_PER_TICK;
+        self.mailbox.settle();
         self.sample(false);
         let cpu = &mut self.cpu;
         cpu.set_alert(alert::TIMER, false);
@@ -99,8 +105,13 @@ impl SoftVcpu {
             cpu.initialize();
         }
         let at = cpu.moment();
-        if cpu.timer_deadline(at).is_some_and(|deadline| deadline <= at.now) {
+        let mut deadline = cpu.timer_deadline(at);
+        if deadline.is_some_and(|deadline| deadline <= at.now) {
             cpu.lapic.expire(at);
+            deadline = cpu.timer_deadline(at);
+        }
+        if let Some(alarm) = &mut self.alarm {
+            alarm.set(at.now, deadline);
         }
         cpu.note_events();
         self.cache.forget_board_writes(cpu);

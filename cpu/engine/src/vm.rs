@@ -2,11 +2,12 @@
 
 use crate::mmu::RamMap;
 use crate::options::Options;
+use crate::translate::Workspace;
 use crate::vcpu::SoftVcpu;
 use motu_hv::{Capabilities, HvError, Hypervisor, Kick, Msi, Vcpu, Vm, VmConfig};
 use motu_x86::contract::{Contract, CpuidResult};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// CPUs of one machine at most.
@@ -99,6 +100,8 @@ pub struct Mailbox {
     flag: AtomicBool,
     post: Mutex<Post>,
     arrived: Condvar,
+    /// What tells translated code to leave.
+    workspace: OnceLock<Arc<Workspace>>,
 }
 
 /// Everything that arrived since the vCPU last looked.
@@ -116,13 +119,29 @@ impl Mailbox {
 
     fn put(&self, change: impl FnOnce(&mut Post)) {
         change(&mut self.lock());
-        self.flag.store(true, Ordering::Release);
+        self.ring();
         self.arrived.notify_all();
     }
 
     /// Makes the vCPU look up, with nothing to say.
     pub fn ring(&self) {
         self.flag.store(true, Ordering::Release);
+        if let Some(workspace) = self.workspace.get() {
+            workspace.disturb();
+        }
+    }
+
+    /// Whose translated code is to leave for what is posted.
+    pub fn belongs_to(&self, workspace: &Arc<Workspace>) {
+        // A mailbox has one vCPU.
+        let _ = self.workspace.set(Arc::clone(workspace));
+    }
+
+    /// Lets translated code run until the next post. What has been posted before is there for [`Mailbox::take`].
+    pub fn settle(&self) {
+        if let Some(workspace) = self.workspace.get() {
+            workspace.settle();
+        }
     }
 
     /// Whether [`Mailbox::take`] has anything to give.

@@ -6,6 +6,7 @@ use super::{PAGE, PAGE_MASK, Privilege};
 use crate::translate::{Frame, Workspace};
 use std::io;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// Entries of one array; a power of two.
 pub const ENTRIES: usize = 4096;
@@ -38,7 +39,7 @@ pub type Entries = [Entry; ALL];
 
 /// The arrays, and which of them is in use.
 pub struct Tlb {
-    workspace: Workspace,
+    workspace: Arc<Workspace>,
     info: Box<[PageInfo; ALL]>,
     /// Where the array in use begins.
     selected: usize,
@@ -75,12 +76,17 @@ impl Tlb {
     pub fn new() -> io::Result<Self> {
         let info = vec![PageInfo::default(); ALL];
         let info = info.into_boxed_slice().try_into().expect("made exactly that many");
-        let workspace = Workspace::new()?;
+        let workspace = Arc::new(Workspace::new()?);
         let mut tlb = Self { workspace, info, selected: 0, local: Vec::new(), global: Vec::new() };
         for (index, entry) in tlb.entries_mut().iter_mut().enumerate() {
             *entry = empty(index);
         }
         Ok(tlb)
+    }
+
+    /// What the arrays lie in.
+    pub fn workspace(&self) -> &Arc<Workspace> {
+        &self.workspace
     }
 
     /// The frame that the arrays lie in.

@@ -36,12 +36,12 @@ pub const fn frame_indexed(disp: i32, index: Reg, shift: u8) -> Mem {
 
 /// Conditions of Jcc by their number in opcodes.
 pub mod cc {
+    pub const Z: u8 = 4;
     pub const NZ: u8 = 5;
     pub const BE: u8 = 6;
     pub const AE: u8 = 3;
     pub const A: u8 = 7;
     pub const LE: u8 = 14;
-    pub const G: u8 = 15;
 }
 
 /// Arithmetic with a register as destination: opcode of the form `op r, r/m`.
@@ -253,6 +253,12 @@ impl Asm {
         self.op_mem(false, 0xff, 1, mem);
     }
 
+    /// Compares four bytes of memory with zero.
+    pub fn is_zero32(&mut self, mem: Mem) {
+        self.op_mem(false, 0x83, 7, mem);
+        self.bytes(&[0]);
+    }
+
     /// Copies of the sign bit in every bit.
     pub fn sign_of(&mut self, reg: Reg, wide: bool) {
         self.rex(wide, 0, None, reg.0);
@@ -385,6 +391,7 @@ mod tests {
             "mov qword ptr [r10],0FFFFFFFFFFFFFFFEh"
         );
         assert_eq!(text(|a| a.store_imm32(frame(4), 7)), "mov dword ptr [rsp+4],7");
+        assert_eq!(text(|a| a.is_zero32(frame(4))), "cmp dword ptr [rsp+4],0");
         assert_eq!(text(|a| a.lea(R10, Mem { base: R9, index: Some((R11, 2)), disp: -8 })), "lea r10,[r9+r11*4-8]");
         assert_eq!(text(|a| a.alu(Alu::Sub, R10, far)), "sub r10,[rsp+r11*8+12345h]");
         assert_eq!(text(|a| a.alu(Alu::Cmp, R10, frame(8))), "cmp r10,[rsp+8]");

@@ -60,9 +60,10 @@ pub struct BlockTranslator {
 }
 
 impl BlockTranslator {
-    pub fn new() -> Self {
+    /// `counts` makes code for the stress mode.
+    pub fn new(counts: bool) -> Self {
         Self {
-            emit: Emit::new(),
+            emit: Emit::new(counts),
             info: InstructionInfoFactory::new(),
             steps: Vec::new(),
             live: Vec::new(),

@@ -104,10 +104,12 @@ pub struct Emit {
     unsaved: bool,
     /// The last instruction that needs each word.
     last_use: [usize; WORDS],
+    /// The stress mode: code counts its jumps.
+    counts: bool,
 }
 
 impl Emit {
-    pub fn new() -> Self {
+    pub fn new(counts: bool) -> Self {
         Self {
             asm: Asm::default(),
             encoder: Encoder::new(64),
@@ -123,6 +125,7 @@ impl Emit {
             in_r11: None,
             unsaved: false,
             last_use: [0; WORDS],
+            counts,
         }
     }
 
@@ -217,7 +220,10 @@ impl Emit {
             }
         }
         self.leave_unless_zero(lookup);
-        self.poll(rip, live || units != 0);
+        // Indirect jumps need not look: they lead elsewhere when it is time to.
+        if self.counts {
+            self.poll(rip, live || units != 0);
+        }
         let direct = self.asm.here();
         if units != 0 {
             self.require_units(units, rip);
@@ -229,15 +235,30 @@ impl Emit {
     fn poll(&mut self, rip: u64, live: bool) {
         let leave = self.leave(ExitKind::Poll, rip);
         if !live {
-            self.asm.dec32(frame(at::BUDGET));
-            self.asm.jcc(cc::LE, leave);
+            let leaves = self.count();
+            self.asm.jcc(leaves, leave);
             return;
         }
         self.asm.mov(R11, RCX);
-        self.asm.load32(RCX, frame(at::BUDGET));
-        self.asm.lea32(RCX, Mem { base: RCX, index: None, disp: -1 });
-        self.asm.store32(frame(at::BUDGET), RCX);
+        if self.counts {
+            self.asm.load32(RCX, frame(at::BUDGET));
+            self.asm.lea32(RCX, Mem { base: RCX, index: None, disp: -1 });
+            self.asm.store32(frame(at::BUDGET), RCX);
+        } else {
+            self.asm.load32(RCX, frame(at::CALM));
+        }
         self.leave_if_zero(leave);
+    }
+
+    /// Looks whether it is time to leave; gives the condition that says so.
+    fn count(&mut self) -> u8 {
+        if self.counts {
+            self.asm.dec32(frame(at::BUDGET));
+            cc::LE
+        } else {
+            self.asm.is_zero32(frame(at::CALM));
+            cc::Z
+        }
     }
 
     /// Where RCX, whose value of the guest is in R11, is not zero: leaves. Takes the guest's value back.
@@ -292,6 +313,9 @@ impl Emit {
             return self.asm.jmp(out);
         }
         if !target.near {
+            if target.back && !self.counts {
+                self.poll(target.rip, target.live);
+            }
             self.asm.mov_imm(R10, target.rip);
             let entry = self.arrays.jumps + (jump_index(target.rip) * size_of::<Code>()) as i32;
             self.asm.jmp_mem(frame(entry));
@@ -299,9 +323,9 @@ impl Emit {
         }
         if target.back && !target.live {
             let leave = self.leave(ExitKind::Poll, target.rip);
-            self.asm.dec32(frame(at::BUDGET));
+            let leaves = self.count();
             let exit = self.leave_by_jump(target.rip, 2);
-            self.asm.jcc(cc::G, exit);
+            self.asm.jcc(leaves ^ 1, exit);
             return self.asm.jmp(leave);
         }
         if target.back {

@@ -14,6 +14,7 @@ use crate::mmu::Entries;
 use std::io;
 use std::mem::offset_of;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Bytes of stack for what translated code calls.
 const STACK: usize = 256 << 10;
@@ -50,16 +51,19 @@ pub struct Frame {
     pub tlb_bits: u64,
     /// Bits of an address above those within a page.
     pub page_bits: u64,
-    /// Bits of an address that choose its entry in the jump table.
-    pub jump_bits: u64,
-    /// Backward jumps until the run loop looks up. Counts down; code leaves at zero.
-    pub budget: u32,
+    /// Bits of an address that choose its entry in the jump table; none where code is to leave, so that every indirect jump
+    /// takes the first entry, which no address has.
+    pub jump_bits: AtomicU64,
+    /// Zero where code is to leave at the next backward jump.
+    pub calm: AtomicU32,
     /// Which exit is being taken: set before `leave`.
     pub exit: u32,
     /// Units whose registers are the host's: bits of [`mod@unit`].
     pub units: u32,
     /// The exit record of the last indirect branch, to tell where a jump to nowhere came from.
     pub branch: u32,
+    /// In the stress mode: backward jumps until code leaves. Counts down.
+    pub budget: u32,
     pub fs_base: u64,
     pub gs_base: u64,
     /// The way out.
@@ -114,12 +118,19 @@ pub mod unit {
 }
 
 /// The frame and the stack under it: one mapping.
+#[derive(Debug)]
 pub struct Workspace {
     base: NonNull<u8>,
 }
 
 // SAFETY: the mapping belongs to this value alone; the pointers in it are used by the thread that runs the CPU.
 unsafe impl Send for Workspace {}
+// SAFETY: what this value itself does by a shared reference is to change two atomic words of the frame. All else is done through
+// [`Workspace::frame`]'s pointer, by the thread that runs the CPU.
+unsafe impl Sync for Workspace {}
+
+/// Address bits that choose the entry of a jump table.
+const JUMP_MASK: u64 = (JUMPS as u64 - 1) << 1;
 
 const FRAME_AT: usize = GUARD + STACK;
 const LENGTH: usize = (FRAME_AT + size_of::<Frame>()).next_multiple_of(4096);
@@ -149,13 +160,39 @@ impl Workspace {
         if unsafe { libc::mprotect(address, GUARD, libc::PROT_NONE) } != 0 {
             return Err(io::Error::last_os_error());
         }
+        workspace.settle();
         Ok(workspace)
     }
 
-    /// The frame: all zeros at first, which no part of it may stay.
+    /// The frame: zeros at first, which hardly a part of it may stay.
     pub fn frame(&self) -> NonNull<Frame> {
         // SAFETY: FRAME_AT lies inside the mapping.
         unsafe { self.base.add(FRAME_AT) }.cast()
+    }
+
+    fn words(&self) -> (&AtomicU64, &AtomicU32) {
+        let frame = self.frame().as_ptr();
+        // SAFETY: the words lie in the mapping, which lives as long as `self`; they are atomic to everyone.
+        unsafe { (&(*frame).jump_bits, &(*frame).calm) }
+    }
+
+    /// Makes translated code leave at its next indirect or backward jump. Any thread may.
+    pub fn disturb(&self) {
+        let (jump_bits, calm) = self.words();
+        jump_bits.store(0, Ordering::Release);
+        calm.store(0, Ordering::Release);
+    }
+
+    /// Lets translated code run on. What another thread wrote before a [`Workspace::disturb`] that this undoes can be read behind it.
+    pub fn settle(&self) {
+        let (jump_bits, calm) = self.words();
+        jump_bits.swap(JUMP_MASK, Ordering::SeqCst);
+        calm.swap(1, Ordering::SeqCst);
+    }
+
+    /// Whether code is to leave.
+    pub fn is_disturbed(&self) -> bool {
+        self.words().1.load(Ordering::Acquire) == 0
     }
 }
 
@@ -178,6 +215,7 @@ pub mod at {
     pub const TLB_BITS: i32 = offset_of!(Frame, tlb_bits) as i32;
     pub const PAGE_BITS: i32 = offset_of!(Frame, page_bits) as i32;
     pub const JUMP_BITS: i32 = offset_of!(Frame, jump_bits) as i32;
+    pub const CALM: i32 = offset_of!(Frame, calm) as i32;
     pub const BUDGET: i32 = offset_of!(Frame, budget) as i32;
     pub const EXIT: i32 = offset_of!(Frame, exit) as i32;
     pub const UNITS: i32 = offset_of!(Frame, units) as i32;

@@ -97,7 +97,8 @@ impl Jumps {
     /// too, which may not be global.
     pub fn set(&mut self, (user, rip): (bool, u64), code: Code, straddles: bool, mmu: &Mmu) {
         let entry = (user, jump_index(rip) as u32);
-        if self.at(entry) == code {
+        // The first one is for jumps that are to find nothing.
+        if entry.1 == 0 || self.at(entry) == code {
             return;
         }
         let known = mmu.tlb.entry(rip);

@@ -36,7 +36,7 @@ pub use block::Step;
 use block::{BlockTranslator, Place};
 use exit::{Exit, ExitKind};
 pub use flags::in_rflags;
-use frame::{Code, JUMPS, unit};
+use frame::{Code, unit};
 use jumps::Jumps;
 use motu_hv::TranslatorStats;
 use motu_x86::flags::rflags;
@@ -52,8 +52,6 @@ const MAX_EXITS: usize = 300_000;
 const HOT: u32 = 16;
 /// Runs of a block that is not to be translated.
 const NEVER: u32 = u32::MAX;
-/// Backward jumps between two looks at the clock.
-const BUDGET: u32 = 4096;
 
 /// One block's host code.
 #[derive(Debug)]
@@ -119,7 +117,7 @@ impl Translator {
         let mut translator = Self {
             code: Arena::new(CODE_SIZE)?,
             frame,
-            blocks: BlockTranslator::new(),
+            blocks: BlockTranslator::new(options.stress.is_some()),
             page: Box::new([0; size_of::<Page>()]),
             translations: Vec::new(),
             exits: Vec::new(),
@@ -154,7 +152,6 @@ impl Translator {
         unsafe {
             (*frame).tlb_bits = (ENTRIES as u64 - 1) * PAGE;
             (*frame).page_bits = !PAGE_MASK;
-            (*frame).jump_bits = (JUMPS as u64 - 1) << 1;
             (*frame).lower_unit = u64::from(unit::SSE);
             (*frame).upper_unit = u64::from(unit::AVX);
             (*frame).low_4 = 15;
@@ -165,7 +162,7 @@ impl Translator {
             (*frame).leave = thunks::leave as Code;
             (*frame).refill = thunks::refill as Code;
             (*frame).fill = thunks::fill as *const u8;
-            (*frame).budget = BUDGET;
+            (*frame).budget = 1;
         }
     }
 

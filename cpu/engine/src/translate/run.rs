@@ -6,7 +6,7 @@
 
 use super::exit::{Exit, ExitKind, LOOKUP, Within};
 use super::frame::{Code, unit};
-use super::{BUDGET, Translator, thunks};
+use super::{Translator, thunks};
 use crate::cpu::{Cpu, alert, seg, slot};
 use crate::decode::BlockCache;
 use crate::history::History;
@@ -15,7 +15,7 @@ use crate::options::Translate;
 use crate::vm::Mailbox;
 use motu_x86::flags::rflags;
 
-/// What a way out costs of the budget, in backward jumps: so much longer does it take at least.
+/// What a way out costs of the stress mode's budget, in backward jumps.
 const EXIT_COST: u32 = 4;
 
 /// What the run loop does after translated code has run, or has not.
@@ -48,8 +48,7 @@ impl Translator {
             };
             let next = if next == Next::Continue && !self.pay() { Next::Attend } else { next };
             if next == Next::Attend {
-                let budget = self.next_budget();
-                self.set_budget(budget);
+                self.renew_budget();
             }
             if next != Next::Continue {
                 return next;
@@ -92,9 +91,12 @@ impl Translator {
         self.code.executable(offset)
     }
 
-    /// Takes what a way out costs from the budget. False if that uses it up: then the CPU looks up.
+    /// In the stress mode: takes what a way out costs from the budget. False if that uses it up: then the CPU looks up.
     #[inline(always)]
     fn pay(&mut self) -> bool {
+        if self.options.stress.is_none() {
+            return true;
+        }
         // SAFETY: translated code has left; the frame is plain data.
         let budget = unsafe { (*self.frame.as_ptr()).budget };
         if budget > EXIT_COST {
@@ -137,7 +139,11 @@ impl Translator {
             counts.lookup += 1;
             cpu.rip = target;
             self.missed = true;
-            return Err(if is_canonical(target) { Next::Continue } else { self.take_back(cpu) });
+            return Err(match is_canonical(target) {
+                true if cpu.mmu.tlb.workspace().is_disturbed() => Next::Attend,
+                true => Next::Continue,
+                false => self.take_back(cpu),
+            });
         }
         let Some(&exit) = self.exits.get(number as usize) else { return Err(Next::Block) };
         cpu.rip = exit.rip;
@@ -226,14 +232,11 @@ impl Translator {
         Ok(self.code.executable(at.resume))
     }
 
-    /// How many backward jumps may pass before the next look.
-    fn next_budget(&mut self) -> u32 {
-        if self.options.stress.is_none() {
-            return BUDGET;
-        }
+    /// In the stress mode: how many backward jumps may pass before the next look.
+    fn renew_budget(&mut self) {
         // A linear congruential generator's upper bits (Knuth's MMIX constants).
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        1 + (self.random >> 61) as u32
+        self.set_budget(1 + (self.random >> 61) as u32);
     }
 
     /// An indirect branch led to no address: it is the branch that faults (SDM vol. 2, CALL, JMP and RET). The interpreter runs
@@ -282,7 +285,7 @@ impl Translator {
         let number = self.find(cpu, cache).ok()??;
         let mut code = self.indirect(number);
         loop {
-            self.set_budget(BUDGET);
+            self.set_budget(i32::MAX as u32);
             self.enter(cpu, code);
             match self.after(cpu, cache, mailbox) {
                 Ok(again) => code = again,

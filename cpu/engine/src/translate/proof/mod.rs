@@ -55,7 +55,7 @@ impl Bench {
     fn new() -> Self {
         Self {
             harness: UserHarness::new("v3-2026", &[]).unwrap(),
-            blocks: BlockTranslator::new(),
+            blocks: BlockTranslator::new(false),
             taken: BTreeSet::new(),
             accesses: 0,
             proved: 0,

@@ -36,13 +36,14 @@ pub fn may_read(range: &Range<i64>) -> bool {
 
 /// Whether a place holds nothing but what the guest may know, wherever code is entered.
 pub fn is_guests(place: Place) -> bool {
-    const OF_GUEST: [i32; 10] = [
+    const OF_GUEST: [i32; 11] = [
         at::R9,
         at::R10,
         at::R11,
         at::RCX,
         at::WAITING,
         at::BUDGET & !7,
+        at::CALM & !7,
         at::UNITS & !7,
         at::FS_BASE,
         at::GS_BASE,
