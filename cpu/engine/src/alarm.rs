@@ -75,9 +75,8 @@ impl Alarm {
         }
         self.known = deadline;
         // What is further away than the host's clock reaches never comes.
-        let due = deadline.and_then(|deadline| {
-            Instant::now().checked_add(Duration::from_nanos(deadline.saturating_sub(now).0))
-        });
+        let due = deadline
+            .and_then(|deadline| Instant::now().checked_add(Duration::from_nanos(deadline.saturating_sub(now).0)));
         let mut state = self.clock.lock();
         state.due = due;
         // One that wakes too early finds out by itself.

@@ -233,6 +233,13 @@ impl Asm {
         self.bytes(&[0xf6, 0xc0 | reg.0 & 7, value]);
     }
 
+    /// All bits of the register with the sign-extended value.
+    pub fn test_imm(&mut self, reg: Reg, value: i32) {
+        self.rex(true, 0, None, reg.0);
+        self.bytes(&[0xf7, 0xc0 | reg.0 & 7]);
+        self.imm32(value);
+    }
+
     pub fn test_imm32(&mut self, reg: Reg, value: u32) {
         self.rex(false, 0, None, reg.0);
         self.bytes(&[0xf7, 0xc0 | reg.0 & 7]);
@@ -396,6 +403,7 @@ mod tests {
         assert_eq!(text(|a| a.alu(Alu::Sub, R10, far)), "sub r10,[rsp+r11*8+12345h]");
         assert_eq!(text(|a| a.alu(Alu::Cmp, R10, frame(8))), "cmp r10,[rsp+8]");
         assert_eq!(text(|a| a.cmp_imm(R10, 4088)), "cmp r10,0FF8h");
+        assert_eq!(text(|a| a.test_imm(R10, -4081)), "test r10,0FFFFFFFFFFFFF00Fh");
         assert_eq!(text(|a| a.and32_imm(R11, 0x1ffe0)), "and r11d,1FFE0h");
         assert_eq!(text(|a| a.rorx(R11, R10, 7)), "rorx r11,r10,7");
         assert_eq!(text(|a| a.rorx(RCX, RAX, 7)), "rorx rcx,rax,7");

@@ -34,6 +34,8 @@ enum Cold {
         request: u32,
         exit: u32,
         live: bool,
+        /// Where it goes if it is not so aligned.
+        crooked: Option<(u32, Label)>,
     },
     Group(ColdGroup),
     /// Takes the guest's RCX back, which a check without flags uses.
@@ -365,9 +367,10 @@ impl Emit {
                     self.asm.store_imm32(frame(at::EXIT), exit);
                     self.asm.jmp_mem(frame(at::LEAVE));
                 }
-                Cold::Refill { label, again, address, request, exit, live } => {
+                Cold::Refill { label, again, address, request, exit, live, crooked } => {
                     self.asm.bind(label);
                     self.address(address, live);
+                    self.leave_if_crooked(crooked);
                     self.asm.store_imm32(frame(at::EXIT), exit);
                     self.asm.mov_imm(R11, request.into());
                     self.asm.call_mem(frame(at::REFILL));

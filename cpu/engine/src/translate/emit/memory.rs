@@ -72,6 +72,12 @@ fn tag(write: bool) -> i32 {
     field as i32
 }
 
+/// Whether one comparison is to find out that a range is in its page and aligned: an aligned one cannot leave the page.
+fn checks_both(address: Address, operand: Operand, live: bool) -> bool {
+    let computed = matches!(address, Address::Computed(_));
+    computed && !live && operand.alignment > 1 && operand.size <= operand.alignment
+}
+
 const ADDEND: i32 = offset_of!(Entry, addend) as i32;
 
 impl Emit {
@@ -133,6 +139,23 @@ impl Emit {
         self.asm.jcc(cc::A, miss);
     }
 
+    /// The same for a range of no more bytes than it is aligned to, whose alignment is checked at once.
+    fn look_up_aligned(&mut self, from: Reg, tags: i32, alignment: u32, miss: Label) {
+        self.asm.rorx(R11, from, TO_ENTRY);
+        self.asm.and32_imm(R11, ENTRY_MASK);
+        self.asm.alu(Alu::Sub, R10, frame_indexed(tags, R11, 0));
+        self.asm.test_imm(R10, !(PAGE_MASK as i32) | (alignment as i32 - 1));
+        self.asm.jcc(cc::NZ, miss);
+    }
+
+    /// Out of line, with the address in R10: the TLB is no help to what is not aligned.
+    pub(super) fn leave_if_crooked(&mut self, crooked: Option<(u32, Label)>) {
+        if let Some((alignment, label)) = crooked {
+            self.asm.test_imm8(R10, alignment as u8 - 1);
+            self.asm.jcc(cc::NZ, label);
+        }
+    }
+
     /// The same without a change of flags. The guest's RCX is in the frame then; at `miss` it is back.
     fn look_up_keeping_flags(&mut self, from: Reg, tags: i32, bytes: i32, miss: Label) {
         let hit = self.asm.label();
@@ -166,11 +189,12 @@ impl Emit {
         self.asm.bind(again);
         let label = self.asm.label();
         let request = operand.size | if operand.write { request::WRITE } else { 0 };
-        self.cold.push(Cold::Refill { label, again, address, request, exit, live });
+        let crooked = if operand.alignment > 1 { self.crooked(exit) } else { label };
+        let aligned = checks_both(address, operand, live).then_some((operand.alignment, crooked));
+        self.cold.push(Cold::Refill { label, again, address, request, exit, live, crooked: aligned });
         match address {
             Address::Constant(value) => self.locate_constant(value, operand, exit, label, live),
             Address::Computed(computed) => {
-                let crooked = if operand.alignment > 1 { self.crooked(exit) } else { label };
                 self.find(computed, operand, label, crooked, live);
                 self.operand_at(computed, live, free)
             }
@@ -255,10 +279,14 @@ impl Emit {
             }
             self.asm.load(RCX, frame(at::RCX));
         } else {
-            self.look_up(from, tags, operand.size as i32, miss);
-            if operand.alignment > 1 {
-                self.asm.test_imm8(R10, operand.alignment as u8 - 1);
-                self.asm.jcc(cc::NZ, crooked);
+            if checks_both(Address::Computed(computed), operand, live) {
+                self.look_up_aligned(from, tags, operand.alignment, miss);
+            } else {
+                self.look_up(from, tags, operand.size as i32, miss);
+                if operand.alignment > 1 {
+                    self.asm.test_imm8(R10, operand.alignment as u8 - 1);
+                    self.asm.jcc(cc::NZ, crooked);
+                }
             }
             if computed.short {
                 self.asm.alu(Alu::Add, R10, frame_indexed(tags, R11, 0));
@@ -324,6 +352,8 @@ impl Emit {
         self.asm.bind(miss);
         self.address(address, live);
         let last = operand.size as i32 - 1;
+        let aligned = checks_both(address, operand, live).then_some((operand.alignment, single));
+        self.leave_if_crooked(aligned);
         // Nothing helps a range that crosses a page.
         if !matches!(address, Address::Constant(_)) {
             self.leave_if_crossing(last, single, live);

@@ -24,9 +24,14 @@ impl Proof<'_> {
         if instruction.rflags_modified() == 0 {
             return None;
         }
-        let compares = matches!(instruction.mnemonic(), M::Cmp | M::Sub) && operand_bytes(instruction) == 8;
-        let compared = compares.then(|| Some((self.value(instruction, 0, state)?, self.value(instruction, 1, state)?)));
-        Some(compared.flatten().map_or(Flags::Unknown, |(a, b)| Flags::Compared(a, b)))
+        let mnemonic = instruction.mnemonic();
+        let known = matches!(mnemonic, M::Cmp | M::Sub | M::Test) && operand_bytes(instruction) == 8;
+        let operands = known.then(|| Some((self.value(instruction, 0, state)?, self.value(instruction, 1, state)?)));
+        Some(match operands.flatten() {
+            Some((a, b)) if mnemonic == M::Test => b.value().map_or(Flags::Unknown, |mask| Flags::Tested(a, mask)),
+            Some((a, b)) => Flags::Compared(a, b),
+            None => Flags::Unknown,
+        })
     }
 
     /// The value of an operand of eight bytes: of a register, of a word of the frame, or a constant.

@@ -26,6 +26,16 @@ impl Proof<'_> {
         }
     }
 
+    /// The bits of `mask` are clear in `form`.
+    pub fn learn_clear(&mut self, state: &mut State, form: &Form, mask: u64) {
+        // All above some bit, and the lowest few.
+        let lowest = mask.trailing_ones();
+        let above = 64 - mask.leading_ones();
+        if lowest < above && above < 63 {
+            self.learn(state, form, 0, (1i64 << above) - (1i64 << lowest));
+        }
+    }
+
     /// `form` is between `low` and `high`. If it is an address less the tag of the entry that serves it, the tag is
     /// that address's page: no other tag in the entry is within a page of it.
     fn learn(&mut self, state: &mut State, form: &Form, low: i64, high: i64) {

@@ -66,6 +66,33 @@ fn what_was_checked_passes() {
     assert_eq!(checked, Ok(2));
 }
 
+/// Looks up what RBX points to, if it is so aligned as `mask` says.
+fn look_up_by_test(a: &mut CodeAssembler, out: CodeLabel, mask: i32) -> Result<(), IcedError> {
+    a.lea(r10, rbx + 0)?;
+    a.rorx(r11, r10, 7)?;
+    a.and(r11d, 0x1ffe0)?;
+    a.sub(r10, qword_ptr(rsp + r11 + tag(READ)))?;
+    a.test(r10, mask)?;
+    a.jne(out)?;
+    a.mov(r11, qword_ptr(rsp + r11 + tag(ADDEND)))
+}
+
+#[test]
+fn a_test_of_page_and_alignment_checks_as_many_bytes_as_are_aligned() {
+    let access = |a: &mut CodeAssembler| a.movups(xmm0, xmmword_ptr(rbx + r11));
+    let passes = proved(|a, out| {
+        look_up_by_test(a, out, -0x1000 | 15)?;
+        access(a)
+    });
+    assert_eq!(passes, Ok(1));
+    for mask in [-0x1000 | 7, -0x1000, -0x2000 | 15, 15, 0xff] {
+        refuses("", |a, out| {
+            look_up_by_test(a, out, mask)?;
+            access(a)
+        });
+    }
+}
+
 #[test]
 fn addresses_of_the_guest_are_not_the_hosts() {
     refuses("an unchecked access", |a, _| a.mov(rax, qword_ptr(rbx)));

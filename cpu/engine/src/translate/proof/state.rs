@@ -9,6 +9,8 @@ pub enum Flags {
     Unknown,
     /// As a comparison of two 64-bit values leaves them.
     Compared(Form, Form),
+    /// As a test of a 64-bit value with a constant leaves them.
+    Tested(Form, u64),
 }
 
 /// A page that was found in the TLB.

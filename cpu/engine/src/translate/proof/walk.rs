@@ -240,6 +240,13 @@ impl Proof<'_> {
                 _ => {}
             }
         }
+        if let Flags::Tested(value, mask) = &taken.flags.clone() {
+            match instruction.condition_code() {
+                ConditionCode::e => self.learn_clear(&mut taken, value, *mask),
+                ConditionCode::ne => self.learn_clear(&mut not_taken, value, *mask),
+                _ => {}
+            }
+        }
         if matches!(instruction.mnemonic(), M::Loop | M::Loope | M::Loopne) {
             for state in [&mut taken, &mut not_taken] {
                 self.result(instruction, state, Place::Register(1), false)?;
