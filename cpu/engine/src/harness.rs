@@ -4,13 +4,14 @@ use crate::cpu::Flow;
 use crate::exec::segment::Descriptor;
 use crate::mmu::RamMap;
 use crate::options::{Options, Translate};
-use crate::translate::{Next, Translator, in_rflags};
+use crate::translate::{Left, Step, Translator, in_rflags};
 use crate::vcpu::SoftVcpu;
 use motu_hv::{HvError, Vcpu};
 use motu_memory::{GuestRam, PAGE_SIZE};
 use motu_x86::contract::Contract;
 use motu_x86::flags::{cr0, cr4, efer, rflags};
 use motu_x86::{CpuState, DescriptorTable, Exception, Gpa, Segment, XsaveArea};
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// What a user-mode program sees of a CPU.
@@ -171,26 +172,18 @@ impl UserHarness {
     /// As of [`UserHarness::step`].
     pub fn step_translated(&mut self, state: &mut UserState) -> (Result<(), Exception>, bool) {
         self.put(state);
-        let SoftVcpu { cpu, cache, translator, mailbox, .. } = &mut self.vcpu;
-        let (start, before) = (cpu.rip, cpu.rflags());
-        let described = match translator {
-            Some(translator) if Translator::may_run(cpu) => {
-                let steps = translator.steps(cpu, cache);
-                steps.and_then(|(_, steps)| Some((steps, translator.try_once(cpu, cache, mailbox)?)))
-            }
-            _ => None,
-        };
-        let Some((steps, next)) = described else {
+        let (start, before) = (self.vcpu.cpu.rip, self.vcpu.cpu.rflags());
+        let Some((left, steps)) = self.run_translated() else {
             let outcome = self.interpret();
             self.take(state);
             return (outcome, false);
         };
-        let left = next == Next::Instruction && self.vcpu.cpu.rip == start;
+        let left = self.vcpu.cpu.rip == start && matches!(left, Left::Before(_) | Left::Nowhere);
         let outcome = if left { self.interpret() } else { Ok(()) };
         self.take(state);
         // Flags that matter in the end: all, but for what a fault shows and for where a branch leads.
         let matter = match (steps.first(), outcome) {
-            (Some(first), Err(_)) => first.flags,
+            (Some(first), Err(_)) => first.live,
             (Some(only), Ok(())) if steps.len() == 1 => {
                 only.ways.iter().find(|&&(rip, _)| rip == state.rip).map_or(u32::MAX, |&(_, flags)| flags)
             }
@@ -199,6 +192,29 @@ impl UserHarness {
         let dead = rflags::ARITHMETIC & !in_rflags(matter);
         state.rflags = (state.rflags & !dead) | (before & dead);
         (outcome, true)
+    }
+
+    /// Runs the translation at RIP, if the instruction there has one, up to where it leaves.
+    fn run_translated(&mut self) -> Option<(Left, Rc<[Step]>)> {
+        let SoftVcpu { cpu, cache, translator, mailbox, .. } = &mut self.vcpu;
+        let translator = translator.as_mut().filter(|_| Translator::may_run(cpu))?;
+        let block = translator.comparable(cpu, cache)?;
+        if !block.steps.first()?.translated {
+            return None;
+        }
+        let mut code = block.code;
+        loop {
+            translator.set_budget(i32::MAX as u32);
+            let left = translator.run_piece(cpu, code);
+            match left {
+                Left::Again => code = translator.after(cpu, cache, mailbox).ok()?,
+                Left::Nowhere => {
+                    let _ = translator.after(cpu, cache, mailbox);
+                    return Some((left, block.steps));
+                }
+                _ => return Some((left, block.steps)),
+            }
+        }
     }
 
     fn put(&mut self, state: &UserState) {
@@ -372,6 +388,27 @@ mod tests {
         assert_eq!(state.rip, 0x40_0000);
         state.selectors[1] = 0x23;
         assert!(!harness.step_translated(&mut state).1, "32-bit code");
+    }
+
+    #[test]
+    fn instructions_on_the_cpus_own_state_run_translated_too() {
+        let pages = [
+            UserPage { linear: 0x40_0000, frame: 0, writable: false },
+            UserPage { linear: 0x50_0000, frame: 1, writable: true },
+        ];
+        let mut harness = UserHarness::new("v2-2026", &pages).unwrap();
+        let selectors = [0x2b, 0x33, 0x2b, 0x2b, 0, 0];
+        let mut state = UserState { gpr: [7; 16], rip: 0, rflags: 2, xsave: XsaveArea::at_reset(), selectors };
+        // std; pushfq; cld; rep stosd
+        for (n, code) in [&[0xfd, 0xf4][..], &[0x9c, 0xf4], &[0xfc, 0xf4], &[0xf3, 0xab, 0xf4]].iter().enumerate() {
+            let offset = 64 * n as u64;
+            harness.write(offset, code);
+            (state.rip, state.gpr[1], state.gpr[4], state.gpr[7]) = (0x40_0000 + offset, 3, 0x50_0100, 0x50_0000);
+            assert_eq!(harness.step_translated(&mut state), (Ok(()), true), "{code:x?}");
+        }
+        assert_eq!((state.rflags & rflags::DF, state.gpr[1], state.gpr[7]), (0, 0, 0x50_000c));
+        assert_eq!(harness.frames()[4096..4096 + 13], [7, 0, 0, 0, 7, 0, 0, 0, 7, 0, 0, 0, 0]);
+        assert_eq!(harness.frames()[4096 + 0xf8..4096 + 0x100], (rflags::DF | rflags::FIXED_1).to_le_bytes());
     }
 
     #[test]

@@ -174,7 +174,11 @@ impl SoftVcpu {
     #[inline(always)]
     fn run_translated(&mut self) -> Next {
         if self.lockstep.is_some() {
-            return if Translator::may_run(&self.cpu) && self.run_lockstep() { Next::Continue } else { Next::Block };
+            if !Translator::may_run(&self.cpu) {
+                return Next::Block;
+            }
+            self.history.note(self.cpu.rip, &self.cpu);
+            return self.run_lockstep();
         }
         match &mut self.translator {
             Some(translator) if Translator::may_run(&self.cpu) => {

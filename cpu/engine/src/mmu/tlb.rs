@@ -193,6 +193,14 @@ impl Tlb {
         }
     }
 
+    /// Forgets what the entry that would hold `address` has, which no guest can tell.
+    pub fn forget(&mut self, address: u64) {
+        let index = (index_of(address) | self.selected) & (ALL - 1);
+        // With its addend it stays known as one that a flush must look at.
+        let addend = self.entries()[index].addend;
+        self.entries_mut()[index] = Entry { addend, ..empty(index) };
+    }
+
     /// Takes the write right of every entry for the host page at `host`: it holds code now.
     pub fn protect(&mut self, host: *mut u8) {
         for n in 0..self.local.len() + self.global.len() {

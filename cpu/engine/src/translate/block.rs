@@ -8,7 +8,7 @@ use super::select::{INTERPRET, Kind, Selected, select, system};
 use super::step::Current;
 use crate::decode::{Block, MAX_LEN, granules};
 use crate::mmu::{PAGE, PAGE_MASK, is_canonical};
-use iced_x86::{Decoder, DecoderError, FlowControl, Instruction, InstructionInfoFactory, UsedMemory};
+use iced_x86::{Decoder, DecoderError, FlowControl, Instruction, InstructionInfoFactory};
 
 /// Where and how a block is to run.
 #[derive(Clone, Copy, Debug)]
@@ -18,8 +18,6 @@ pub struct Place<'a> {
     pub page: &'a [u8],
     pub user: bool,
     pub decoder_options: u32,
-    /// Instructions of the interpreter's are run where they are; they end the translation else.
-    pub in_place: bool,
     /// Begin at this instruction of the block, and check each access by itself.
     pub rest: Option<u64>,
     /// Numbers of what is made: the first exit, and the translation.
@@ -51,9 +49,9 @@ pub struct Code<'a> {
 pub struct BlockTranslator {
     pub(super) emit: Emit,
     pub(super) info: InstructionInfoFactory,
-    steps: Vec<(Instruction, Selected)>,
+    pub(super) steps: Vec<(Instruction, Selected)>,
     /// Flags that matter before each instruction.
-    live: Vec<u32>,
+    pub(super) live: Vec<u32>,
     planner: Planner,
     /// Where the code begins, and the flags that matter there.
     start: (u64, u32),
@@ -72,16 +70,12 @@ impl BlockTranslator {
         }
     }
 
-    /// Translates `block`. `None` if its first instruction is the interpreter's, or the code has changed since it
-    /// was decoded.
+    /// Translates `block`. `None` if the code has changed since it was decoded, or an instruction cannot be encoded.
     pub fn translate(&mut self, block: &Block, place: &Place<'_>) -> Option<Code<'_>> {
         self.select(block, place)?;
         let rip = place.rest.unwrap_or(place.rip);
         let skipped = self.steps.iter().take_while(|(instruction, _)| instruction.ip() != rip).count();
         self.steps.drain(..skipped);
-        if self.steps.first()?.1.kind == Kind::Interpret && !place.in_place {
-            return None;
-        }
         let live_in = self.find_live(place) != 0;
         let plan = match place.rest {
             None => self.planner.plan(&self.steps, &self.live, &mut self.info),
@@ -102,16 +96,13 @@ impl BlockTranslator {
             let planned = plan.steps.get(n).copied().unwrap_or_default();
             let step = Current { instruction, selected, planned, live };
             emitted &= self.step(&step, place).is_some();
-            if place.in_place {
-                self.emit.end_step();
-            }
+            self.emit.end_step();
         }
         let last = steps.last().copied();
         self.steps = steps;
         if let Some((last, selected)) = last
             && !selected.kind.ends_block()
             && last.flow_control() == FlowControl::Next
-            && (place.in_place || selected.kind != Kind::Interpret)
         {
             let target = self.target(last.next_ip(), &last, place);
             self.emit.go(target);
@@ -132,7 +123,7 @@ impl BlockTranslator {
     }
 
     /// Decodes the block again and chooses for each instruction.
-    fn select(&mut self, block: &Block, place: &Place<'_>) -> Option<()> {
+    pub(super) fn select(&mut self, block: &Block, place: &Place<'_>) -> Option<()> {
         self.steps.clear();
         let start = (block.physical & PAGE_MASK) as usize;
         let code = place.page.get(start..start + block.len as usize)?;
@@ -144,12 +135,12 @@ impl BlockTranslator {
             }
             let selected = select(&instruction, op, &mut self.info);
             let selected = match system(&instruction, place.user) {
-                Some(kind) if place.in_place => Selected { kind, ..INTERPRET },
-                _ => selected,
+                Some(kind) => Selected { kind, ..INTERPRET },
+                None => selected,
             };
             let selected = if leaves_address_space(&instruction, selected.kind) { INTERPRET } else { selected };
             self.steps.push((instruction, selected));
-            if selected.kind.ends_block() || (selected.kind == Kind::Interpret && !place.in_place) {
+            if selected.kind.ends_block() {
                 break;
             }
         }
@@ -183,7 +174,7 @@ impl BlockTranslator {
     }
 
     /// The flags that matter at `rip`; all where nothing is known of it.
-    fn flags_at(&self, rip: u64, place: &Place<'_>) -> u32 {
+    pub(super) fn flags_at(&self, rip: u64, place: &Place<'_>) -> u32 {
         if rip == self.start.0 {
             return self.start.1;
         }
@@ -193,7 +184,7 @@ impl BlockTranslator {
     }
 
     /// Fills in where flags matter; gives those that do at the beginning.
-    fn find_live(&mut self, place: &Place<'_>) -> u32 {
+    pub(super) fn find_live(&mut self, place: &Place<'_>) -> u32 {
         // Of a loop to itself a block reads at least what it reads the first time around.
         self.start = (self.steps.first().map_or(place.rip, |(first, _)| first.ip()), 0);
         loop {
@@ -224,48 +215,6 @@ impl BlockTranslator {
     pub(super) fn target(&self, rip: u64, from: &Instruction, place: &Place<'_>) -> Target {
         let near = rip & !PAGE_MASK == place.rip & !PAGE_MASK && !straddles(rip, place);
         Target { rip, near, back: rip <= from.ip(), live: self.flags_at(rip, place) != 0 }
-    }
-}
-
-/// One instruction of a block, for a comparison with the interpreter.
-#[derive(Clone, Debug)]
-pub struct Step {
-    pub instruction: Instruction,
-    pub translated: bool,
-    /// It changes vector registers.
-    pub vectors: bool,
-    pub memory: Vec<UsedMemory>,
-    /// Flags that matter before it and are defined.
-    pub flags: u32,
-    /// Where a direct branch or the way on from here leads, and which flags matter there and are defined.
-    pub ways: [(u64, u32); 2],
-    /// Flags that are defined behind it.
-    pub defined: u32,
-}
-
-impl BlockTranslator {
-    /// The instructions of `block` up to where its translation ends.
-    pub fn describe(&mut self, block: &Block, place: &Place<'_>) -> Option<Vec<Step>> {
-        self.select(block, place)?;
-        self.find_live(place);
-        let mut undefined = 0;
-        let mut steps = Vec::new();
-        for ((instruction, selected), &live) in self.steps.iter().zip(&self.live) {
-            let way = |rip| (rip, self.flags_at(rip, place));
-            let ways = [way(instruction.near_branch_target()), way(instruction.next_ip())];
-            let flags = live & !undefined;
-            undefined = (undefined & !instruction.rflags_modified()) | instruction.rflags_undefined();
-            steps.push(Step {
-                instruction: *instruction,
-                translated: selected.kind != Kind::Interpret,
-                vectors: selected.units != 0,
-                memory: self.info.info(instruction).used_memory().to_vec(),
-                flags,
-                ways,
-                defined: flags::ALL & !undefined,
-            });
-        }
-        Some(steps)
     }
 }
 

@@ -27,7 +27,7 @@ const LOOK_AHEAD: usize = 6;
 pub const REACH: u64 = 15 * LOOK_AHEAD as u64;
 
 /// Flags that are written whatever the operands are.
-fn written(instruction: &Instruction) -> u32 {
+pub fn written(instruction: &Instruction) -> u32 {
     let by_count = matches!(
         instruction.mnemonic(),
         M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd

@@ -14,6 +14,7 @@ mod flags;
 mod frame;
 mod groups;
 mod jumps;
+mod lockstep;
 #[cfg(test)]
 mod proof;
 mod registers;
@@ -25,6 +26,7 @@ mod system;
 mod thunks;
 
 pub use frame::{Frame, Workspace};
+pub use lockstep::{Comparable, Left, Step};
 pub use run::Next;
 
 use crate::arena::Arena;
@@ -32,7 +34,6 @@ use crate::cpu::{CodeSize, Cpu, key};
 use crate::decode::{Block, BlockCache, MAX_LEN, Single, decoder_options};
 use crate::mmu::{ENTRIES, PAGE, PAGE_MASK, Privilege};
 use crate::options::{Options, Translate};
-pub use block::Step;
 use block::{BlockTranslator, Place};
 use exit::{Exit, ExitKind};
 pub use flags::in_rflags;
@@ -140,6 +141,12 @@ impl Translator {
     /// What it did so far.
     pub fn stats(&self) -> TranslatorStats {
         TranslatorStats { cache_bytes: self.code.used() as u64, ..self.stats }
+    }
+
+    /// For tests that break code.
+    #[cfg(test)]
+    pub fn code(&mut self) -> &mut Arena {
+        &mut self.code
     }
 
     fn frame(&mut self) -> *mut Frame {
@@ -277,26 +284,6 @@ impl Translator {
         Ok(Some(number))
     }
 
-    /// For lock-step: the block at RIP and its instructions, if it has a translation.
-    pub fn steps(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> Option<(u32, Rc<[Step]>)> {
-        self.keep_up(cpu, cache);
-        let number = self.find(cpu, cache).ok()??;
-        let index = cache.find(cpu).ok()?;
-        let known = self.described.get(number as usize).cloned().flatten();
-        let steps = match known {
-            Some(steps) => steps,
-            None => {
-                let block = cache.get_mut(index);
-                let page = copy_code(cpu, block, &mut self.page)?;
-                let steps: Rc<[Step]> = self.blocks.describe(block, &place(cpu, page))?.into();
-                self.described.resize(self.described.len().max(number as usize + 1), None);
-                *self.described.get_mut(number as usize)? = Some(Rc::clone(&steps));
-                steps
-            }
-        };
-        Some((index, steps))
-    }
-
     /// Translates the block at RIP, or the `rest` of it with single checks.
     fn translate(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, index: u32, rest: Option<u64>) -> Option<u32> {
         let rip = cpu.rip;
@@ -312,7 +299,6 @@ impl Translator {
             first_exit: self.exits.len() as u32,
             number: self.translations.len() as u32,
             rest,
-            in_place: self.options.translate != Translate::Lockstep,
             ..place(cpu, page)
         };
         let Some(made) = self.blocks.translate(block, &place) else {
@@ -391,7 +377,6 @@ fn place<'a>(cpu: &Cpu, page: &'a [u8]) -> Place<'a> {
         user: cpu.cpl == 3,
         decoder_options: decoder_options(cpu.contract),
         rest: None,
-        in_place: false,
         first_exit: 0,
         number: 0,
     }

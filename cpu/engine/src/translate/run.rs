@@ -79,7 +79,7 @@ impl Translator {
 
     /// A program that uses vector registers does so in the next block, too.
     #[inline(always)]
-    fn load_wanted(&mut self, cpu: &mut Cpu) {
+    pub fn load_wanted(&mut self, cpu: &mut Cpu) {
         let wants = cpu.cpl == 3 && self.wanted != 0 && self.wanted_in == cpu.mmu.local_epoch;
         if wants && cpu.vectors_usable(self.wanted & unit::AVX != 0) {
             self.set_units(self.wanted);
@@ -106,12 +106,12 @@ impl Translator {
     }
 
     /// Code counts it down and leaves at zero, so that it is never entered with less than one.
-    fn set_budget(&mut self, budget: u32) {
+    pub fn set_budget(&mut self, budget: u32) {
         // SAFETY: no translated code runs; the frame is plain data.
         unsafe { (*self.frame.as_ptr()).budget = budget };
     }
 
-    fn enter(&mut self, cpu: &mut Cpu, code: Code) {
+    pub(super) fn enter(&mut self, cpu: &mut Cpu, code: Code) {
         let frame = self.frame();
         cpu.system_flags &= !rflags::RF;
         let rip = cpu.rip;
@@ -131,7 +131,7 @@ impl Translator {
 
     /// Looks at why translated code left. Gives where to enter again at once, or what comes next.
     #[inline(always)]
-    fn after(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, mailbox: &Mailbox) -> Result<Code, Next> {
+    pub fn after(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, mailbox: &Mailbox) -> Result<Code, Next> {
         // SAFETY: translated code has left; the frame is plain data.
         let (number, target) = unsafe { ((*self.frame.as_ptr()).exit, (*self.frame.as_ptr()).target) };
         let counts = &mut self.stats.exits;
@@ -233,7 +233,7 @@ impl Translator {
     }
 
     /// In the stress mode: how many backward jumps may pass before the next look.
-    fn renew_budget(&mut self) {
+    pub fn renew_budget(&mut self) {
         // A linear congruential generator's upper bits (Knuth's MMIX constants).
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.set_budget(1 + (self.random >> 61) as u32);
@@ -276,30 +276,6 @@ impl Translator {
             }
             Ok(None) | Err(_) => Next::Block,
         }
-    }
-
-    /// For lock-step: runs the translation at RIP, which is linked to no other. Gives what came next; `None` if it cannot run
-    /// now.
-    pub fn try_once(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, mailbox: &Mailbox) -> Option<Next> {
-        self.keep_up(cpu, cache);
-        let number = self.find(cpu, cache).ok()??;
-        let mut code = self.indirect(number);
-        loop {
-            self.set_budget(i32::MAX as u32);
-            self.enter(cpu, code);
-            match self.after(cpu, cache, mailbox) {
-                Ok(again) => code = again,
-                Err(Next::Block) if self.left_for_units() => return None,
-                Err(next) => return Some(next),
-            }
-        }
-    }
-
-    /// Whether the last exit was for units that may not be used now.
-    fn left_for_units(&self) -> bool {
-        // SAFETY: no translated code runs.
-        let number = unsafe { (*self.frame.as_ptr()).exit };
-        matches!(self.exits.get(number as usize), Some(Exit { kind: ExitKind::Units(_), .. }))
     }
 }
 

@@ -100,7 +100,6 @@ impl Repeated {
 }
 
 /// Chooses for an instruction that does its work on the CPU's state beside registers, or on more memory than one operand.
-/// Lock-step does not compare that, and leaves these to the interpreter.
 pub fn system(instruction: &Instruction, user: bool) -> Option<Kind> {
     let flag = |bit, to| Some(Kind::Flag(FlagChange { bit, to }));
     match instruction.code() {

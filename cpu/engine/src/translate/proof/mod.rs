@@ -63,7 +63,7 @@ impl Bench {
     }
 
     /// Proves the translation of the block at the beginning of `code`, if it has one, or of its rest from an instruction on.
-    fn prove(&mut self, code: &[u8], user: bool, rest: Option<usize>, in_place: bool) {
+    fn prove(&mut self, code: &[u8], user: bool, rest: Option<usize>) {
         let rip = if user { RIP } else { SUPERVISOR_RIP };
         let mut page = vec![0xcc; PAGE];
         let start = rip as usize % PAGE;
@@ -78,7 +78,6 @@ impl Bench {
             page: &page,
             user,
             decoder_options: decoder_options(cpu.contract),
-            in_place,
             rest: rest.and_then(|n| Some(instructions.get(n)?.ip())),
             first_exit: 1,
             number: 0,
@@ -103,7 +102,7 @@ impl Bench {
             Err(problem) => {
                 let guest: Vec<String> =
                     Decoder::with_ip(64, code, rip, DecoderOptions::NONE).iter().map(|i| i.to_string()).collect();
-                panic!("{}\nuser: {user}, rest: {rest:x?}, in place: {in_place}\n{problem}", guest.join("\n"));
+                panic!("{}\nuser: {user}, rest: {rest:x?}\n{problem}", guest.join("\n"));
             }
         }
         self.proved += 1;
@@ -124,10 +123,9 @@ impl Bench {
             let context = random.below(4);
             let mut run = Run::new(rip);
             if neighbourhood(&mut run, code, shape, context, random).is_some() {
-                let in_place = random.below(4) != 0;
-                self.prove(&run.bytes, user, None, in_place);
+                self.prove(&run.bytes, user, None);
                 if random.below(3) == 0 {
-                    self.prove(&run.bytes, user, Some(random.below(4) as usize), in_place);
+                    self.prove(&run.bytes, user, Some(random.below(4) as usize));
                 }
             }
         }
@@ -225,9 +223,8 @@ fn blocks_of_random_instructions_access_only_what_was_checked() {
             let _ = run.form(code, memory.then_some(&shape), &mut random);
         }
         run.raw(RET);
-        let in_place = random.below(4) != 0;
-        bench.prove(&run.bytes, user, None, in_place);
-        bench.prove(&run.bytes, user, Some(random.below(8) as usize), in_place);
+        bench.prove(&run.bytes, user, None);
+        bench.prove(&run.bytes, user, Some(random.below(8) as usize));
     }
     println!("{} blocks, {} accesses", bench.proved, bench.accesses);
 }
