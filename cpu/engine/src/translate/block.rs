@@ -5,7 +5,7 @@ use super::exit::Exit;
 use super::flags;
 use super::groups::{Plan, Planner};
 use super::select::{INTERPRET, Kind, Selected, select, system};
-use super::step::Current;
+use super::step::{Current, lets_rsp_wait};
 use crate::decode::{Block, MAX_LEN, granules};
 use crate::mmu::{PAGE, PAGE_MASK, is_canonical};
 use iced_x86::{Decoder, DecoderError, FlowControl, Instruction, InstructionInfoFactory};
@@ -90,14 +90,19 @@ impl BlockTranslator {
         for (n, (instruction, selected)) in steps.iter().enumerate() {
             let live = self.live.get(n).is_none_or(|&flags| flags != 0);
             self.emit.begin_step((skipped + n) as u16);
+            let planned = plan.steps.get(n).copied().unwrap_or_default();
+            let live_behind = self.live.get(n + 1).is_none_or(|&flags| flags != 0);
+            let step = Current { instruction, selected, planned, live, live_behind };
+            if !lets_rsp_wait(&step) || checks.peek().is_some_and(|check| check.before == n) {
+                self.emit.settle_rsp();
+            }
             while let Some(check) = checks.next_if(|check| check.before == n) {
                 self.emit.check_group(check, instruction.ip(), live);
             }
-            let planned = plan.steps.get(n).copied().unwrap_or_default();
-            let step = Current { instruction, selected, planned, live };
             emitted &= self.step(&step, place).is_some();
             self.emit.end_step();
         }
+        self.emit.settle_rsp();
         let last = steps.last().copied();
         self.steps = steps;
         if let Some((last, selected)) = last

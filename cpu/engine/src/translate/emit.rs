@@ -12,13 +12,17 @@ mod memory;
 
 pub use memory::{Address, Computed, Free};
 
-use super::asm::{Asm, Label, Mem, R10, R11, RCX, cc, frame, frame_indexed};
+use super::asm::{Asm, Label, Mem, R9, R10, R11, RCX, cc, frame, frame_indexed};
 use super::exit::{Exit, ExitKind, LOOKUP, Within};
 use super::frame::{Code, JUMPS, WORDS, at, jump_index};
+use super::groups::Member;
 use super::select::Operand;
 use crate::mmu::{ENTRIES, Entry, is_canonical};
 use iced_x86::{Encoder, Instruction};
 use std::mem::size_of;
+
+/// What RSP may be moved by before the code does it: displacements have room for it.
+const MOST_UNMOVED: i32 = 1 << 20;
 
 /// What comes behind a block's last instruction.
 enum Cold {
@@ -108,6 +112,8 @@ pub struct Emit {
     last_use: [usize; WORDS],
     /// The stress mode: code counts its jumps.
     counts: bool,
+    /// What R9 has yet to be moved by to be the guest's RSP.
+    unmoved: i32,
 }
 
 impl Emit {
@@ -128,6 +134,7 @@ impl Emit {
             unsaved: false,
             last_use: [0; WORDS],
             counts,
+            unmoved: 0,
         }
     }
 
@@ -138,6 +145,7 @@ impl Emit {
         self.exits.clear();
         (self.arrays, self.first_exit, self.translation) = (arrays, first_exit, translation);
         (self.in_r11, self.unsaved) = (None, false);
+        self.unmoved = 0;
     }
 
     /// Encodes an instruction of the guest with host operands. False if it has no such form.
@@ -164,14 +172,37 @@ impl Emit {
         if !self.exits.get(exits.clone()).is_some_and(|exits| exits.iter().any(reenters)) {
             return;
         }
-        // R11 holds nothing then.
+        // R11 holds nothing then, and RSP is where the interpreter has left it.
         self.forget_r11();
+        self.settle_rsp();
         let here = self.asm.here();
         for exit in self.exits.get_mut(exits).into_iter().flatten() {
             if let ExitKind::Interpret(at) | ExitKind::Access(at) = &mut exit.kind {
                 at.resume = here;
             }
         }
+    }
+
+    /// Moves the guest's RSP: in the code no earlier than [`Emit::settle_rsp`].
+    pub fn move_rsp(&mut self, bytes: i32) {
+        self.unmoved += bytes;
+        if self.unmoved.abs() > MOST_UNMOVED {
+            self.settle_rsp();
+        }
+    }
+
+    /// Makes R9 the guest's RSP: before it is used otherwise than by [`Emit::on_stack`], and before the code may be left.
+    pub fn settle_rsp(&mut self) {
+        let bytes = std::mem::take(&mut self.unmoved);
+        if bytes != 0 {
+            self.asm.lea(R9, Mem { base: R9, index: None, disp: bytes });
+        }
+    }
+
+    /// Where a member of the stack's group is.
+    pub fn on_stack(&mut self, member: Member) -> Mem {
+        let mem = self.checked(member);
+        Mem { disp: mem.disp + self.unmoved, ..mem }
     }
 
     /// Where the interpreter's operation of this instruction is.

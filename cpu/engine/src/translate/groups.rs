@@ -360,7 +360,7 @@ fn registers(key: Address) -> [Option<usize>; 2] {
 }
 
 /// A register that an instruction changes by a constant.
-fn change(instruction: &Instruction, kind: Kind) -> Option<(usize, i64)> {
+pub fn change(instruction: &Instruction, kind: Kind) -> Option<(usize, i64)> {
     const RSP: usize = 4;
     match kind {
         Kind::Push | Kind::PushFlags | Kind::Call | Kind::CallIndirect => return Some((RSP, -8)),

@@ -1,11 +1,11 @@
 //! One instruction of the guest as host code.
 
-use super::asm::{Mem, R9, R10, R11, RAX, RBP, RDX, Reg, cc};
+use super::asm::{Mem, R9, R10, R11, RAX, RBP, RDX, RSP, Reg, cc};
 use super::block::{BlockTranslator, Place};
 use super::emit::{Address, Computed, Free, Target};
 use super::exit::ExitKind;
 use super::frame::at;
-use super::groups::Planned;
+use super::groups::{Planned, change};
 use super::registers::{Home, home, renamed};
 use super::select::{Kind, Operand, Selected, divisor_bytes};
 use crate::decode::condition;
@@ -16,8 +16,9 @@ pub struct Current<'a> {
     pub instruction: &'a Instruction,
     pub selected: &'a Selected,
     pub planned: Planned,
-    /// Flags matter before it.
+    /// Flags matter before it, and behind it.
     pub live: bool,
+    pub live_behind: bool,
 }
 
 impl Current<'_> {
@@ -35,6 +36,10 @@ impl BlockTranslator {
         let branch = || self.target(instruction.near_branch_target(), instruction, place);
         let next = || self.target(instruction.next_ip(), instruction, place);
         match step.selected.kind {
+            Kind::Copy | Kind::Lea if let Some(bytes) = moves_rsp(step) => {
+                self.emit.move_rsp(bytes);
+                Some(())
+            }
             Kind::Copy => self.copy(step),
             Kind::Nothing => Some(()),
             Kind::Lea => self.lea(step),
@@ -60,6 +65,7 @@ impl BlockTranslator {
             Kind::Call => {
                 let target = branch();
                 self.push_return(step)?;
+                self.emit.settle_rsp();
                 self.emit.go(target);
                 Some(())
             }
@@ -69,11 +75,19 @@ impl BlockTranslator {
                 Some(())
             }
             Kind::CallIndirect => {
-                self.indirect_target(step)?;
-                self.emit.asm.store(super::asm::frame(at::WAITING), R10);
+                let waits = may_change(step);
+                if waits {
+                    self.indirect_target(step)?;
+                    self.emit.asm.store(super::asm::frame(at::WAITING), R10);
+                }
                 self.keep_pushed_over(step);
                 self.push_return(step)?;
-                self.emit.asm.load(R10, super::asm::frame(at::WAITING));
+                if waits {
+                    self.emit.asm.load(R10, super::asm::frame(at::WAITING));
+                } else {
+                    self.indirect_target(step)?;
+                }
+                self.emit.settle_rsp();
                 self.emit.go_to_r10(step.rip(), -8);
                 Some(())
             }
@@ -83,7 +97,7 @@ impl BlockTranslator {
             Kind::PushFlags => {
                 self.flags_to_r10();
                 self.push_r10(step);
-                self.move_rsp(-8);
+                self.emit.move_rsp(-8);
                 Some(())
             }
             Kind::Repeat(repeated) => {
@@ -204,17 +218,13 @@ impl BlockTranslator {
     /// The place of a word that is pushed: the checked one of its group, or R10.
     fn pushed(&mut self, step: &Current<'_>) -> Mem {
         match step.planned.stack {
-            Some(member) => self.emit.checked(member),
+            Some(member) => self.emit.on_stack(member),
             None => {
                 let below = Computed { base: Some(Home::Host(R9)), index: None, disp: -8, short: false, segment: None };
                 let operand = Operand { write: true, ..POINTER };
                 self.emit.locate(Address::Computed(below), operand, step.rip(), step.live, Free::One)
             }
         }
-    }
-
-    fn move_rsp(&mut self, bytes: i32) {
-        self.emit.asm.lea(R9, Mem { base: R9, index: None, disp: bytes });
     }
 
     /// Writes R10 where the word goes that is pushed; it waits in the frame if that has no group.
@@ -258,7 +268,7 @@ impl BlockTranslator {
             let to = self.pushed(step);
             self.emit.asm.store_imm(to, value);
         }
-        self.move_rsp(-8);
+        self.emit.move_rsp(-8);
         Some(())
     }
 
@@ -275,7 +285,7 @@ impl BlockTranslator {
     /// Where the word at the top of the stack is.
     fn top(&mut self, step: &Current<'_>) -> Mem {
         match step.planned.stack {
-            Some(member) => self.emit.checked(member),
+            Some(member) => self.emit.on_stack(member),
             None => {
                 let top = Computed { base: Some(Home::Host(R9)), index: None, disp: 0, short: false, segment: None };
                 self.emit.locate(Address::Computed(top), POINTER, step.rip(), step.live, Free::One)
@@ -301,7 +311,7 @@ impl BlockTranslator {
                 self.emit.asm.store(slot, R10);
             }
         }
-        self.move_rsp(8);
+        self.emit.move_rsp(8);
         Some(())
     }
 
@@ -415,7 +425,7 @@ impl BlockTranslator {
                 self.emit.asm.store(to, free);
             }
         }
-        self.move_rsp(-8);
+        self.emit.move_rsp(-8);
         Some(())
     }
 
@@ -423,9 +433,42 @@ impl BlockTranslator {
         let from = self.top(step);
         self.emit.asm.load(R10, from);
         let popped = step.instruction.stack_pointer_increment();
-        self.move_rsp(popped);
+        self.emit.move_rsp(popped);
+        self.emit.settle_rsp();
         self.emit.go_to_r10(step.rip(), popped);
         Some(())
+    }
+}
+
+/// Whether the target of an indirect call is to be read before the call pushes.
+fn may_change(step: &Current<'_>) -> bool {
+    step.selected.operand.is_some() || step.instruction.op0_register() == Register::RSP
+}
+
+/// By how much an instruction moves RSP, if it does nothing else that matters.
+fn moves_rsp(step: &Current<'_>) -> Option<i32> {
+    let (register, bytes) = change(step.instruction, step.selected.kind)?;
+    let only = register == usize::from(RSP.0) && (step.selected.kind == Kind::Lea || !step.live_behind);
+    i32::try_from(bytes).ok().filter(|_| only)
+}
+
+/// Whether an instruction needs the guest's RSP in R9 only where it accesses the stack by a checked group, and cannot be left.
+pub fn lets_rsp_wait(step: &Current<'_>) -> bool {
+    let instruction = step.instruction;
+    let is_rsp = |register: Register| register.is_gpr() && register.full_register() == Register::RSP;
+    let names_rsp = (0..instruction.op_count())
+        .any(|n| instruction.op_kind(n) == OpKind::Register && is_rsp(instruction.op_register(n)))
+        || is_rsp(instruction.memory_base());
+    match step.selected.kind {
+        Kind::Copy | Kind::Lea if moves_rsp(step).is_some() => true,
+        Kind::Push => step.planned.stack.is_some() && step.selected.operand.is_none() && !names_rsp,
+        Kind::Pop => step.planned.stack.is_some() && !names_rsp,
+        Kind::Call | Kind::Return => step.planned.stack.is_some(),
+        Kind::Copy | Kind::Lea => {
+            !names_rsp && (step.selected.operand.is_none() || step.planned.operand.is_some())
+        }
+        Kind::Nothing => true,
+        _ => false,
     }
 }
 
