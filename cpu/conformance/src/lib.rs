@@ -15,13 +15,20 @@
 
 pub mod bench;
 pub mod board;
+mod compare;
 mod guests;
 pub mod handlers;
 pub mod layout;
 pub mod moo;
 
+pub use compare::differences;
+
 use bench::{Bench, Checked, Problem, Run};
 use motu_hv::Hypervisor;
+use std::time::Duration;
+
+/// A guest that has not ended by then never will.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One rule, and how to see that it is kept.
 #[derive(Clone, Copy, Debug)]
@@ -53,14 +60,25 @@ pub struct Failure {
 /// # Errors
 /// It did not do what the manual says, or the engine could not run it.
 pub fn run(guest: &Guest, hypervisor: &dyn Hypervisor) -> Result<(), Failure> {
+    observe(guest, hypervisor, PATIENCE).map(|_| ())
+}
+
+/// As [`run`], giving every run that the guest made; one that takes longer than `patience` is endless.
+///
+/// # Errors
+/// As [`run`].
+pub fn observe(guest: &Guest, hypervisor: &dyn Hypervisor, patience: Duration) -> Result<Vec<Run>, Failure> {
     let failure = |problem, last: Option<Run>| Failure {
         name: guest.name,
         manual: guest.manual,
         problem,
         last: last.map(Box::new),
     };
-    let mut bench = Bench::new(hypervisor).map_err(|problem| failure(problem, None))?;
-    (guest.check)(&mut bench).map_err(|problem| failure(problem, bench.last.take()))
+    let mut bench = Bench::new(hypervisor, patience).map_err(|problem| failure(problem, None))?;
+    match (guest.check)(&mut bench) {
+        Ok(()) => Ok(bench.runs),
+        Err(problem) => Err(failure(problem, bench.runs.pop())),
+    }
 }
 
 /// The end of a run for a person to read.

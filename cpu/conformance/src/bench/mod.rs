@@ -23,9 +23,6 @@ use std::time::Duration;
 
 /// The processor that the guests are written for.
 const CONTRACT: &str = "v2-2026";
-/// A guest that has not ended by then never will.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// Code that lies in the guest's memory.
 #[derive(Debug)]
 pub struct Code(iced_x86::code_asm::CodeAssemblerResult);
@@ -73,11 +70,12 @@ pub struct Bench<'h> {
     faults: u64,
     paging: Paging,
     next_table: u64,
-    pub(crate) last: Option<Run>,
+    patience: Duration,
+    pub(crate) runs: Vec<Run>,
 }
 
 impl<'h> Bench<'h> {
-    pub(crate) fn new(hypervisor: &'h dyn Hypervisor) -> Checked<Self> {
+    pub(crate) fn new(hypervisor: &'h dyn Hypervisor, patience: Duration) -> Checked<Self> {
         let ram = GuestRam::new(layout::RAM)?;
         let next_table = layout::TABLES + 0x1000;
         let mut bench = Self {
@@ -89,7 +87,8 @@ impl<'h> Bench<'h> {
             faults: 0,
             paging: Paging::Long,
             next_table,
-            last: None,
+            patience,
+            runs: Vec::new(),
         };
         for at in (0x1000..layout::USER_CODE).step_by(0x1000) {
             bench.map(at, at, page::KERNEL)?;
@@ -188,9 +187,9 @@ impl<'h> Bench<'h> {
         let (done, waiting) = std::sync::mpsc::channel::<()>();
         let endless = AtomicBool::new(false);
         let shutdown = std::thread::scope(|scope| {
-            let (kick, endless) = (vcpu.kicker(), &endless);
+            let (kick, endless, patience) = (vcpu.kicker(), &endless, self.patience);
             scope.spawn(move || {
-                if waiting.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                if waiting.recv_timeout(patience) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                     endless.store(true, Ordering::SeqCst);
                     kick.kick();
                 }
@@ -219,7 +218,7 @@ impl<'h> Bench<'h> {
             None => End::Endless,
         };
         let run = Run { end, events, report: vcpu.crash_report() };
-        self.last = Some(run.clone());
+        self.runs.push(run.clone());
         Ok(run)
     }
 }

@@ -70,7 +70,7 @@ fn by_pge(b: &mut Bench<'_>) -> Checked {
         a.bts(rax, 7)?;
         a.mov(cr4, rax)
     })?;
-    same("CR4.PGE is on again", b.last.as_ref().map_or(0, |run| run.report.state.cr4) & cr4::PGE, cr4::PGE)
+    same("CR4.PGE is on again", b.runs.last().map_or(0, |run| run.report.state.cr4) & cr4::PGE, cr4::PGE)
 }
 
 fn large_by_invlpg(b: &mut Bench<'_>) -> Checked {
