@@ -75,7 +75,8 @@ pub struct RunArgs {
     /// Virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     pub cpus: u32,
-    /// What runs the guest's instructions: auto, kvm or soft. To find faults in the soft engine, options may follow:
+    /// What runs the guest's instructions: kvm (the host's CPU), soft (motu's own), or auto: kvm where there is
+    /// hardware for it. To find faults in the soft engine, options may follow:
     /// translate=off|on|lockstep (to host code; lockstep: compared with the interpreter block by block),
     /// deny=ADDR:LOW-HIGH:... (blocks at these hexadecimal addresses are interpreted), stress=SEED (looks for
     /// interrupts every few instructions); such as soft,translate=off

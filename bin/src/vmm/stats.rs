@@ -59,24 +59,27 @@ impl Display for Table<'_> {
         let mut row = |name: &str, value: String| writeln!(f, "{name:<28}{value:>20}");
         row("engine", self.engine.to_owned())?;
         row("CPU contract", (*contract).to_owned())?;
-        match &cpus.translator {
-            None => {
+        match (&cpus.hardware, &cpus.translator) {
+            (Some(hardware), _) => row("exits from guest code", grouped(hardware.exits))?,
+            (None, None) => {
                 row("guest instructions", grouped(cpus.instructions))?;
                 let mips = cpus.instructions as f64 / cpu_time.as_secs_f64().max(1e-9) / 1e6;
                 row("MIPS (per CPU second)", format!("{mips:.1}"))?;
             }
-            Some(translator) => {
+            (None, Some(translator)) => {
                 row("instructions interpreted", grouped(cpus.instructions))?;
                 translator_rows(translator, &mut row)?;
             }
         }
-        row("TLB misses", grouped(cpus.tlb_misses))?;
-        row("TLB flushes", grouped(cpus.tlb_flushes))?;
-        row("exceptions", grouped(cpus.exceptions))?;
-        row("interrupts", grouped(cpus.interrupts))?;
-        row("halts", grouped(cpus.halts))?;
-        row("blocks decoded", grouped(cpus.blocks_decoded))?;
-        row("blocks invalidated", grouped(cpus.blocks_invalidated))?;
+        if cpus.hardware.is_none() {
+            row("TLB misses", grouped(cpus.tlb_misses))?;
+            row("TLB flushes", grouped(cpus.tlb_flushes))?;
+            row("exceptions", grouped(cpus.exceptions))?;
+            row("interrupts", grouped(cpus.interrupts))?;
+            row("halts", grouped(cpus.halts))?;
+            row("blocks decoded", grouped(cpus.blocks_decoded))?;
+            row("blocks invalidated", grouped(cpus.blocks_invalidated))?;
+        }
         row("port reads", grouped(bus.port_reads))?;
         row("port writes", grouped(bus.port_writes))?;
         row("MMIO reads", grouped(bus.mmio_reads))?;
@@ -125,6 +128,7 @@ fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use motu_hv::HardwareStats;
 
     #[test]
     fn digits_are_grouped_by_thousands() {
@@ -148,7 +152,10 @@ mod tests {
     }
 
     fn shown(translator: Option<TranslatorStats>) -> String {
-        let cpus = motu_hv::Stats { instructions: 3_000_000, translator, ..motu_hv::Stats::default() };
+        table(motu_hv::Stats { instructions: 3_000_000, translator, ..motu_hv::Stats::default() })
+    }
+
+    fn table(cpus: motu_hv::Stats) -> String {
         let second = Duration::from_secs(1);
         let bus = BusCounters::default();
         let stats = Stats { contract: "v3-2026", cpus, bus, wall: second, cpu_time: second, memory: None };
@@ -167,5 +174,13 @@ mod tests {
         assert!(translated.contains("exits to interpret                         1,234\n"), "{translated}");
         assert!(translated.contains("code cache                               1.5 MiB\n"), "{translated}");
         assert!(!translated.contains("MIPS") && !translated.contains("guest instructions"), "{translated}");
+    }
+
+    #[test]
+    fn what_the_hosts_cpu_does_not_count_is_not_shown() {
+        let hardware = Some(HardwareStats { exits: 4321 });
+        let shown = table(motu_hv::Stats { hardware, ..motu_hv::Stats::default() });
+        assert!(shown.contains("exits from guest code                      4,321\n"), "{shown}");
+        assert!(!shown.contains("TLB") && !shown.contains("instructions"), "{shown}");
     }
 }

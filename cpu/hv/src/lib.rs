@@ -13,7 +13,7 @@ mod report;
 mod trace;
 
 pub use profile::{GuestSample, MAX_CALLERS, Profiler};
-pub use report::{CrashReport, ExitCounts, RecentInstruction, Stats, TranslatorStats};
+pub use report::{CrashReport, ExitCounts, HardwareStats, RecentInstruction, Stats, TranslatorStats};
 pub use trace::{EventKind, TracedEvent, Tracer};
 
 use motu_memory::GuestRam;

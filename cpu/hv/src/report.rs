@@ -24,6 +24,15 @@ pub struct Stats {
     pub halts: u64,
     /// Of an engine whose translator is on.
     pub translator: Option<TranslatorStats>,
+    /// Of an engine on the host's own CPU, which counts nothing else but accesses and the 8259 pair's interrupts.
+    pub hardware: Option<HardwareStats>,
+}
+
+/// How often the host's own CPU left guest code since the vCPU was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardwareStats {
+    /// Times that the host's kernel came back for something that it could not do alone.
+    pub exits: u64,
 }
 
 /// What a translator of guest code to host code did since the vCPU was made.
@@ -75,7 +84,16 @@ impl Add for Stats {
             blocks_invalidated: self.blocks_invalidated + other.blocks_invalidated,
             halts: self.halts + other.halts,
             translator: [self.translator, other.translator].into_iter().flatten().reduce(Add::add),
+            hardware: [self.hardware, other.hardware].into_iter().flatten().reduce(Add::add),
         }
+    }
+}
+
+impl Add for HardwareStats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { exits: self.exits + other.exits }
     }
 }
 

@@ -7,6 +7,8 @@ use kvm_bindings::{kvm_regs, kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit};
 use motu_memory::{GuestRam, PAGE_SIZE};
 use motu_x86::{Gpa, flags};
+use std::fs::File;
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 /// What runs a guest's instructions.
@@ -23,6 +25,17 @@ pub fn cpu_has_virtualization(cpuinfo: &str) -> bool {
     flags.is_some_and(|(_, flags)| flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
 }
 
+/// The beginning of /proc/cpuinfo, with all of the first CPU: the kernel takes long to write it for hundreds.
+fn first_cpu() -> String {
+    const ENOUGH: u64 = 16 << 10;
+    let mut text = Vec::new();
+    let read = File::open("/proc/cpuinfo").and_then(|file| file.take(ENOUGH).read_to_end(&mut text));
+    if let Err(error) = read {
+        tracing::debug!("reading /proc/cpuinfo: {error}");
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 /// Rounds of the probe's loop, of two instructions each.
 const ROUNDS: u64 = 1000;
 /// Hardware needs some microseconds, and tens where the host itself is a guest; an emulator two milliseconds.
@@ -32,8 +45,7 @@ const ATTEMPTS: u32 = 3;
 
 impl Backing {
     pub fn find(kvm: &Kvm) -> Self {
-        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        if !cpu_has_virtualization(&cpuinfo) {
+        if !cpu_has_virtualization(&first_cpu()) {
             return Self::Emulated("the CPU has neither VT-x nor AMD-V".into());
         }
         Self::of_probe(|| time(kvm))

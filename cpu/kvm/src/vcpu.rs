@@ -6,7 +6,7 @@ use crate::msr::OwnMsrs;
 use crate::vm::{Setup, Shared};
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use motu_hv::{CrashReport, Exit, GuestBus, HvError, Kick, Stats, Trouble, Vcpu};
+use motu_hv::{CrashReport, Exit, GuestBus, HardwareStats, HvError, Kick, Stats, Trouble, Vcpu};
 use motu_x86::{CpuState, Gpa};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ pub struct KvmVcpu {
     /// The guest has shut the CPU down; the kernel forgets.
     pub(crate) shut_down: bool,
     stats: Stats,
+    exits: u64,
 }
 
 /// What the kernel wants, without what it borrows.
@@ -44,7 +45,7 @@ impl KvmVcpu {
         // SAFETY: the byte is `immediate_exit` in a mapping that lives as long as `fd`; `drop` closes the door first.
         let door = unsafe { Door::new(byte) };
         let msrs = OwnMsrs::new(setup.contract, setup.spec_ctrl);
-        let mut vcpu = Self { id, fd, shared, setup, msrs, door, shut_down: false, stats: Stats::default() };
+        let mut vcpu = Self { id, fd, shared, setup, msrs, door, shut_down: false, stats: Stats::default(), exits: 0 };
         vcpu.restore(&CpuState::default())?;
         Ok(vcpu)
     }
@@ -70,6 +71,7 @@ impl KvmVcpu {
             if !leaving && let Err(error) = self.offer_ext_int(bus, half_done) {
                 return self.host_failed(&error);
             }
+            self.exits += 1;
             let wanted = match self.fd.run() {
                 Ok(exit) => answer(exit, bus, &mut self.msrs, &mut self.stats),
                 Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
@@ -227,7 +229,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn stats(&self) -> Stats {
-        self.stats
+        Stats { hardware: Some(HardwareStats { exits: self.exits }), ..self.stats }
     }
 
     fn crash_report(&self) -> CrashReport {

@@ -99,7 +99,7 @@ impl Hypervisor for KvmHypervisor {
         let facts = self.facts();
         let spec_ctrl = facts.keeps_spec_ctrl();
         let exposed = facts.exposed(contract);
-        if exposed != 0 {
+        if exposed != 0 && *self.backing() == Backing::Hardware {
             // The contract says that they are not there, so the guest does nothing against them.
             tracing::warn!(
                 "this host does not deny weaknesses that {name} denies (IA32_ARCH_CAPABILITIES {exposed:#x})"

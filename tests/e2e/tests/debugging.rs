@@ -7,7 +7,8 @@ use std::path::Path;
 use tempfile::TempDir;
 
 fn args<'a>(kernel: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    [&["run", "--memory", "16M", "--kernel", kernel], more].concat()
+    // The software engine is the one that remembers what ran.
+    [&["run", "--engine", "soft", "--memory", "16M", "--kernel", kernel], more].concat()
 }
 
 fn run(code: Code, more: &[&str]) -> Ended {

@@ -38,7 +38,7 @@ enum Run {
 /// Bad input, or the host's trouble: exit status 125.
 pub fn run(args: RunArgs, verbose: u8) -> Result<Status> {
     let spec = args.spec();
-    let engine = engine::choose(&spec.engine)?;
+    let engine = engine::choose(&spec)?;
     check(&spec, &engine)?;
     let (stats, engine_name) = (args.stats, engine.hypervisor.capabilities().name);
     tracing::info!("engine {engine_name} ({})", engine.why);
