@@ -46,13 +46,18 @@ impl History {
         let mut after: Option<Place> = None;
         for place in (self.next - count..self.next).rev().map(|n| self.ring[n % BLOCKS]) {
             let mut block = disassemble(cpu, place, LONGEST);
-            // The newest block ran up to RIP, each one before it up to where the next one began.
+            // The newest block ran up to RIP, each one before it up to where the next one began, or a jump to there.
             let ran = match after {
-                None => block.iter().position(|i| i.rip == cpu.rip).map(|last| last + 1),
-                Some(next) => block.iter().skip(1).position(|i| i.rip == next.rip).map(|more| more + 1),
+                None => block.iter().position(|i| i.shown.rip == cpu.rip).map(|last| last + 1),
+                Some(next) => {
+                    let leads =
+                        |n: usize, i: &Disassembled| (n > 0 && i.shown.rip == next.rip) || i.jumps_to == Some(next.rip);
+                    let found = block.iter().enumerate().find(|&(n, i)| leads(n, i));
+                    found.map(|(n, i)| if i.jumps_to == Some(next.rip) { n + 1 } else { n })
+                }
             };
             block.truncate(ran.unwrap_or(block.len()));
-            block.into_iter().rev().for_each(|instruction| shown.push_front(instruction));
+            block.into_iter().rev().for_each(|instruction| shown.push_front(instruction.shown));
             if shown.len() >= SHOWN {
                 shown.drain(..shown.len() - SHOWN);
                 break;
@@ -81,13 +86,19 @@ impl Cpu {
     /// The instruction at RIP, if someone wants to know each.
     pub fn traced_instruction(&self) -> Option<RecentInstruction> {
         self.tracer.as_ref().filter(|tracer| tracer.wants_instructions())?;
-        disassemble(self, Place::of(self.rip, self), 1).pop()
+        disassemble(self, Place::of(self.rip, self), 1).pop().map(|instruction| instruction.shown)
     }
 }
 
-/// The first instructions at a place, up to a branch or what is no instruction, and at most `limit`. The page
-/// tables are those of now.
-fn disassemble(cpu: &Cpu, place: Place, limit: usize) -> Vec<RecentInstruction> {
+struct Disassembled {
+    shown: RecentInstruction,
+    /// Where a conditional jump leads.
+    jumps_to: Option<u64>,
+}
+
+/// The first instructions at a place, up to a branch that is always taken or what is no instruction, and at most `limit`. The
+/// page tables are those of now.
+fn disassemble(cpu: &Cpu, place: Place, limit: usize) -> Vec<Disassembled> {
     let bytes = code_bytes(cpu, place, limit * LONGEST_INSTRUCTION);
     let mut formatter = IntelFormatter::new();
     let mut found = Vec::new();
@@ -96,8 +107,10 @@ fn disassemble(cpu: &Cpu, place: Place, limit: usize) -> Vec<RecentInstruction> 
         let rip = instruction.ip();
         let mut text = String::new();
         formatter.format(&instruction, &mut text);
-        found.push(RecentInstruction { cs: place.selector, rip, linear: place.linear(rip), text });
-        if instruction.is_invalid() || instruction.flow_control() != FlowControl::Next {
+        let shown = RecentInstruction { cs: place.selector, rip, linear: place.linear(rip), text };
+        let conditional = instruction.flow_control() == FlowControl::ConditionalBranch;
+        found.push(Disassembled { shown, jumps_to: conditional.then(|| instruction.near_branch_target()) });
+        if instruction.is_invalid() || !(conditional || instruction.flow_control() == FlowControl::Next) {
             break;
         }
     }

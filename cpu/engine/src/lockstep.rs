@@ -192,6 +192,9 @@ impl SoftVcpu {
             }
             wrong &= !in_arith(step.written);
             states.push(Snapshot { wrong, ..Snapshot::of(&self.cpu, vectors.len().saturating_sub(1)) });
+            if rip != step.instruction.next_ip() {
+                break;
+            }
         }
         log.take_back();
         if let Some(begin) = states.first() {
@@ -357,9 +360,11 @@ impl Lockstep {
                 *pointer = pointer.wrapping_add(partly);
             }
         }
-        let (live, defined) = match step {
+        // A conditional jump inside the block may have been taken.
+        let straight = step.filter(|step| step.instruction.ip() == state.rip);
+        let (live, defined) = match straight {
             Some(step) => (step.live, step.defined),
-            None => steps.last().map_or((0, 0), |last| {
+            None => done.checked_sub(1).and_then(|last| steps.get(last)).map_or((0, 0), |last| {
                 let way = last.ways.iter().find(|&&(rip, _)| rip == cpu.rip);
                 (way.map_or(u32::MAX, |&(_, flags)| flags), last.defined_behind)
             }),

@@ -2,7 +2,7 @@
 
 use super::Op;
 use super::gate;
-use super::lower::{ends_block, lower};
+use super::lower::{ends_block, is_way_out, lower};
 use crate::cpu::{CodeSize, Cpu, Faulting};
 use crate::exec::system;
 use crate::mmu::{PAGE, PAGE_MASK};
@@ -12,6 +12,8 @@ use motu_x86::contract::Contract;
 
 /// Instructions of one block at most.
 const MAX_OPS: usize = 64;
+/// Conditional jumps that an extended block goes on behind.
+const MAX_WAYS_OUT: usize = 4;
 /// Bytes of one instruction at most (SDM vol. 2, 2.3.11).
 pub const MAX_LEN: usize = 15;
 
@@ -27,6 +29,8 @@ pub struct Block {
     pub key: u32,
     /// The page that a last instruction runs over into.
     pub second_page: Option<u64>,
+    /// It goes on behind conditional jumps that close no loop.
+    pub extended: bool,
     /// Never the same for two blocks; zero until the cache gives it.
     pub id: u64,
     pub translated: Translated,
@@ -71,11 +75,12 @@ pub struct Context<'a> {
 }
 
 impl Cpu {
-    /// Decodes the block at the current instruction, whose first byte is at `physical` in `host_page`.
+    /// Decodes the block at the current instruction, whose first byte is at `physical` in `host_page`. One that is `extended` goes
+    /// on behind conditional jumps that close no loop: what is run often is worth that.
     ///
     /// # Errors
     /// The first instruction runs over into a page that cannot be fetched.
-    pub fn decode_block(&mut self, physical: u64, host_page: *const u8) -> Faulting<Block> {
+    pub fn decode_block(&mut self, physical: u64, host_page: *const u8, extended: bool) -> Faulting<Block> {
         let rip = self.rip;
         let start = (physical & PAGE_MASK) as usize;
         let rest = PAGE as usize - start;
@@ -88,7 +93,7 @@ impl Cpu {
             Context { code_size: self.code_size, key: self.key, contract: self.contract, native: &mut self.native };
         let mut ops = std::mem::take(&mut self.decoded);
         ops.clear();
-        let mut len = decode_run(bytes.get(..first).unwrap_or(&[]), rip, &mut context, &mut ops);
+        let mut len = decode_run(bytes.get(..first).unwrap_or(&[]), rip, extended, &mut context, &mut ops);
         let mut second_page = None;
         if ops.is_empty() {
             // The first instruction does not fit into the page, of which fewer than MAX_LEN bytes are left.
@@ -112,6 +117,7 @@ impl Cpu {
             physical,
             key: self.decode_key(),
             second_page,
+            extended,
             id: 0,
             translated: Translated::default(),
         })
@@ -124,10 +130,11 @@ fn decoder<'a>(code: &'a [u8], rip: u64, context: &Context<'_>) -> Decoder<'a> {
 }
 
 /// Decodes up to the end of the block or of `code`. Bytes used; nothing if not even one instruction is whole.
-fn decode_run(code: &[u8], rip: u64, context: &mut Context<'_>, ops: &mut Vec<Op>) -> usize {
+fn decode_run(code: &[u8], rip: u64, extended: bool, context: &mut Context<'_>, ops: &mut Vec<Op>) -> usize {
     let mut decoder = decoder(code, rip, context);
     let mut instruction = Instruction::default();
     let mut used = 0;
+    let mut ways_out = 0;
     while decoder.can_decode() && ops.len() < MAX_OPS {
         decoder.decode_out(&mut instruction);
         if decoder.last_error() == DecoderError::NoMoreBytes && code.len() - used < MAX_LEN {
@@ -143,7 +150,9 @@ fn decode_run(code: &[u8], rip: u64, context: &mut Context<'_>, ops: &mut Vec<Op
         }
         ops.push(op);
         used += instruction.len().max(1);
-        if instruction.is_invalid() || ends_block(&instruction) {
+        if extended && ways_out < MAX_WAYS_OUT && is_way_out(&instruction) {
+            ways_out += 1;
+        } else if instruction.is_invalid() || ends_block(&instruction) {
             break;
         }
     }
@@ -274,7 +283,7 @@ mod tests {
         let code_size = CodeSize::Bits64;
         let mut context = Context { code_size, key: code_size as u32, contract, native: &mut native };
         let mut ops = Vec::new();
-        decode_run(code, 0x1000, &mut context, &mut ops);
+        decode_run(code, 0x1000, false, &mut context, &mut ops);
         ops.len()
     }
 

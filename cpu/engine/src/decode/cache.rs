@@ -164,7 +164,7 @@ impl BlockCache {
                 if let Some(stale) = stale {
                     self.drop_block(stale, cpu);
                 }
-                let block = cpu.decode_block(physical, host)?;
+                let block = cpu.decode_block(physical, host, false)?;
                 self.insert(block, cpu)
             }
         };
@@ -223,6 +223,30 @@ impl BlockCache {
         index
     }
 
+    /// Decodes the block at the CPU's RIP once more, so that it goes on behind conditional jumps. It must have no translation.
+    pub fn extend(&mut self, index: u32, cpu: &mut Cpu) {
+        let old = self.get(index);
+        if old.extended || old.second_page.is_some() {
+            return;
+        }
+        let Some(host) = cpu.mmu.ram.page(old.physical) else { return };
+        // A block whose first instruction fits into the page needs no other page, so that there is no fault.
+        let Ok(new) = cpu.decode_block(old.physical, host, true) else { return };
+        if new.second_page.is_some() || self.ops - old.ops.len() + new.ops.len() > MAX_OPS {
+            return;
+        }
+        let first = new.physical & PAGE_MASK;
+        let granules = granules(first, first + u64::from(new.len) - 1);
+        if let Some(entry) = self.pages.get_mut(&(new.physical & !PAGE_MASK)) {
+            entry.granules |= granules;
+        }
+        self.ops += new.ops.len();
+        let block = self.get_mut(index);
+        let old = std::mem::replace(block, new);
+        (block.id, block.translated) = (old.id, old.translated);
+        self.ops -= old.ops.len();
+    }
+
     /// Takes away what was decoded from code that the CPU itself has written to since the last call.
     #[cold]
     pub fn forget_own_writes(&mut self, cpu: &mut Cpu) {
@@ -274,7 +298,16 @@ impl BlockCache {
 
     fn drop_block(&mut self, index: u32, cpu: &mut Cpu) {
         let translated = Translated::default();
-        let empty = Block { ops: Box::new([]), len: 0, physical: 0, key: 0, second_page: None, id: 0, translated };
+        let empty = Block {
+            ops: Box::new([]),
+            len: 0,
+            physical: 0,
+            key: 0,
+            second_page: None,
+            extended: false,
+            id: 0,
+            translated,
+        };
         let Some(slot) = self.blocks.get_mut(index as usize) else { return };
         let block = std::mem::replace(slot, empty);
         self.ops -= block.ops.len();

@@ -42,6 +42,15 @@ fn lower_unguarded(instruction: &Instruction, offset: u16, contract: &Contract, 
     op
 }
 
+/// Bytes of a loop, more or less: a jump further back leads out of the way, as to a compiler's unlikely code.
+const LONGEST_LOOP: u64 = 512;
+
+/// Whether an instruction is a conditional jump that closes no loop, so that what comes behind it is the way on.
+pub fn is_way_out(instruction: &Instruction) -> bool {
+    let back = instruction.ip().wrapping_sub(instruction.near_branch_target());
+    instruction.is_jcc_short_or_near() && !(0..=LONGEST_LOOP).contains(&back)
+}
+
 /// Whether decoding stops behind `instruction`: RIP goes elsewhere, or what follows may decode or
 /// translate differently after it ran.
 pub fn ends_block(instruction: &Instruction) -> bool {

@@ -51,8 +51,7 @@ pub fn jcc<const CC: u8, W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
         let target = cpu.relative::<W>(op);
         return cpu.jump(target);
     }
-    cpu.rip = op.next_rip(cpu);
-    Ok(Flow::Jump)
+    Ok(Flow::Next)
 }
 
 pub fn jmp_indirect<W: Width, S: Source>(cpu: &mut Cpu, op: &Op) -> Done {

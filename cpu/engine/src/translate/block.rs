@@ -92,7 +92,7 @@ impl BlockTranslator {
             self.emit.begin_step((skipped + n) as u16);
             let planned = plan.steps.get(n).copied().unwrap_or_default();
             let live_behind = self.live.get(n + 1).is_none_or(|&flags| flags != 0);
-            let step = Current { instruction, selected, planned, live, live_behind };
+            let step = Current { instruction, selected, planned, live, live_behind, goes_on: n + 1 < steps.len() };
             if !lets_rsp_wait(&step) || checks.peek().is_some_and(|check| check.before == n) {
                 self.emit.settle_rsp();
             }
@@ -133,7 +133,7 @@ impl BlockTranslator {
         let start = (block.physical & PAGE_MASK) as usize;
         let code = place.page.get(start..start + block.len as usize)?;
         let mut decoder = Decoder::with_ip(64, code, place.rip, place.decoder_options);
-        for op in &block.ops {
+        for (n, op) in block.ops.iter().enumerate() {
             let instruction = decoder.decode();
             if instruction.ip() != place.rip + u64::from(op.offset) || instruction.len() != usize::from(op.len) {
                 return None;
@@ -145,7 +145,8 @@ impl BlockTranslator {
             };
             let selected = if leaves_address_space(&instruction, selected.kind) { INTERPRET } else { selected };
             self.steps.push((instruction, selected));
-            if selected.kind.ends_block() {
+            let goes_on = selected.kind == Kind::JumpIf && n + 1 < block.ops.len();
+            if selected.kind.ends_block() && !goes_on {
                 break;
             }
         }
@@ -162,7 +163,9 @@ impl BlockTranslator {
             let first = rip & PAGE_MASK;
             granules(first, first + flags::REACH)
         };
-        pieces(last.next_ip()) | pieces(last.near_branch_target())
+        let jumps = self.steps.iter().filter(|(_, selected)| selected.kind == Kind::JumpIf);
+        let targets = jumps.fold(0, |all, (jump, _)| all | pieces(jump.near_branch_target()));
+        targets | pieces(last.next_ip()) | pieces(last.near_branch_target())
     }
 
     /// Flags that matter behind the last instruction.
@@ -194,7 +197,7 @@ impl BlockTranslator {
         self.start = (self.steps.first().map_or(place.rip, |(first, _)| first.ip()), 0);
         loop {
             let behind = self.flags_behind(place);
-            let at_start = self.live_before(behind);
+            let at_start = self.live_before(behind, place);
             if at_start == self.start.1 {
                 return at_start;
             }
@@ -202,18 +205,23 @@ impl BlockTranslator {
         }
     }
 
-    fn live_before(&mut self, behind: u32) -> u32 {
-        self.live.clear();
-        self.live.resize(self.steps.len(), flags::ALL);
+    fn live_before(&mut self, behind: u32, place: &Place<'_>) -> u32 {
+        let mut live = std::mem::take(&mut self.live);
+        live.clear();
         let mut flags = behind;
-        for ((instruction, selected), live) in self.steps.iter().zip(&mut self.live).rev() {
+        for (instruction, selected) in self.steps.iter().rev() {
             flags = match selected.kind {
                 // Where the interpreter goes on, it may show them.
                 Kind::Interpret | Kind::Repeat(_) => flags::ALL,
+                Kind::JumpIf => {
+                    flags::before(instruction, flags | self.flags_at(instruction.near_branch_target(), place))
+                }
                 _ => flags::before(instruction, flags),
             };
-            *live = flags;
+            live.push(flags);
         }
+        live.reverse();
+        self.live = live;
         flags
     }
 

@@ -74,6 +74,8 @@ struct Group {
     key: Address,
     /// The first instruction that the check may come before.
     start: usize,
+    /// Conditional jumps before the first member.
+    ways_out: usize,
     members: Vec<Access>,
     /// The range, relative to the key where its registers last changed otherwise than by constants.
     low: i64,
@@ -131,6 +133,9 @@ pub struct Planner {
     since: [usize; 16],
     barrier: usize,
     segments_since: usize,
+    /// Conditional jumps so far, and the instruction behind the last: what it may skip is not to be checked before it.
+    ways_out: usize,
+    way_out: usize,
     open: Vec<Group>,
     closed: Vec<Group>,
 }
@@ -146,6 +151,8 @@ impl Planner {
             since: [0; 16],
             barrier: 0,
             segments_since: 0,
+            ways_out: 0,
+            way_out: 0,
             open: Vec::new(),
             closed: Vec::new(),
         }
@@ -154,6 +161,7 @@ impl Planner {
     /// Plans the groups of a block. `live` has the flags that matter before each instruction.
     pub fn plan(&mut self, steps: &[(Instruction, Selected)], live: &[u32], info: &mut InstructionInfoFactory) -> Plan {
         (self.since, self.barrier, self.segments_since) = ([0; 16], 0, 0);
+        (self.ways_out, self.way_out) = (0, 0);
         self.changed.clear();
         self.open.clear();
         self.closed.clear();
@@ -188,7 +196,9 @@ impl Planner {
         }
         let at = disp + self.position(key, n).0;
         let mut access = Access { instruction: n, implicit, disp, operand };
-        for group in self.open.iter_mut().filter(|group| group.key == key) {
+        // A right to write is asked for only where something is written.
+        let may_take = |group: &Group| !operand.write || group.write || group.ways_out == self.ways_out;
+        for group in self.open.iter_mut().filter(|group| group.key == key && may_take(group)) {
             match group.take(access, at) {
                 None => return,
                 Some(back) => access = back,
@@ -196,11 +206,12 @@ impl Planner {
         }
         let registers = registers(key).into_iter().flatten().filter_map(|r| self.since.get(r).copied());
         let segment = if has_segment(key) { self.segments_since } else { 0 };
-        let start = registers.fold(self.barrier.max(segment), usize::max);
+        let start = registers.fold(self.barrier.max(segment).max(self.way_out), usize::max);
         let (alignment, size) = (i64::from(operand.alignment), i64::from(operand.size));
         self.open.push(Group {
             key,
             start,
+            ways_out: self.ways_out,
             members: vec![access],
             low: at,
             high: at + size,
@@ -231,6 +242,9 @@ impl Planner {
         now: &mut [i32; 16],
         info: &mut InstructionInfoFactory,
     ) {
+        if kind == Kind::JumpIf {
+            (self.ways_out, self.way_out) = (self.ways_out + 1, n + 1);
+        }
         let known = change(instruction, kind);
         let mut unknown = 0u32;
         if kind == Kind::Interpret {

@@ -271,7 +271,7 @@ impl Translator {
                 block.translated.runs += 1;
                 return Ok(None);
             }
-            None => match self.translate(cpu, cache, index, None) {
+            None => match self.translate_hot(cpu, cache, index) {
                 Some(number) => number,
                 None => return Ok(None),
             },
@@ -282,6 +282,14 @@ impl Translator {
             self.jumps.set((cpu.cpl == 3, rip), code, straddles, &cpu.mmu);
         }
         Ok(Some(number))
+    }
+
+    /// Translates the block at RIP, and as much of what it goes on with as is decoded as one with it.
+    fn translate_hot(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, index: u32) -> Option<u32> {
+        if cache.get(index).translated.at.is_empty() {
+            cache.extend(index, cpu);
+        }
+        self.translate(cpu, cache, index, None)
     }
 
     /// Translates the block at RIP, or the `rest` of it with single checks.

@@ -19,6 +19,8 @@ pub struct Current<'a> {
     /// Flags matter before it, and behind it.
     pub live: bool,
     pub live_behind: bool,
+    /// The block goes on behind it.
+    pub goes_on: bool,
 }
 
 impl Current<'_> {
@@ -53,9 +55,11 @@ impl BlockTranslator {
                 Some(())
             }
             Kind::JumpIf => {
-                let (target, next) = (branch(), next());
+                let (target, next) = (branch(), (!step.goes_on).then(next));
                 self.emit.branch_if(condition(instruction), target);
-                self.emit.go(next);
+                if let Some(next) = next {
+                    self.emit.go(next);
+                }
                 Some(())
             }
             Kind::JumpShort => {
@@ -464,9 +468,7 @@ pub fn lets_rsp_wait(step: &Current<'_>) -> bool {
         Kind::Push => step.planned.stack.is_some() && step.selected.operand.is_none() && !names_rsp,
         Kind::Pop => step.planned.stack.is_some() && !names_rsp,
         Kind::Call | Kind::Return => step.planned.stack.is_some(),
-        Kind::Copy | Kind::Lea => {
-            !names_rsp && (step.selected.operand.is_none() || step.planned.operand.is_some())
-        }
+        Kind::Copy | Kind::Lea => !names_rsp && (step.selected.operand.is_none() || step.planned.operand.is_some()),
         Kind::Nothing => true,
         _ => false,
     }

@@ -70,7 +70,7 @@ impl Bench {
         page[start..start + code.len()].copy_from_slice(code);
         let cpu = self.harness.cpu();
         cpu.rip = rip;
-        let block = cpu.decode_block(start as u64, page.as_ptr()).unwrap();
+        let block = cpu.decode_block(start as u64, page.as_ptr(), true).unwrap();
         let instructions: Vec<Instruction> =
             Decoder::with_ip(64, code, rip, decoder_options(cpu.contract)).iter().collect();
         let place = Place {
