@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::commands::doctor::Form;
 use crate::status;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use motu_spec::{ByteSize, Console, EngineChoice, GuestAddress, KernelMode, Profile, Timeout, Trace, VmSpec};
@@ -22,9 +23,32 @@ pub struct Cli {
 pub enum Command {
     /// Boot a machine, run a command or a shell in it, and exit with its status
     Run(Box<RunArgs>),
+    /// Show what this host can do for motu, and what to do about the rest
+    #[command(after_help = "Exit status:\n  0    all is well\n  1    there is a problem that can be mended")]
+    Doctor(DoctorArgs),
     /// Show and remove images
     #[command(subcommand)]
     Image(ImageCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print the commands that change what can be changed; nothing is run
+    #[arg(long, conflicts_with = "json")]
+    fix: bool,
+}
+
+impl DoctorArgs {
+    pub fn form(&self) -> Form {
+        match (self.json, self.fix) {
+            (true, _) => Form::Json,
+            (_, true) => Form::Commands,
+            _ => Form::Table,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,6 +3,7 @@
 mod agent;
 mod cli;
 mod commands;
+mod doctor;
 mod engine;
 mod error;
 mod host;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     log::init(cli.verbose);
     let result = match cli.command {
         Command::Run(args) => commands::machine::run::run(*args, cli.verbose),
+        Command::Doctor(args) => commands::doctor::run(args.form()),
         Command::Image(ImageCommand::Ls { json }) => commands::image::ls::run(json),
         Command::Image(ImageCommand::Rm { names }) => commands::image::rm::run(&names),
     };

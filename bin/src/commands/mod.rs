@@ -1,4 +1,5 @@
 //! What each command does: one folder a noun, one file a verb.
 
+pub mod doctor;
 pub mod image;
 pub mod machine;

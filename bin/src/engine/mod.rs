@@ -36,6 +36,14 @@ pub fn choose(spec: &VmSpec) -> Result<Engine> {
     }
 }
 
+/// The engine that `auto` takes for a machine without wishes, and why.
+pub fn verdict() -> (&'static str, String) {
+    match usable_kvm(&VmSpec::default()) {
+        Ok(_) => ("kvm", "the host's hardware keeps a CPU contract".to_owned()),
+        Err(why) => ("soft", why),
+    }
+}
+
 /// KVM as `auto` wants it, or why not.
 fn usable_kvm(spec: &VmSpec) -> Result<KvmHypervisor, String> {
     if let Some(what) = needs_soft(spec) {

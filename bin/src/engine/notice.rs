@@ -40,13 +40,12 @@ mod tests {
 
     #[test]
     fn the_same_line_is_told_once() {
-        let folder = std::env::temp_dir().join(format!("motu-notice-{}", std::process::id()));
-        let inside = folder.join("home");
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("home");
         assert!(is_news(Some(&inside), "a"));
         assert!(!is_news(Some(&inside), "a"));
         assert!(is_news(Some(&inside), "b"));
         assert!(is_news(Some(&inside), "a"));
-        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
