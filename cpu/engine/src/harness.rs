@@ -184,7 +184,8 @@ impl UserHarness {
         // Flags that matter in the end: all, but for what a fault shows and for where a branch leads.
         let matter = match (steps.first(), outcome) {
             (Some(first), Err(_)) => first.live,
-            (Some(only), Ok(())) if steps.len() == 1 => {
+            // The last, or a conditional jump that was taken.
+            (Some(only), Ok(())) if steps.get(1).is_none_or(|next| next.instruction.ip() != state.rip) => {
                 only.ways.iter().find(|&&(rip, _)| rip == state.rip).map_or(u32::MAX, |&(_, flags)| flags)
             }
             _ => u32::MAX,

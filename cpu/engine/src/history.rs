@@ -134,3 +134,31 @@ fn code_bytes(cpu: &Cpu, place: Place, limit: usize) -> Vec<u8> {
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::{UserHarness, UserPage};
+
+    #[test]
+    fn a_block_is_shown_up_to_the_jump_that_was_taken() {
+        const CODE: u64 = 0x40_0000;
+        let page = UserPage { linear: CODE, frame: 0, writable: false };
+        let mut harness = UserHarness::new("v2-2026", &[page]).unwrap();
+        // NOP; JE +1; NOP; JNE +1; NOP; RET.
+        harness.write(0, &[0x90, 0x74, 0x01, 0x90, 0x75, 0x01, 0x90, 0xc3]);
+        let shown = |harness: &mut UserHarness, blocks: &[u64], rip: u64| {
+            let cpu = harness.cpu();
+            let mut history = History::default();
+            blocks.iter().for_each(|block| history.note(CODE + block, cpu));
+            cpu.rip = CODE + rip;
+            history.instructions(cpu).iter().map(|i| i.rip - CODE).collect::<Vec<u64>>()
+        };
+        // The first jump was taken, over the second NOP; nothing was, up to the RET; the second was.
+        assert_eq!(shown(&mut harness, &[0, 4], 4), [0, 1, 4]);
+        assert_eq!(shown(&mut harness, &[0], 7), [0, 1, 3, 4, 6, 7]);
+        assert_eq!(shown(&mut harness, &[0, 7], 7), [0, 1, 3, 4, 7]);
+        // A block that ended where the next one began.
+        assert_eq!(shown(&mut harness, &[0, 3], 3), [0, 1, 3]);
+    }
+}

@@ -278,12 +278,16 @@ mod tests {
 
     /// Instructions of a run over `code`, which ends where the page does.
     fn decoded_before_page_end(code: &[u8]) -> usize {
+        decoded(code, false)
+    }
+
+    fn decoded(code: &[u8], extended: bool) -> usize {
         let contract = Contract::by_name("v2-2026").unwrap();
         let mut native = NativeCache::new().unwrap();
         let code_size = CodeSize::Bits64;
         let mut context = Context { code_size, key: code_size as u32, contract, native: &mut native };
         let mut ops = Vec::new();
-        decode_run(code, 0x1000, false, &mut context, &mut ops);
+        decode_run(code, 0x1000, extended, &mut context, &mut ops);
         ops.len()
     }
 
@@ -295,5 +299,21 @@ mod tests {
         // UD2, and SIDT of a register: none of their bytes is missing.
         assert_eq!(decoded_before_page_end(&[0x0f, 0x0b]), 1);
         assert_eq!(decoded_before_page_end(&[0x0f, 0x01, 0xcf]), 1);
+    }
+
+    #[test]
+    fn an_extended_block_goes_on_behind_jumps_that_close_no_loop() {
+        // JE +1; NOP; RET.
+        let forwards = [0x74, 0x01, 0x90, 0xc3];
+        assert_eq!((decoded(&forwards, false), decoded(&forwards, true)), (1, 3));
+        // JE to far back; RET.
+        let far_back = [0x0f, 0x84, 0x00, 0xf8, 0xff, 0xff, 0xc3];
+        assert_eq!(decoded(&far_back, true), 2);
+        // NOP; JE to the NOP; RET. JE to itself; RET.
+        assert_eq!(decoded(&[0x90, 0x74, 0xfd, 0xc3], true), 2);
+        assert_eq!(decoded(&[0x74, 0xfe, 0xc3], true), 1);
+        // As many as it may, and one more.
+        let many = [0x74u8, 0x01].repeat(MAX_WAYS_OUT + 3);
+        assert_eq!(decoded(&many, true), MAX_WAYS_OUT + 1);
     }
 }

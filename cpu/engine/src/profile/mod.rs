@@ -1,7 +1,7 @@
 //! `--profile`: tells a [`Profiler`] where the guest is, at the ticks of a clock of the host's.
 //!
 //! A thread counts the ticks and rings the vCPU, which looks up when it next leaves the code that runs and finds out what
-//! the time belongs to: behind the block, or, in translated code, some thousand backward jumps later at most. Were it
+//! the time belongs to: behind the block, or, in translated code, at the next jump that is indirect or backwards. Were it
 //! taken where the run loop looks up anyway, halts and repeated string instructions would get the time of others.
 
 mod chain;

@@ -23,6 +23,7 @@ fn plan_where(code: &[u8], dead: impl Fn(usize) -> bool) -> Plan {
             Mnemonic::Lea => Kind::Lea,
             Mnemonic::Cpuid => Kind::Interpret,
             Mnemonic::Swapgs => Kind::SwapGs,
+            Mnemonic::Je => Kind::JumpIf,
             _ => Kind::Copy,
         };
         steps.push((instruction, Selected { kind, operand: operand.filter(|_| kind != Kind::Lea), units: 0 }));
@@ -210,4 +211,20 @@ fn a_word_serves_the_next_group_when_it_is_not_needed_any_more() {
     // MOV AX, [RSI]; MOV AX, [RSI+2]; MOV AX, [RDI]; MOV AX, [RDI+2].
     let code = [0x66, 0x8b, 0x06, 0x66, 0x8b, 0x46, 2, 0x66, 0x8b, 0x07, 0x66, 0x8b, 0x47, 2];
     assert_eq!(checks(&plan(&code)), [check(0, at(RSI, 0), 4, false, 0), check(2, at(RDI, 0), 4, false, 0)]);
+}
+
+#[test]
+fn what_a_jump_may_skip_is_not_checked_before_it() {
+    // JE +16; MOV EAX, [RDI]; MOV ECX, [RDI+4]: behind the jump, though flags are dead before it.
+    let code = [0x74, 0x10, 0x8b, 0x07, 0x8b, 0x4f, 0x04];
+    assert_eq!(checks(&plan_where(&code, |n| n == 0)), [check(1, at(RDI, 0), 8, false, 0)]);
+    // MOV EAX, [RDI]; JE +16; MOV ECX, [RDI+4]: reads share the check before it.
+    let code = [0x8b, 0x07, 0x74, 0x10, 0x8b, 0x4f, 0x04];
+    assert_eq!(checks(&plan(&code)), [check(0, at(RDI, 0), 8, false, 0)]);
+    // MOV EAX, [RDI]; JE +16; MOV [RDI+4], ECX; MOV [RDI+8], ECX: the right to write is asked for behind it.
+    let code = [0x8b, 0x07, 0x74, 0x10, 0x89, 0x4f, 0x04, 0x89, 0x4f, 0x08];
+    assert_eq!(checks(&plan(&code)), [check(2, at(RDI, 4), 8, true, 0)]);
+    // MOV [RDI], EAX; JE +16; MOV [RDI+4], ECX: it was asked for anyway.
+    let code = [0x89, 0x07, 0x74, 0x10, 0x89, 0x4f, 0x04];
+    assert_eq!(checks(&plan(&code)), [check(0, at(RDI, 0), 8, true, 0)]);
 }
