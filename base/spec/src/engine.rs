@@ -26,6 +26,8 @@ pub struct SoftOptions {
     /// `deny=`: linear addresses; a block of instructions that begins in one of the ranges is left to the
     /// interpreter. Written in hexadecimal, `ADDR` or `LOW-HIGH`, joined by colons.
     pub deny: Vec<RangeInclusive<u64>>,
+    /// `flags=`: where arithmetic flags are those of a processor.
+    pub flags: Flags,
     /// `stress=`: makes the CPU look for interrupts every few instructions, by chance from this seed.
     pub stress: Option<u64>,
 }
@@ -42,6 +44,16 @@ pub enum Translate {
     Lockstep,
 }
 
+/// Where the arithmetic flags of translated code are those of a processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flags {
+    /// Where the program reads them before it writes them again.
+    #[default]
+    Live,
+    /// Everywhere, which costs speed: in the images that faults and interrupts push, too.
+    Exact,
+}
+
 /// A text that names no engine, or options that there are not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseEngineError {
@@ -51,7 +63,7 @@ pub enum ParseEngineError {
     OptionsOfKvm(String),
     #[error(
         "{0:?} is no option of the soft engine; its options are translate=off|on|lockstep, \
-         deny=ADDR:LOW-HIGH:... and stress=SEED"
+         deny=ADDR:LOW-HIGH:..., flags=live|exact and stress=SEED"
     )]
     UnknownOption(String),
     #[error("the engine's option {0} is given twice; give it once")]
@@ -63,6 +75,8 @@ pub enum ParseEngineError {
          joined by colons, such as 401000:7f0000000000-7f0000000fff"
     )]
     Deny(String),
+    #[error("{0:?} is no value of flags; its values are live and exact")]
+    Flags(String),
     #[error("{0:?} is no seed for stress; write a decimal number of at most 64 bits")]
     Stress(String),
 }
@@ -75,16 +89,18 @@ impl Default for EngineChoice {
 
 impl SoftOptions {
     fn parse<'a>(items: impl Iterator<Item = &'a str>) -> Result<Self, ParseEngineError> {
-        let (mut translate, mut deny, mut stress) = (None, None, None);
+        let (mut translate, mut deny, mut flags, mut stress) = (None, None, None, None);
         for item in items {
             match item.split_once('=') {
                 Some(("translate", value)) => once(&mut translate, "translate", value.parse()?)?,
                 Some(("deny", value)) => once(&mut deny, "deny", addresses(value)?)?,
+                Some(("flags", value)) => once(&mut flags, "flags", value.parse()?)?,
                 Some(("stress", value)) => once(&mut stress, "stress", seed(value)?)?,
                 _ => return Err(ParseEngineError::UnknownOption(item.to_owned())),
             }
         }
-        Ok(Self { translate: translate.unwrap_or_default(), deny: deny.unwrap_or_default(), stress })
+        let (translate, deny) = (translate.unwrap_or_default(), deny.unwrap_or_default());
+        Ok(Self { translate, deny, flags: flags.unwrap_or_default(), stress })
     }
 }
 
@@ -162,6 +178,9 @@ impl fmt::Display for SoftOptions {
                 write!(f, "-{high:x}")?;
             }
         }
+        if self.flags == Flags::Exact {
+            f.write_str(",flags=exact")?;
+        }
         match self.stress {
             Some(seed) => write!(f, ",stress={seed}"),
             None => Ok(()),
@@ -178,6 +197,18 @@ impl FromStr for Translate {
             "on" => Ok(Self::On),
             "lockstep" => Ok(Self::Lockstep),
             _ => Err(ParseEngineError::Translate(text.to_owned())),
+        }
+    }
+}
+
+impl FromStr for Flags {
+    type Err = ParseEngineError;
+
+    fn from_str(text: &str) -> Result<Self, ParseEngineError> {
+        match text {
+            "live" => Ok(Self::Live),
+            "exact" => Ok(Self::Exact),
+            _ => Err(ParseEngineError::Flags(text.to_owned())),
         }
     }
 }

@@ -14,7 +14,7 @@ mod vm;
 
 pub use address::{GuestAddress, ParseAddressError};
 pub use duration::{ParseTimeoutError, Timeout};
-pub use engine::{EngineChoice, ParseEngineError, SoftOptions, Translate};
+pub use engine::{EngineChoice, Flags, ParseEngineError, SoftOptions, Translate};
 pub use size::{ByteSize, ParseSizeError};
 pub use trace::{ParseTraceError, Profile, Trace, TraceKind};
 pub use vm::{

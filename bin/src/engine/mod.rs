@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use motu_engine::SoftHypervisor;
 use motu_hv::Hypervisor;
 use motu_kvm::{Backing, KvmHypervisor, OpenError};
-use motu_spec::{EngineChoice, SoftOptions, TraceKind, Translate, VmSpec};
+use motu_spec::{EngineChoice, Flags, SoftOptions, TraceKind, Translate, VmSpec};
 use motu_x86::contract::Contract;
 
 /// An engine, and why it was chosen.
@@ -130,7 +130,8 @@ fn soft(asked: &SoftOptions, why: String) -> Engine {
         Translate::On => motu_engine::Translate::On,
         Translate::Lockstep => motu_engine::Translate::Lockstep,
     };
-    let options = motu_engine::Options { translate, deny: asked.deny.clone(), stress: asked.stress };
+    let exact_flags = asked.flags == Flags::Exact;
+    let options = motu_engine::Options { translate, deny: asked.deny.clone(), exact_flags, stress: asked.stress };
     Engine { hypervisor: Box::new(SoftHypervisor::new(options)), why }
 }
 

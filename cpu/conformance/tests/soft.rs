@@ -36,6 +36,12 @@ fn every_guest_runs_the_same_interpreted_and_translated() {
     run_all(Options { translate: Translate::Lockstep, stress: Some(1), ..Options::default() });
 }
 
+/// All flags are compared wherever translated code leaves.
+#[test]
+fn every_guest_runs_the_same_with_exact_flags() {
+    run_all(Options { translate: Translate::Lockstep, exact_flags: true, stress: Some(1), ..Options::default() });
+}
+
 #[test]
 fn names_are_unique() {
     let mut names: Vec<_> = motu_conformance::all().map(|guest| guest.name).collect();

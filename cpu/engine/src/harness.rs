@@ -392,6 +392,26 @@ mod tests {
     }
 
     #[test]
+    fn a_fault_shows_all_flags_if_they_are_exact() {
+        let pages = [UserPage { linear: 0x40_0000, frame: 0, writable: false }];
+        let options =
+            Options { translate: Translate::Lockstep, stress: Some(0), exact_flags: true, ..Options::default() };
+        let mut harness = UserHarness::with_options("v2-2026", &pages, &options).unwrap();
+        // add [rbx], eax; div ecx, with nothing at RBX and ECX zero
+        harness.write(0, &[0x01, 0x03, 0xf4]);
+        harness.write(64, &[0xf7, 0xf1, 0xf4]);
+        let selectors = [0x2b, 0x33, 0x2b, 0x2b, 0, 0];
+        for (rip, vector) in [(0x40_0000, 14), (0x40_0040, 0)] {
+            for flags in [0, rflags::ARITHMETIC, rflags::CF | rflags::SF] {
+                let rflags = rflags::FIXED_1 | flags;
+                let mut state = UserState { gpr: [0; 16], rip, rflags, xsave: XsaveArea::at_reset(), selectors };
+                let end = harness.step_translated(&mut state).0;
+                assert_eq!((end.map_err(|fault| fault.vector), state.rflags), (Err(vector), rflags));
+            }
+        }
+    }
+
+    #[test]
     fn instructions_on_the_cpus_own_state_run_translated_too() {
         let pages = [
             UserPage { linear: 0x40_0000, frame: 0, writable: false },

@@ -9,6 +9,9 @@ pub struct Options {
     /// Linear addresses: a block that begins in one of these ranges is left to the interpreter, so that a fault in
     /// its translation can be found by bisection.
     pub deny: Vec<RangeInclusive<u64>>,
+    /// No check changes a flag, so that whatever looks at RFLAGS finds each of them as it is on a processor; it costs speed. Otherwise
+    /// flags are so where the program itself looks (docs/adr/0013).
+    pub exact_flags: bool,
     /// Seed of a stress mode in which the CPU looks for interrupts every few instructions.
     pub stress: Option<u64>,
 }

@@ -13,7 +13,8 @@ fn soft(options: SoftOptions) -> Result<EngineChoice, ParseEngineError> {
 fn engines_without_options() {
     assert_eq!(parse("auto"), Ok(EngineChoice::default()));
     assert_eq!(parse("kvm"), Ok(EngineChoice::Kvm));
-    assert_eq!(parse("soft"), soft(SoftOptions { translate: Translate::On, deny: Vec::new(), stress: None }));
+    let default = SoftOptions { translate: Translate::On, deny: Vec::new(), flags: Flags::Live, stress: None };
+    assert_eq!(parse("soft"), soft(default));
 }
 
 #[test]
@@ -21,14 +22,15 @@ fn options_follow_in_any_order() {
     let expected = SoftOptions {
         translate: Translate::Lockstep,
         deny: vec![0x401000..=0x401000, 0xffff_ffff_8100_0000..=u64::MAX],
+        flags: Flags::Exact,
         stress: Some(7),
     };
-    let text = "soft,stress=7,deny=401000:0xffffffff81000000-FFFFFFFFFFFFFFFF,translate=lockstep";
+    let text = "soft,stress=7,deny=401000:0xffffffff81000000-FFFFFFFFFFFFFFFF,flags=exact,translate=lockstep";
     assert_eq!(parse(text), soft(expected.clone()));
     assert_eq!(parse(&text.replace("soft", "auto")), Ok(EngineChoice::Auto(expected)));
     let off = SoftOptions { translate: Translate::Off, ..SoftOptions::default() };
     assert_eq!(parse("soft,translate=off"), soft(off));
-    assert_eq!(parse("soft,translate=on"), parse("soft"));
+    assert_eq!(parse("soft,translate=on,flags=live"), parse("soft"));
 }
 
 #[test]
@@ -46,6 +48,8 @@ fn what_is_wrong_is_said_with_what_would_be_right() {
         ("auto,Translate=off", "translate=off"),
         ("soft,translate=", "off, on and lockstep"),
         ("soft,translate=fast", "off, on and lockstep"),
+        ("soft,flags=lazy", "live and exact"),
+        ("soft,flags=exact,flags=live", "given twice"),
         ("soft,translate=off,translate=off", "given twice"),
         ("soft,deny=1,deny=2", "given twice"),
         ("soft,stress=1,stress=1", "given twice"),
@@ -87,11 +91,9 @@ fn ranges() -> impl Strategy<Value = RangeInclusive<u64>> {
 
 fn choices() -> impl Strategy<Value = EngineChoice> {
     let deny = prop::collection::vec(ranges(), 0..4);
-    let options = (translates(), deny, any::<Option<u64>>()).prop_map(|(translate, deny, stress)| SoftOptions {
-        translate,
-        deny,
-        stress,
-    });
+    let flags = prop::sample::select(vec![Flags::Live, Flags::Exact]);
+    let options = (translates(), deny, flags, any::<Option<u64>>());
+    let options = options.prop_map(|(translate, deny, flags, stress)| SoftOptions { translate, deny, flags, stress });
     (options, 0..3).prop_map(|(options, engine)| match engine {
         0 => EngineChoice::Auto(options),
         1 => EngineChoice::Kvm,
@@ -108,7 +110,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_panics(text in "(auto|kvm|soft|x)(,|=|:|-|translate|deny|stress|off|[0-9a-f]{1,17}){0,8}") {
+    fn no_text_panics(text in "(auto|kvm|soft|x)(,|=|:|-|translate|deny|flags|stress|off|[0-9a-f]{1,17}){0,8}") {
         if let Ok(choice) = parse(&text) {
             prop_assert_eq!(parse(&choice.to_string()), Ok(choice));
         }

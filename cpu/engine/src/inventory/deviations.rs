@@ -35,7 +35,8 @@ pub const DEVIATIONS: &[Deviation] = &[
     Deviation {
         of: Processor("arithmetic flags in pushed RFLAGS"),
         reason: "Where translated code is interrupted or faults, flags that are written before they are read again may \
-                 have any value in the image that is pushed. `--engine soft,translate=off` has them exact.",
+                 have any value in the image that is pushed. `--engine soft,flags=exact` has them exact, at a quarter \
+                 more time (docs/adr/0013).",
     },
     Deviation {
         of: Processor("memory types"),

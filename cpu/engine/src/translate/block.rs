@@ -53,19 +53,22 @@ pub struct BlockTranslator {
     /// Flags that matter before each instruction.
     pub(super) live: Vec<u32>,
     planner: Planner,
+    /// All flags matter everywhere.
+    pub(super) exact: bool,
     /// Where the code begins, and the flags that matter there.
     start: (u64, u32),
 }
 
 impl BlockTranslator {
-    /// `counts` makes code for the stress mode.
-    pub fn new(counts: bool) -> Self {
+    /// `counts` makes code for the stress mode, `exact` code in which all flags matter everywhere.
+    pub fn new(counts: bool, exact: bool) -> Self {
         Self {
             emit: Emit::new(counts),
             info: InstructionInfoFactory::new(),
             steps: Vec::new(),
             live: Vec::new(),
             planner: Planner::new(),
+            exact,
             start: (0, flags::ALL),
         }
     }
@@ -143,7 +146,10 @@ impl BlockTranslator {
                 Some(kind) => Selected { kind, ..INTERPRET },
                 None => selected,
             };
-            let selected = if leaves_address_space(&instruction, selected.kind) { INTERPRET } else { selected };
+            // The check of a divisor changes flags.
+            let inexact = self.exact && selected.kind == Kind::Divide;
+            let own = inexact || leaves_address_space(&instruction, selected.kind);
+            let selected = if own { INTERPRET } else { selected };
             self.steps.push((instruction, selected));
             let goes_on = selected.kind == Kind::JumpIf && n + 1 < block.ops.len();
             if selected.kind.ends_block() && !goes_on {
@@ -183,6 +189,9 @@ impl BlockTranslator {
 
     /// The flags that matter at `rip`; all where nothing is known of it.
     pub(super) fn flags_at(&self, rip: u64, place: &Place<'_>) -> u32 {
+        if self.exact {
+            return flags::ALL;
+        }
         if rip == self.start.0 {
             return self.start.1;
         }
@@ -211,6 +220,7 @@ impl BlockTranslator {
         let mut flags = behind;
         for (instruction, selected) in self.steps.iter().rev() {
             flags = match selected.kind {
+                _ if self.exact => flags::ALL,
                 // Where the interpreter goes on, it may show them.
                 Kind::Interpret | Kind::Repeat(_) => flags::ALL,
                 Kind::JumpIf => {

@@ -118,7 +118,7 @@ impl Translator {
         let mut translator = Self {
             code: Arena::new(CODE_SIZE)?,
             frame,
-            blocks: BlockTranslator::new(options.stress.is_some()),
+            blocks: BlockTranslator::new(options.stress.is_some(), options.exact_flags),
             page: Box::new([0; size_of::<Page>()]),
             translations: Vec::new(),
             exits: Vec::new(),

@@ -55,7 +55,7 @@ impl Bench {
     fn new() -> Self {
         Self {
             harness: UserHarness::new("v3-2026", &[]).unwrap(),
-            blocks: BlockTranslator::new(false),
+            blocks: BlockTranslator::new(false, false),
             taken: BTreeSet::new(),
             accesses: 0,
             proved: 0,
@@ -121,6 +121,7 @@ impl Bench {
         let contexts = if is_vector(code) { 1 } else { 2 };
         for _ in 0..contexts {
             let context = random.below(4);
+            self.blocks.exact = random.below(4) == 0;
             let mut run = Run::new(rip);
             if neighbourhood(&mut run, code, shape, context, random).is_some() {
                 self.prove(&run.bytes, user, None);
@@ -211,6 +212,7 @@ fn blocks_of_random_instructions_access_only_what_was_checked() {
     };
     for _ in 0..3000 {
         let user = random.below(2) == 0;
+        bench.blocks.exact = random.below(4) == 0;
         let mut run = Run::new(if user { RIP } else { SUPERVISOR_RIP });
         // A few addresses, so that accesses meet.
         let near = [random.pick(SHAPES), random.pick(SHAPES), SHAPES[5]];
