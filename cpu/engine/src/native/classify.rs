@@ -214,7 +214,7 @@ pub(super) fn is_x87_control(mnemonic: Mnemonic) -> bool {
 
 /// Bytes to which the memory operand must be aligned, else #GP(0) (SDM vol. 2, 2.4 and 2.5: exception
 /// classes 1, 2 and 4 without VEX; class 1 with VEX).
-pub(super) fn required_alignment(instruction: &Instruction, size: u16) -> u16 {
+pub fn required_alignment(instruction: &Instruction, size: u16) -> u16 {
     use Mnemonic as M;
     if instruction.code().encoding() == EncodingKind::VEX {
         return match instruction.mnemonic() {

@@ -28,6 +28,8 @@ mod x87;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub use classify::required_alignment;
 pub use classify::{NotNative, Unit, unit};
 pub use elements::{ElementAddress, ElementMemory, run_elements};
 pub use environment::{

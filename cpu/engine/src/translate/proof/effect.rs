@@ -26,12 +26,27 @@ impl Proof<'_> {
         }
         let mnemonic = instruction.mnemonic();
         let known = matches!(mnemonic, M::Cmp | M::Sub | M::Test) && operand_bytes(instruction) == 8;
+        if mnemonic == M::Test
+            && let Some((value, mask)) = self.tested_low(instruction, state)
+        {
+            return Some(Flags::Tested(value, mask));
+        }
         let operands = known.then(|| Some((self.value(instruction, 0, state)?, self.value(instruction, 1, state)?)));
         Some(match operands.flatten() {
             Some((a, b)) if mnemonic == M::Test => b.value().map_or(Flags::Unknown, |mask| Flags::Tested(a, mask)),
             Some((a, b)) => Flags::Compared(a, b),
             None => Flags::Unknown,
         })
+    }
+
+    /// A register of which a part is tested with a constant: the same as all of it with the part's.
+    fn tested_low(&mut self, instruction: &Instruction, state: &State) -> Option<(Form, u64)> {
+        let register = instruction.op0_register();
+        let lowest =
+            register.is_gpr8() && !matches!(register, Register::AH | Register::BH | Register::CH | Register::DH);
+        let immediate = instruction.op0_kind() == OpKind::Register && is_immediate(instruction.op1_kind());
+        let mask = u64::from(instruction.immediate8());
+        (lowest && immediate).then(|| (state.get(Place::Register(register.full_register().number() as u8)), mask))
     }
 
     /// The value of an operand of eight bytes: of a register, of a word of the frame, or a constant.
@@ -187,7 +202,11 @@ impl Proof<'_> {
             _ => None,
         };
         let secret = self.reads_secret(instruction, state) || self.symbols.is_secret(&state.get(word));
-        let form = form.unwrap_or_else(|| Symbol::Result(instruction.ip() as u32, word, secret).into());
+        let form = form.unwrap_or_else(|| {
+            let symbol = Symbol::Result(instruction.ip() as u32, word, secret);
+            state.renew(&self.symbols, |other| other == symbol);
+            symbol.into()
+        });
         state.set(word, form);
         Some(())
     }
@@ -218,6 +237,7 @@ impl Proof<'_> {
         if state.depends_on(symbol, place) {
             return Err(format!("a loop that is not understood, through {place:?}"));
         }
+        state.renew(&self.symbols, |other| other == symbol);
         state.set(place, symbol.into());
         Ok(())
     }

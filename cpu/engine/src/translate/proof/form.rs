@@ -210,6 +210,26 @@ impl Symbols {
         terms.fold(lowest(form.constant), u64::min)
     }
 
+    /// Whether a form is made of any such symbol.
+    pub fn depends(&self, form: &Form, is: &impl Fn(Symbol) -> bool) -> bool {
+        form.terms.iter().any(|&(symbol, _)| {
+            is(symbol)
+                || self.definition(symbol).is_some_and(|definition| match definition {
+                    Definition::Bits { of, .. } | Definition::Rotated { of, .. } | Definition::Low(of) => {
+                        self.depends(of, is)
+                    }
+                    Definition::Tag(entry, _) | Definition::Addend(entry) => self.depends(&entry.at, is),
+                })
+        })
+    }
+
+    /// The form without tags of the TLB, which are multiples of a page.
+    pub fn without_tags(&self, form: &Form) -> Form {
+        let is_tag = |symbol| matches!(self.definition(symbol), Some(Definition::Tag(..)));
+        let terms = form.terms.iter().copied().filter(|&(symbol, _)| !is_tag(symbol)).collect();
+        Form { terms, ..*form }
+    }
+
     pub fn is_secret(&self, form: &Form) -> Secret {
         form.terms.iter().any(|term| self.is_secret_symbol(term.0))
     }

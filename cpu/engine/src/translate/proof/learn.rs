@@ -18,12 +18,19 @@ impl Proof<'_> {
         let difference = a.minus(b);
         self.learn(state, &difference, 0, 0);
         let bits = difference.symbol().and_then(|symbol| self.symbols.definition(symbol));
-        if let Some(Definition::Bits { of, low, width, .. }) = bits.cloned()
-            && low + width == 64
-            && low > 0
-        {
+        let Some(Definition::Bits { of, low, width, .. }) = bits.cloned() else { return };
+        if low == 0 {
+            self.learn_multiple(state, &of, 1 << width.min(12));
+        }
+        if low + width == 64 && low > 0 {
             self.learn(state, &of, 0, (1i64 << low) - 1);
         }
+    }
+
+    /// `form` is a multiple of a power of two: of a page at most, as tags are.
+    fn learn_multiple(&mut self, state: &mut State, form: &Form, of: u64) {
+        let known = state.aligned.entry(self.symbols.without_tags(form)).or_insert(of);
+        *known = of.max(*known);
     }
 
     /// The bits of `mask` are clear in `form`.
@@ -31,6 +38,9 @@ impl Proof<'_> {
         // All above some bit, and the lowest few.
         let lowest = mask.trailing_ones();
         let above = 64 - mask.leading_ones();
+        if lowest > 0 {
+            self.learn_multiple(state, form, 1 << lowest.min(12));
+        }
         if lowest < above && above < 63 {
             self.learn(state, form, 0, (1i64 << above) - (1i64 << lowest));
         }

@@ -5,7 +5,8 @@
 //! code computes with them. A block passes if
 //!
 //! - every access to memory lies within the frame, or within a page that the TLB of the code's privilege had for that
-//!   address and right, as a comparison on that way has shown;
+//!   address and right, as a comparison on that way has shown, and is aligned if the instruction wants that;
+//! - DIV and IDIV come behind comparisons by which the quotient fits: so the host raises no exception;
 //! - writes to the frame reach only the words that are for that ([`words`]), and no access goes through FS, GS or the
 //!   guest's stack pointer;
 //! - every way leads to an instruction of the block, out by the frame, or through a jump table at a masked index;
@@ -18,6 +19,7 @@
 mod cases;
 mod code;
 mod effect;
+mod faults;
 mod form;
 mod learn;
 mod refused;

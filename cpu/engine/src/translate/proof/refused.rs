@@ -94,6 +94,80 @@ fn a_test_of_page_and_alignment_checks_as_many_bytes_as_are_aligned() {
 }
 
 #[test]
+fn what_must_be_aligned_is() {
+    let checked = |bits: i32, more: i32| {
+        proved(|a, out| {
+            look_up(a, out, READ, 64)?;
+            a.test(r10b, bits)?;
+            a.jne(out)?;
+            addend(a)?;
+            a.movaps(xmm0, xmmword_ptr(rbx + r11 + more))
+        })
+    };
+    assert_eq!(checked(15, 32), Ok(1));
+    for (bits, more) in [(7, 32), (15, 8), (14, 32)] {
+        let problem = checked(bits, more).expect_err("it passed");
+        assert!(problem.starts_with("an access that may not be aligned"), "{problem}");
+    }
+    let any = proved(|a, out| {
+        look_up(a, out, READ, 64)?;
+        addend(a)?;
+        a.movups(xmm0, xmmword_ptr(rbx + r11))?;
+        a.vaddps(ymm0, ymm1, ymmword_ptr(rbx + r11))
+    });
+    assert_eq!(any, Ok(2));
+    refuses("an access that may not be aligned", |a, out| {
+        look_up(a, out, READ, 64)?;
+        addend(a)?;
+        a.addps(xmm0, xmmword_ptr(rbx + r11))
+    });
+    refuses("an access that may not be aligned", |a, out| {
+        // In a loop, the second time around it is another address.
+        let mut again = a.create_label();
+        look_up(a, out, READ, 64)?;
+        a.test(r10b, 15)?;
+        a.jne(out)?;
+        a.set_label(&mut again)?;
+        a.lea(rbx, rbx + 4)?;
+        look_up(a, out, READ, 64)?;
+        addend(a)?;
+        a.movaps(xmm0, xmmword_ptr(rbx + r11))?;
+        a.jmp(again)
+    });
+}
+
+#[test]
+fn no_division_may_fault() {
+    let unsigned = |a: &mut CodeAssembler, out| {
+        a.mov(r10, rcx)?;
+        a.cmp(rdx, r10)?;
+        a.jae(out)?;
+        a.div(r10)
+    };
+    assert_eq!(proved(unsigned), Ok(0));
+    refuses("a division that may fault", |a, _| a.div(r10));
+    refuses("a division that may fault", |a, out| {
+        a.cmp(rdx, r10)?;
+        a.ja(out)?;
+        a.div(r10)
+    });
+    refuses("a division that may fault", |a, out| {
+        a.cmp(edx, r10d)?;
+        a.jae(out)?;
+        a.div(r10)
+    });
+    refuses("a division that may fault", |a, out| {
+        let mut here = a.create_label();
+        a.jrcxz(here)?;
+        a.cmp(rdx, r10)?;
+        a.jae(out)?;
+        a.set_label(&mut here)?;
+        a.div(r10)
+    });
+    refuses("a division of a few bits", |a, _| a.div(r10w));
+}
+
+#[test]
 fn addresses_of_the_guest_are_not_the_hosts() {
     refuses("an unchecked access", |a, _| a.mov(rax, qword_ptr(rbx)));
     refuses("an unchecked access", |a, _| a.mov(rax, qword_ptr(rip_relative())));

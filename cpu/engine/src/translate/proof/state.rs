@@ -30,6 +30,8 @@ pub struct State {
     pub words: BTreeMap<i32, Form>,
     /// Entries with a right whose tag is the page of the address that they serve.
     pub found: BTreeMap<(TlbEntry, Right), Found>,
+    /// Values that are multiples of a power of two.
+    pub aligned: BTreeMap<Form, u64>,
     pub flags: Flags,
     pub version: Version,
     /// The exit that is noted in the frame, if it is always the same.
@@ -44,6 +46,7 @@ impl State {
             registers: std::array::from_fn(|n| Form::entry(Place::Register(n as u8))),
             words: BTreeMap::new(),
             found: BTreeMap::new(),
+            aligned: BTreeMap::new(),
             flags: Flags::Unknown,
             version: Version::Entry,
             exit: None,
@@ -71,6 +74,11 @@ impl State {
         let words = self.words.iter().map(|(&word, form)| (Place::Word(word), form));
         registers.chain(words).any(|(at, form)| at != place && form.mentions(symbol))
             || self.found.values().any(|found| found.of.mentions(symbol))
+    }
+
+    /// Forgets what was known of values that depend on a symbol: it stands for another one now.
+    pub fn renew(&mut self, symbols: &Symbols, is: impl Fn(Symbol) -> bool) {
+        self.aligned.retain(|form, _| !symbols.depends(form, &is));
     }
 
     /// Places that hold what they did on one of the ways that meet at offset `at`.
@@ -105,6 +113,10 @@ impl State {
                 true
             }
             _ => false,
+        });
+        self.aligned.retain(|form, to| {
+            *to = other.aligned.get(form).map_or(1, |&theirs| theirs.min(*to));
+            *to > 1
         });
         if self.flags != other.flags {
             self.flags = Flags::Unknown;

@@ -20,7 +20,7 @@ const OUTSIDE: u32 = u32::MAX;
 /// One block's host code under proof.
 pub struct Proof<'a> {
     /// Instructions by their offset.
-    code: BTreeMap<u32, Instruction>,
+    pub code: BTreeMap<u32, Instruction>,
     /// The code is for ring 3.
     pub user: bool,
     pub frame: &'a Frame,
@@ -30,7 +30,7 @@ pub struct Proof<'a> {
     /// Where the TLB may be what it was at more than one earlier place: loops begin there.
     heads: BTreeSet<u32>,
     /// Where ways meet or begin: states are kept of these alone.
-    targets: BTreeSet<u32>,
+    pub targets: BTreeSet<u32>,
     reached: BTreeSet<u32>,
     /// What the code at each offset begins with, by where the way there comes from.
     ways: BTreeMap<u32, BTreeMap<u32, State>>,
@@ -128,6 +128,8 @@ impl Proof<'_> {
         for &(_, place) in self.joined.range((at, Place::Register(0))..(at + 1, Place::Register(0))) {
             state.forget(place, at, &self.symbols);
         }
+        // What was known of values that were here before.
+        state.renew(&self.symbols, |symbol| matches!(symbol, Symbol::Join(of, ..) if of == at));
         if self.heads.contains(&at) {
             state.version = Version::Join(at);
         }
@@ -194,6 +196,9 @@ impl Proof<'_> {
         }
         if self.stack(instruction, &mut state)? {
             return Ok(Some(state));
+        }
+        if matches!(instruction.mnemonic(), M::Div | M::Idiv) {
+            self.check_division(instruction)?;
         }
         let memory = self.info.info(instruction).used_memory().to_vec();
         for used in &memory {
@@ -398,6 +403,7 @@ impl Proof<'_> {
             return if allowed { Ok(()) } else { Err(format!("an access to {field:?} of the CPU")) };
         }
         self.check_guest_access(&address, bytes, write, state)?;
+        self.check_alignment(instruction, &address, bytes, state)?;
         if write && self.reads_secret(instruction, state) {
             return Err("what is known of the host goes to the guest's memory".to_owned());
         }
