@@ -26,9 +26,18 @@ pub const JUMP_BITS: u32 = 17;
 /// Entries of one jump table.
 pub const JUMPS: usize = 1 << JUMP_BITS;
 
-/// The table entry that a jump to linear address `target` goes through.
-pub const fn jump_index(target: u64) -> usize {
+/// The table entry that an indirect jump to linear address `target` goes through.
+pub const fn computed_index(target: u64) -> usize {
     (target >> 1) as usize & (JUMPS - 1)
+}
+
+/// The entry that the code at `target` has: where an indirect jump looks, but for the first entry, which leads nowhere. Direct jumps
+/// know better, and an indirect one finds the code by way of the run loop.
+pub const fn jump_index(target: u64) -> usize {
+    match computed_index(target) {
+        0 => JUMPS / 2,
+        index => index,
+    }
 }
 
 /// Groups of accesses that code may have checked at once.
@@ -52,7 +61,7 @@ pub struct Frame {
     /// Bits of an address above those within a page.
     pub page_bits: u64,
     /// Bits of an address that choose its entry in the jump table; none where code is to leave, so that every indirect jump
-    /// takes the first entry, which no address has.
+    /// takes the first entry, which leads nowhere.
     pub jump_bits: AtomicU64,
     /// Zero where code is to leave at the next backward jump.
     pub calm: AtomicU32,

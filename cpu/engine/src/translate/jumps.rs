@@ -3,7 +3,7 @@
 //! An entry holds as long as the translation of its address does. Tables are in the frame, where code reads them; here is
 //! which entries are in use, so that forgetting costs what was used.
 
-use super::frame::{Code, Frame, JUMPS, jump_index};
+use super::frame::{Code, Frame, JUMPS, computed_index, jump_index};
 use super::thunks;
 use crate::decode::MAX_LEN;
 use crate::mmu::{Mmu, PAGE};
@@ -97,8 +97,7 @@ impl Jumps {
     /// too, which may not be global.
     pub fn set(&mut self, (user, rip): (bool, u64), code: Code, straddles: bool, mmu: &Mmu) {
         let entry = (user, jump_index(rip) as u32);
-        // The first one is for jumps that are to find nothing.
-        if entry.1 == 0 || self.at(entry) == code {
+        if self.at(entry) == code {
             return;
         }
         let known = mmu.tlb.entry(rip);
@@ -142,9 +141,10 @@ impl Jumps {
         if !self.pages.remove(page) {
             return;
         }
-        let first = jump_index(page) as u32;
+        let first = computed_index(page) as u32;
         // Instructions that begin before the page may run over into it.
-        for index in (first..first + JUMPS_OF_PAGE).chain((1..=STRADDLING).map(|n| first.wrapping_sub(n))) {
+        let before = (1..=STRADDLING).map(|n| first.wrapping_sub(n));
+        for index in (first..first + JUMPS_OF_PAGE).chain(before).chain([jump_index(page) as u32]) {
             self.put((false, index), nothing());
             self.put((true, index), nothing());
         }
@@ -173,4 +173,49 @@ impl Jumps {
 /// What an entry that is not in use leads to.
 fn nothing() -> Code {
     thunks::lookup as Code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::{BUS, KickingBus, UserHarness, UserPage};
+    use crate::options::Options;
+    use motu_hv::{Exit, Vcpu};
+
+    /// A page whose first instruction an indirect jump looks up in the entry that leads nowhere.
+    const FUNCTION: u64 = 0x44_0000;
+    const PROGRAM: u64 = 0x40_1000;
+    const STACK: u64 = 0x50_0000;
+
+    #[test]
+    fn the_first_entry_leads_nowhere_and_all_code_has_another() {
+        assert_eq!(computed_index(FUNCTION), 0);
+        assert!((0..4 * JUMPS as u64).step_by(2).all(|address| jump_index(address) != 0));
+    }
+
+    #[test]
+    fn code_that_would_have_the_first_entry_runs_called_either_way() {
+        let pages = [
+            UserPage { linear: PROGRAM, frame: 0, writable: false },
+            UserPage { linear: FUNCTION, frame: 1, writable: false },
+            UserPage { linear: STACK, frame: 2, writable: true },
+        ];
+        let mut harness = UserHarness::with_options("v2-2026", &pages, &Options::default()).unwrap();
+        // CALL FUNCTION; CALL RBX; DEC ECX; JNE to the first; MOV [RBP], ECX; JMP to itself.
+        let distance = (FUNCTION - PROGRAM - 5) as u32;
+        let mut code = vec![0xe8];
+        code.extend(distance.to_le_bytes());
+        code.extend([0xff, 0xd3, 0xff, 0xc9, 0x75, 0xf5, 0x89, 0x4d, 0x00, 0xeb, 0xfe]);
+        harness.write(0, &code);
+        // INC RAX; RET.
+        harness.write(4096, &[0x48, 0xff, 0xc0, 0xc3]);
+        let bus = KickingBus(harness.vcpu().kicker());
+        let cpu = harness.cpu();
+        cpu.rip = PROGRAM;
+        [(0, 0), (1, 1000), (3, FUNCTION), (4, STACK + 0x800), (5, BUS)]
+            .into_iter()
+            .for_each(|(register, value)| cpu.set_gpr(register, value));
+        assert_eq!(harness.vcpu().run(&bus), Exit::Kicked);
+        assert_eq!(harness.cpu().gpr(0), 2000);
+    }
 }
