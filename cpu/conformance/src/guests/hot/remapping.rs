@@ -16,6 +16,8 @@ pub(crate) const GUESTS: &[Guest] = &[
     Guest { name: "hot code at two addresses", manual: "vol. 3, 8.1.3", check: aliases },
     Guest { name: "a device writes hot code", manual: "vol. 3, 8.1.3", check: by_the_board },
     Guest { name: "hot code across pages, the second remapped", manual: "vol. 3, 4.10.4.1", check: across_pages },
+    Guest { name: "hot code in a global page that is remapped", manual: "vol. 3, 4.10.4.1", check: global },
+    Guest { name: "hot code in a page of 2 MiB that is remapped", manual: "vol. 3, 4.10.4.1", check: large },
 ];
 
 /// MOV EAX, `value`; RET.
@@ -56,6 +58,89 @@ fn remapped(b: &mut Bench<'_>) -> Checked {
         Ok(())
     })?;
     same("the sums", b.run()?.values(), (0..8).map(|n| 100 * (n % 3 + 1)).collect())
+}
+
+/// What a write of CR3 leaves, INVLPG and CR4.PGE take away.
+fn global(b: &mut Bench<'_>) -> Checked {
+    let flags = page::KERNEL | page::G;
+    b.map(FREE, FRAMES, flags)?;
+    // The code reads a number of a global page, too.
+    b.map(FREE + 0x1000, FRAMES + 0x8000, flags)?;
+    let entries = [b.entry(FREE, 1)?, b.entry(FREE + 0x1000, 1)?];
+    for n in 0..3 {
+        // MOV EAX, [RIP + 0xffa]; ADD EAX, imm32; RET
+        let code = [&[0x8b, 0x05, 0xfa, 0x0f, 0, 0, 0x05][..], &(n as u32).to_le_bytes(), &[0xc3]].concat();
+        b.ram.write(Gpa(FRAMES + 0x1000 * n), &code)?;
+        b.ram.write(Gpa(FRAMES + 0x8000 + 0x1000 * n), &(n as u32 * 10).to_le_bytes())?;
+    }
+    kernel(b, |a| {
+        a.mov(rbx, FREE)?;
+        log_sum(a)?;
+        for n in 1..8u64 {
+            for (entry, frame) in entries.into_iter().zip([FRAMES, FRAMES + 0x8000]) {
+                a.mov(rax, (frame + 0x1000 * (n % 3)) | flags)?;
+                a.mov(qword_ptr(entry), rax)?;
+            }
+            if n % 2 == 0 {
+                a.invlpg(byte_ptr(rbx))?;
+                a.invlpg(byte_ptr(rbx + 0x1000))?;
+            } else {
+                a.mov(rax, cr4)?;
+                a.xor(al, -0x80)?;
+                a.mov(cr4, rax)?;
+                a.xor(al, -0x80)?;
+                a.mov(cr4, rax)?;
+            }
+            for _ in 0..2 {
+                log_sum(a)?;
+                a.mov(rax, cr3)?;
+                a.mov(cr3, rax)?;
+            }
+        }
+        Ok(())
+    })?;
+    let sums = (0..8).flat_map(|n| std::iter::repeat_n(100 * 11 * (n % 3), if n == 0 { 1 } else { 2 }));
+    same("the sums", b.run()?.values(), sums.collect())
+}
+
+/// INVLPG of any of its addresses takes all of a page away, also where it is split into small ones then.
+fn large(b: &mut Bench<'_>) -> Checked {
+    const LARGE: u64 = 0x20_0000;
+    const AT: u64 = 0x12_3ff0;
+    b.map_at(2, FREE, FRAMES, page::KERNEL | page::PS)?;
+    let directory = b.entry(FREE, 2)?;
+    let table = b.table()?;
+    for n in 0..512 {
+        // The same pages as of the second of the large ones, but for that of the code.
+        let frame = if n == AT / 0x1000 { FRAMES } else { FRAMES + LARGE + 0x1000 * n };
+        b.write_entry(table + 8 * n, frame | page::KERNEL)?;
+    }
+    for (frame, value) in [(FRAMES + AT, 1), (FRAMES + LARGE + AT, 2), (FRAMES + (AT & 0xfff), 3)] {
+        b.ram.write(Gpa(frame), &returns(value))?;
+    }
+    let views = [FRAMES | page::KERNEL | page::PS, (FRAMES + LARGE) | page::KERNEL | page::PS, table | page::KERNEL];
+    let order = [1, 0, 2, 1, 2, 0, 1, 0];
+    kernel(b, |a| {
+        a.mov(rbx, FREE + AT)?;
+        log_sum(a)?;
+        for (n, view) in order.into_iter().enumerate() {
+            a.mov(rax, views[view])?;
+            a.mov(qword_ptr(directory), rax)?;
+            match n % 3 {
+                0 => {
+                    a.mov(rax, cr3)?;
+                    a.mov(cr3, rax)?;
+                }
+                // Any address of a large page will do, of a small one its own.
+                1 if order[n - 1] != 2 => a.invlpg(byte_ptr(rbx + 0x2_0000))?,
+                _ => a.invlpg(byte_ptr(rbx))?,
+            }
+            log_sum(a)?;
+        }
+        Ok(())
+    })?;
+    let sums = std::iter::once(0).chain(order).map(|view| 100 * (view as u64 + 1));
+    same("the sums", b.run()?.values(), sums.collect())
 }
 
 fn aliases(b: &mut Bench<'_>) -> Checked {
