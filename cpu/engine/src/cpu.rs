@@ -78,6 +78,9 @@ pub mod key {
     pub const CODE_LIMIT: u32 = 1 << 11;
     /// CPL is 3: code that ring 0 may run is not found by ring 3, nor the other way round.
     pub const USER: u32 = 1 << 12;
+    /// Outside of 64-bit mode: CS, ES, SS or DS begins elsewhere than at 0, the stack has 16 bits, or the CPU is not in
+    /// protected mode. Nothing is decoded another way; the translator wants to know.
+    pub const NOT_FLAT: u32 = 1 << 13;
 }
 
 /// Slots of the register file beyond the sixteen general registers.
@@ -404,6 +407,7 @@ impl Cpu {
     pub fn mode_changed(&mut self) {
         let cs = self.segments[seg::CS];
         let long = self.long_mode();
+        let was_64_bits = self.code_size == CodeSize::Bits64;
         self.code_size = if long && cs.attributes & Segment::L != 0 {
             CodeSize::Bits64
         } else if cs.attributes & Segment::DB != 0 {
@@ -412,6 +416,9 @@ impl Cpu {
             CodeSize::Bits16
         };
         let bits64 = self.code_size == CodeSize::Bits64;
+        if was_64_bits && !bits64 {
+            self.clear_upper_halves();
+        }
         for (index, segment) in self.segments.iter().enumerate() {
             let flat = bits64 && index != seg::FS && index != seg::GS;
             self.bases[index] = if flat { 0 } else { segment.base };
@@ -468,18 +475,35 @@ impl Cpu {
         }
     }
 
+    /// Whether a segment register has a writable segment of 4 GiB, in which outside of 64-bit mode any operand lies.
+    pub fn has_whole_segment(&self, index: usize) -> bool {
+        let Segment { limit, attributes, .. } = self.segments[index];
+        limit == u32::MAX && attributes & (Segment::UNUSABLE | Segment::S | 0b1110) == Segment::S | 0b0010
+    }
+
+    /// The upper halves of general registers do not survive the way out of 64-bit mode (SDM vol. 1, 3.4.1.1). Here they are
+    /// zero behind it, as code of 32 bits leaves whatever it writes.
+    fn clear_upper_halves(&mut self) {
+        self.registers.iter_mut().take(8).for_each(|register| *register &= 0xffff_ffff);
+    }
+
+    /// Whether the registers that code outside of 64-bit mode has are 32 bits and zeros above.
+    #[inline(always)]
+    pub fn upper_halves_are_clear(&self) -> bool {
+        self.registers.iter().take(8).fold(0, |all, register| all | register) >> 32 == 0
+    }
+
     fn decoding_key(&self) -> u32 {
         let bits64 = self.code_size == CodeSize::Bits64;
-        let whole = |index: usize| {
-            let Segment { limit, attributes, .. } = self.segments[index];
-            limit == u32::MAX && attributes & (Segment::UNUSABLE | Segment::S | 0b1110) == Segment::S | 0b0010
-        };
-        let segmented = !bits64 && ![seg::ES, seg::SS, seg::DS].into_iter().all(whole);
+        let segmented = !bits64 && ![seg::ES, seg::SS, seg::DS].into_iter().all(|index| self.has_whole_segment(index));
         let code_limit = !bits64 && self.segments[seg::CS].limit != u32::MAX;
+        let based = [seg::CS, seg::ES, seg::SS, seg::DS].into_iter().any(|index| self.bases[index] != 0);
+        let not_flat = !bits64 && (based || self.stack_mask != 0xffff_ffff || !self.protected_mode());
         let bit = |on: bool, bit: u32| if on { bit } else { 0 };
         self.code_size as u32
             | bit(segmented, key::SEGMENTED)
             | bit(code_limit, key::CODE_LIMIT)
+            | bit(not_flat, key::NOT_FLAT)
             | self.key_of_privilege()
     }
 

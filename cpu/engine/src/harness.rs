@@ -221,14 +221,14 @@ impl UserHarness {
     fn put(&mut self, state: &UserState) {
         let SoftVcpu { cpu, cache, .. } = &mut self.vcpu;
         cache.forget_board_writes(cpu);
-        *cpu.gprs_mut() = state.gpr;
-        cpu.rip = state.rip;
-        cpu.set_rflags(state.rflags);
-        cpu.fpu.0.copy_from_slice(&state.xsave.0);
         if cpu.segments.map(|segment| segment.selector) != state.selectors {
             cpu.segments = state.selectors.map(segment);
             cpu.mode_changed();
         }
+        *cpu.gprs_mut() = state.gpr;
+        cpu.rip = state.rip;
+        cpu.set_rflags(state.rflags);
+        cpu.fpu.0.copy_from_slice(&state.xsave.0);
     }
 
     fn interpret(&mut self) -> Result<(), Exception> {
@@ -387,8 +387,22 @@ mod tests {
         (state.rip, state.gpr[3]) = (0x40_0000, 0x60_0000);
         assert_eq!(harness.step_translated(&mut state), (Err(Exception::page_fault(6, 0x60_0000)), true));
         assert_eq!(state.rip, 0x40_0000);
+        // 32-bit code, of registers that have 32 bits, in a flat segment and in FS.
         state.selectors[1] = 0x23;
-        assert!(!harness.step_translated(&mut state).1, "32-bit code");
+        (state.rip, state.gpr[3]) = (0x40_0000, 0x50_0000);
+        let mut wide = state.clone();
+        wide.gpr[3] |= 1 << 32;
+        for _ in 0..2 {
+            assert_eq!(harness.step_translated(&mut state), (Ok(()), true));
+            state.rip = 0x40_0000;
+        }
+        assert_eq!(harness.step_translated(&mut wide), (Ok(()), false));
+        assert_eq!((wide.rip, harness.frames()[4096]), (0x40_0002, 7 * 6));
+        harness.write(0, &[0x64, 0x01, 0x03, 0xf4]);
+        assert_eq!(harness.step_translated(&mut state), (Err(Exception::with_code(Exception::GP, 0)), true), "null");
+        state.selectors[4] = 0x2b;
+        assert_eq!(harness.step_translated(&mut state), (Ok(()), true));
+        assert_eq!(harness.frames()[4096], 7 * 7);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::exec::width::{Arith, arith};
 use crate::mmu::{Access, ENTRIES, PAGE, PAGE_MASK, is_canonical};
 use crate::translate::{Comparable, Left, Next, Step, in_rflags};
 use crate::vcpu::SoftVcpu;
-use iced_x86::Register;
+use iced_x86::{Mnemonic, Register};
 use kept::Log;
 use motu_x86::XsaveArea;
 use motu_x86::flags::rflags;
@@ -260,6 +260,9 @@ impl SoftVcpu {
                 return None;
             }
         }
+        if matches!(step.instruction.mnemonic(), Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq) {
+            log.excuse(by, in_rflags(!step.defined));
+        }
         Some(None)
     }
 
@@ -274,7 +277,7 @@ impl SoftVcpu {
     ) -> u64 {
         let mut done = 0;
         while done < bytes {
-            let at = address.wrapping_add(done);
+            let at = address.wrapping_add(done) & self.cpu.linear_mask;
             let piece = (PAGE - (at & PAGE_MASK)).min(bytes - done);
             let Some(host) = self.plain_memory(at, access, filled) else { break };
             if access == Access::Write {
@@ -357,7 +360,7 @@ impl Lockstep {
             state.gprs[usize::from(slot::RCX)] = cpu.gpr(slot::RCX);
             for &register in moved {
                 let pointer = &mut state.gprs[usize::from(register)];
-                *pointer = pointer.wrapping_add(partly);
+                *pointer = pointer.wrapping_add(partly) & if repeated.narrow { u32::MAX.into() } else { u64::MAX };
             }
         }
         // A conditional jump inside the block may have been taken.

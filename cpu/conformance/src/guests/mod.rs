@@ -74,6 +74,7 @@ pub(crate) const THEMES: &[&[Guest]] = &[
     hot::ADDRESSING,
     hot::DEBUGGING,
     hot::INTERRUPTS,
+    hot::NARROW,
 ];
 
 /// One instruction, or a few.

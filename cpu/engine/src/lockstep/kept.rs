@@ -39,6 +39,8 @@ pub struct Log {
     places: Vec<(Place, usize)>,
     old: Vec<u8>,
     new: Vec<u8>,
+    /// Instructions that push flags, and those of them that are undefined.
+    excused: Vec<(usize, u64)>,
 }
 
 // SAFETY: the pointers lead into guest RAM, which the CPU keeps mapped; they are used while a block runs.
@@ -48,6 +50,21 @@ impl Log {
     pub fn clear(&mut self) {
         self.places.clear();
         self.old.clear();
+        self.excused.clear();
+    }
+
+    /// Of what an instruction writes, these bits are undefined.
+    pub fn excuse(&mut self, by: usize, bits: u64) {
+        if bits != 0 {
+            self.excused.push((by, bits));
+        }
+    }
+
+    /// The bits that count of byte `offset` of a place.
+    fn counted_bits(&self, place: &Place, offset: usize) -> u8 {
+        let excused = self.excused.iter().find(|(by, _)| *by == place.by).map_or(0, |&(_, bits)| bits);
+        let byte = place.from + offset as u64;
+        if byte < 8 { !(excused >> (8 * byte)) as u8 } else { u8::MAX }
     }
 
     /// Keeps what is at a place that is about to be written.
@@ -86,7 +103,8 @@ impl Log {
                 continue;
             }
             for (offset, (is, should)) in now.iter().zip(new.iter().chain(old)).enumerate() {
-                if is != should && self.counts(n, place.host as usize + offset, (offset < written, done, partly)) {
+                let differs = (is ^ should) & self.counted_bits(place, offset) != 0;
+                if differs && self.counts(n, place.host as usize + offset, (offset < written, done, partly)) {
                     let address = place.address.wrapping_add(offset as u64);
                     return Some(format!("memory at {address:x} is {is:x} and should be {should:x}"));
                 }

@@ -1,10 +1,11 @@
 //! From decoded guest code to host code: one block.
 
-use super::emit::{Arrays, Emit, Target};
+use super::emit::{Emit, Target};
 use super::exit::Exit;
 use super::flags;
 use super::groups::{Plan, Planner};
-use super::select::{INTERPRET, Kind, Selected, select, system};
+use super::mode::Mode;
+use super::select::{INTERPRET, Kind, Selected, select, system, widen};
 use super::step::{Current, lets_rsp_wait};
 use crate::decode::{Block, MAX_LEN, granules};
 use crate::mmu::{PAGE, PAGE_MASK, is_canonical};
@@ -16,7 +17,7 @@ pub struct Place<'a> {
     pub rip: u64,
     /// The page of the block, and where its code runs over into the next one, some bytes of that.
     pub page: &'a [u8],
-    pub user: bool,
+    pub mode: Mode,
     pub decoder_options: u32,
     /// Begin at this instruction of the block, and check each access by itself.
     pub rest: Option<u64>,
@@ -81,12 +82,12 @@ impl BlockTranslator {
         self.steps.drain(..skipped);
         let live_in = self.find_live(place) != 0;
         let plan = match place.rest {
-            None => self.planner.plan(&self.steps, &self.live, &mut self.info),
+            None => self.planner.plan(place.mode, &self.steps, &self.live, &mut self.info),
             Some(_) => Plan::default(),
         };
         let mut checks = plan.checks.iter().peekable();
         let units = self.steps.iter().fold(0, |all, (_, selected)| all | selected.units);
-        self.emit.begin(Arrays::of(place.user), place.first_exit, place.number);
+        self.emit.begin(place.mode, place.first_exit, place.number);
         let (direct, inner) = self.emit.entrance(rip, live_in, units);
         let steps = std::mem::take(&mut self.steps);
         let mut emitted = true;
@@ -95,7 +96,15 @@ impl BlockTranslator {
             self.emit.begin_step((skipped + n) as u16);
             let planned = plan.steps.get(n).copied().unwrap_or_default();
             let live_behind = self.live.get(n + 1).is_none_or(|&flags| flags != 0);
-            let step = Current { instruction, selected, planned, live, live_behind, goes_on: n + 1 < steps.len() };
+            let step = Current {
+                instruction,
+                selected,
+                planned,
+                mode: place.mode,
+                live,
+                live_behind,
+                goes_on: n + 1 < steps.len(),
+            };
             if !lets_rsp_wait(&step) || checks.peek().is_some_and(|check| check.before == n) {
                 self.emit.settle_rsp();
             }
@@ -135,14 +144,21 @@ impl BlockTranslator {
         self.steps.clear();
         let start = (block.physical & PAGE_MASK) as usize;
         let code = place.page.get(start..start + block.len as usize)?;
-        let mut decoder = Decoder::with_ip(64, code, place.rip, place.decoder_options);
+        if place.mode.narrow && place.rip + u64::from(block.len) > u64::from(u32::MAX) {
+            // EIP would wrap around.
+            return None;
+        }
+        let mut decoder = Decoder::with_ip(place.mode.bits(), code, place.rip, place.decoder_options);
         for (n, op) in block.ops.iter().enumerate() {
-            let instruction = decoder.decode();
+            let mut instruction = decoder.decode();
             if instruction.ip() != place.rip + u64::from(op.offset) || instruction.len() != usize::from(op.len) {
                 return None;
             }
+            if place.mode.narrow {
+                widen(&mut instruction);
+            }
             let selected = select(&instruction, op, &mut self.info);
-            let selected = match system(&instruction, place.user) {
+            let selected = match system(&instruction, place.mode) {
                 Some(kind) => Selected { kind, ..INTERPRET },
                 None => selected,
             };
@@ -197,7 +213,7 @@ impl BlockTranslator {
         }
         let near = rip & !PAGE_MASK == place.rip & !PAGE_MASK;
         let code = place.page.get((rip & PAGE_MASK) as usize..PAGE as usize);
-        code.filter(|_| near).map_or(flags::ALL, flags::at)
+        code.filter(|_| near).map_or(flags::ALL, |code| flags::at(code, place.mode.bits()))
     }
 
     /// Fills in where flags matter; gives those that do at the beginning.
@@ -254,7 +270,7 @@ fn straddles(rip: u64, place: &Place<'_>) -> bool {
     if rest.len() >= MAX_LEN {
         return false;
     }
-    let mut decoder = Decoder::with_ip(64, rest, rip, place.decoder_options);
+    let mut decoder = Decoder::with_ip(place.mode.bits(), rest, rip, place.decoder_options);
     let _ = decoder.decode();
     decoder.last_error() == DecoderError::NoMoreBytes
 }

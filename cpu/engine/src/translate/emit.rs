@@ -16,6 +16,7 @@ use super::asm::{Asm, Label, Mem, R9, R10, R11, RCX, cc, frame, frame_indexed};
 use super::exit::{Exit, ExitKind, LOOKUP, Within};
 use super::frame::{Code, JUMPS, WORDS, at, jump_index};
 use super::groups::Member;
+use super::mode::Mode;
 use super::select::Operand;
 use crate::mmu::{ENTRIES, Entry, is_canonical};
 use iced_x86::{Encoder, Instruction};
@@ -73,7 +74,7 @@ pub struct Target {
     pub live: bool,
 }
 
-/// Frame displacements of one privilege's arrays.
+/// Frame displacements of the arrays of one mode.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Arrays {
     pub tlb: i32,
@@ -81,11 +82,11 @@ pub struct Arrays {
 }
 
 impl Arrays {
-    pub fn of(user: bool) -> Self {
-        let n = i32::from(user);
+    pub fn of(mode: Mode) -> Self {
+        let n = i32::from(mode.user);
         Self {
             tlb: at::TLB + n * (ENTRIES * size_of::<Entry>()) as i32,
-            jumps: at::JUMPS + n * (JUMPS * size_of::<Code>()) as i32,
+            jumps: at::JUMPS + (mode.number() * JUMPS * size_of::<Code>()) as i32,
         }
     }
 }
@@ -105,6 +106,7 @@ pub struct Emit {
     pub cold_at: u32,
     pub crossing: Vec<u32>,
     pub arrays: Arrays,
+    pub mode: Mode,
     /// R11 holds this one of the frame's words, which itself has yet to be written if `unsaved`.
     in_r11: Option<u8>,
     unsaved: bool,
@@ -130,6 +132,7 @@ impl Emit {
             cold_at: 0,
             crossing: Vec::new(),
             arrays: Arrays::default(),
+            mode: Mode::default(),
             in_r11: None,
             unsaved: false,
             last_use: [0; WORDS],
@@ -139,11 +142,12 @@ impl Emit {
     }
 
     /// Begins a block, whose exits are numbered from `first_exit`.
-    pub fn begin(&mut self, arrays: Arrays, first_exit: u32, translation: u32) {
+    pub fn begin(&mut self, mode: Mode, first_exit: u32, translation: u32) {
         self.asm.clear();
         self.cold.clear();
         self.exits.clear();
-        (self.arrays, self.first_exit, self.translation) = (arrays, first_exit, translation);
+        (self.mode, self.arrays) = (mode, Arrays::of(mode));
+        (self.first_exit, self.translation) = (first_exit, translation);
         (self.in_r11, self.unsaved) = (None, false);
         self.unmoved = 0;
     }
@@ -195,14 +199,16 @@ impl Emit {
     pub fn settle_rsp(&mut self) {
         let bytes = std::mem::take(&mut self.unmoved);
         if bytes != 0 {
-            self.asm.lea(R9, Mem { base: R9, index: None, disp: bytes });
+            let moved = Mem { base: R9, index: None, disp: bytes };
+            if self.mode.narrow { self.asm.lea32(R9, moved) } else { self.asm.lea(R9, moved) }
         }
     }
 
     /// Where a member of the stack's group is.
     pub fn on_stack(&mut self, member: Member) -> Mem {
         let mem = self.checked(member);
-        Mem { disp: mem.disp + self.unmoved, ..mem }
+        // By R9, if there is more than what was checked.
+        if mem.index.is_none() { mem } else { Mem { disp: mem.disp + self.unmoved, ..mem } }
     }
 
     /// Where the interpreter's operation of this instruction is.

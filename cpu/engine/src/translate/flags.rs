@@ -48,11 +48,11 @@ pub fn before(instruction: &Instruction, behind: u32) -> u32 {
     (behind & !written(instruction)) | (instruction.rflags_read() & ALL)
 }
 
-/// The flags that matter at `code`, 64-bit code up to its page's end.
-pub fn at(code: &[u8]) -> u32 {
+/// The flags that matter at `code`, code of 64 or 32 bits up to its page's end.
+pub fn at(code: &[u8], bits: u32) -> u32 {
     let mut open = ALL;
     let mut live = 0;
-    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(bits, code, 0, DecoderOptions::NONE);
     let mut instruction = Instruction::default();
     for _ in 0..LOOK_AHEAD {
         if !decoder.can_decode() {
@@ -90,17 +90,20 @@ mod tests {
     #[test]
     fn flags_are_dead_where_all_are_written_before_any_is_read() {
         // ADD RAX, RBX.
-        assert_eq!(at(&[0x48, 0x01, 0xd8]), 0);
+        assert_eq!(at(&[0x48, 0x01, 0xd8], 64), 0);
         // MOV, then ADD.
-        assert_eq!(at(&[0x48, 0x89, 0xd8, 0x48, 0x01, 0xd8]), 0);
+        assert_eq!(at(&[0x48, 0x89, 0xd8, 0x48, 0x01, 0xd8], 64), 0);
         // ADC reads CF and writes all.
-        assert_eq!(at(&[0x48, 0x11, 0xd8]), RflagsBits::CF);
+        assert_eq!(at(&[0x48, 0x11, 0xd8], 64), RflagsBits::CF);
         // INC leaves CF; then RET, behind which all may matter.
-        assert_eq!(at(&[0x48, 0xff, 0xc0, 0xc3]), RflagsBits::CF);
+        assert_eq!(at(&[0x48, 0xff, 0xc0, 0xc3], 64), RflagsBits::CF);
         // A shift by CL may write nothing.
-        assert_eq!(at(&[0x48, 0xd3, 0xe0]), ALL);
-        assert_eq!(at(&[0x48, 0xc1, 0xe0, 0x40]), ALL, "a count of 64 is none");
+        assert_eq!(at(&[0x48, 0xd3, 0xe0], 64), ALL);
+        assert_eq!(at(&[0x48, 0xc1, 0xe0, 0x40], 64), ALL, "a count of 64 is none");
+        // INC EAX, then ADD; REX.W is DEC EAX there.
+        assert_eq!(at(&[0x40, 0x01, 0xd8], 32), 0);
+        assert_eq!(at(&[0x48, 0xf5], 32), RflagsBits::CF);
         // PUSHFQ shows them.
-        assert_eq!(at(&[0x9c]), ALL);
+        assert_eq!(at(&[0x9c], 64), ALL);
     }
 }

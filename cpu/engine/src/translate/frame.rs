@@ -10,6 +10,8 @@
 //!
 //! The words that most instructions need come first, where a displacement of one byte reaches them.
 
+use super::mode::MODES;
+use super::strings::THUNKS;
 use crate::mmu::Entries;
 use std::io;
 use std::mem::offset_of;
@@ -109,12 +111,17 @@ pub struct Frame {
     pub low_4: u64,
     pub low_5: u64,
     /// REP MOVS and REP STOS.
-    pub strings: [Code; 8],
+    pub strings: [Code; THUNKS],
     /// The arithmetic flags as bits of RFLAGS.
     pub arithmetic: u64,
 
-    /// Supervisor's and user's.
-    pub jumps: [[Code; JUMPS]; 2],
+    /// What 32-bit code adds to addresses in FS and GS: nothing, or what makes no address of them, if the segment may not
+    /// allow the access.
+    pub fs_bar: u64,
+    pub gs_bar: u64,
+
+    /// By [`super::mode::Mode::number`].
+    pub jumps: [[Code; JUMPS]; MODES],
     pub tlb: Entries,
 }
 
@@ -233,6 +240,8 @@ pub mod at {
     pub const GS_BASE: i32 = offset_of!(Frame, gs_base) as i32;
     pub const LEAVE: i32 = offset_of!(Frame, leave) as i32;
     pub const REFILL: i32 = offset_of!(Frame, refill) as i32;
+    pub const FS_BAR: i32 = offset_of!(Frame, fs_bar) as i32;
+    pub const GS_BAR: i32 = offset_of!(Frame, gs_bar) as i32;
     pub const PUSHED_OVER: i32 = offset_of!(Frame, pushed_over) as i32;
     pub const LOWER_UNIT: i32 = offset_of!(Frame, lower_unit) as i32;
     pub const UPPER_UNIT: i32 = offset_of!(Frame, upper_unit) as i32;

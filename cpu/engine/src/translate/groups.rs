@@ -7,6 +7,7 @@
 use super::asm::{Mem, R9, R11};
 use super::emit::{Address, Computed};
 use super::frame::WORDS;
+use super::mode::Mode;
 use super::registers::{Home, home};
 use super::select::{Kind, Operand, Selected};
 use super::step;
@@ -23,7 +24,9 @@ const MOST_DISPLACEMENT: i64 = 1 << 28;
 const MOST_CHANGE: i64 = 1 << 24;
 
 /// The implicit access of PUSH, POP, CALL and RET.
-const STACK: Computed = Computed { base: Some(Home::Host(R9)), index: None, disp: 0, short: false, segment: None };
+fn stack(mode: Mode) -> Computed {
+    Computed { base: Some(Home::Host(R9)), index: None, disp: 0, short: mode.narrow, segment: None }
+}
 
 /// An access that belongs to a group: it is at `mem`, if R11 has the group's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +93,7 @@ impl Group {
     fn reach(&self) -> i64 {
         match self.key {
             Address::Constant(_) => PAGE as i64,
-            Address::Computed(STACK) => STACK_REACH,
+            Address::Computed(Computed { base: Some(Home::Host(R9)), index: None, segment: None, .. }) => STACK_REACH,
             Address::Computed(_) => REACH,
         }
     }
@@ -126,6 +129,7 @@ impl Group {
 
 /// What the registers did up to where the planner is.
 pub struct Planner {
+    mode: Mode,
     /// For each instruction: by how much each register has changed since it last changed otherwise than by constants.
     changed: Vec<[i32; 16]>,
     /// The instruction behind that which so changed it; behind the last that may have changed what addresses mean; behind the
@@ -147,6 +151,7 @@ fn number(home: Home) -> usize {
 impl Planner {
     pub fn new() -> Self {
         Self {
+            mode: Mode::default(),
             changed: Vec::new(),
             since: [0; 16],
             barrier: 0,
@@ -159,7 +164,14 @@ impl Planner {
     }
 
     /// Plans the groups of a block. `live` has the flags that matter before each instruction.
-    pub fn plan(&mut self, steps: &[(Instruction, Selected)], live: &[u32], info: &mut InstructionInfoFactory) -> Plan {
+    pub fn plan(
+        &mut self,
+        mode: Mode,
+        steps: &[(Instruction, Selected)],
+        live: &[u32],
+        info: &mut InstructionInfoFactory,
+    ) -> Plan {
+        self.mode = mode;
         (self.since, self.barrier, self.segments_since) = ([0; 16], 0, 0);
         (self.ways_out, self.way_out) = (0, 0);
         self.changed.clear();
@@ -168,7 +180,7 @@ impl Planner {
         let mut now = [0i32; 16];
         for (n, (instruction, selected)) in steps.iter().enumerate() {
             self.changed.push(now);
-            for (implicit, address, operand) in accesses(instruction, selected).into_iter().flatten() {
+            for (implicit, address, operand) in accesses(mode, instruction, selected).into_iter().flatten() {
                 self.add(n, implicit, address, operand);
             }
             self.follow(n, instruction, selected.kind, &mut now, info);
@@ -186,12 +198,13 @@ impl Planner {
                 }
                 (Address::Constant(value & !PAGE_MASK), offset as i64)
             }
-            Address::Computed(Computed { short: true, .. }) => return,
+            Address::Computed(Computed { short: true, .. }) if !self.mode.narrow => return,
             Address::Computed(computed) => {
                 (Address::Computed(Computed { disp: 0, ..computed }), i64::from(computed.disp))
             }
         };
-        if disp.abs() > MOST_DISPLACEMENT {
+        // Sums of 32 bits may wrap around as they like.
+        if disp.abs() > MOST_DISPLACEMENT && !self.mode.narrow {
             return;
         }
         let at = disp + self.position(key, n).0;
@@ -230,7 +243,8 @@ impl Planner {
         };
         let base = key.base.map_or(0, |base| changed((base, 0)));
         let whole = base + key.index.map_or(0, changed);
-        (whole, whole - key.followed().map_or(0, |(reg, shift)| changed((Home::Host(reg), shift))))
+        let followed = if key.short { None } else { key.followed() };
+        (whole, whole - followed.map_or(0, |(reg, shift)| changed((Home::Host(reg), shift))))
     }
 
     /// Notes what an instruction does to the registers.
@@ -245,7 +259,7 @@ impl Planner {
         if kind == Kind::JumpIf {
             (self.ways_out, self.way_out) = (self.ways_out + 1, n + 1);
         }
-        let known = change(instruction, kind);
+        let known = change(self.mode, instruction, kind);
         let mut unknown = 0u32;
         if kind == Kind::Interpret {
             unknown = 0xffff;
@@ -339,12 +353,14 @@ impl Planner {
         let operand =
             Operand { size: (group.high - low) as u32, write: group.write, alignment: group.alignment as u32 };
         plan.checks.push(Check { before: place, address, operand, word, last: group.last() });
-        let index = match group.key {
-            Address::Constant(_) => None,
-            Address::Computed(key) => key.followed(),
+        // The word has the whole address where sums have 32 bits, and all but one register else.
+        let (index, part) = match group.key {
+            Address::Computed(key) if key.short => (None, low),
+            Address::Constant(_) => (None, included),
+            Address::Computed(key) => (key.followed(), included),
         };
         for access in &group.members {
-            let disp = access.disp + self.position(group.key, access.instruction).1 - included;
+            let disp = access.disp + self.position(group.key, access.instruction).1 - part;
             let member = Some(Member { word, mem: Mem { base: R11, index, disp: disp as i32 } });
             if let Some(planned) = plan.steps.get_mut(access.instruction) {
                 if access.implicit { planned.stack = member } else { planned.operand = member }
@@ -374,28 +390,36 @@ fn registers(key: Address) -> [Option<usize>; 2] {
 }
 
 /// A register that an instruction changes by a constant.
-pub fn change(instruction: &Instruction, kind: Kind) -> Option<(usize, i64)> {
+pub fn change(mode: Mode, instruction: &Instruction, kind: Kind) -> Option<(usize, i64)> {
     const RSP: usize = 4;
     match kind {
-        Kind::Push | Kind::PushFlags | Kind::Call | Kind::CallIndirect => return Some((RSP, -8)),
-        Kind::Pop => return Some((RSP, 8)),
+        Kind::Push | Kind::PushFlags | Kind::Call | Kind::CallIndirect => return Some((RSP, -i64::from(mode.word()))),
+        Kind::Pop => return Some((RSP, mode.word().into())),
         Kind::Return => return Some((RSP, i64::from(instruction.stack_pointer_increment()))),
         Kind::Copy | Kind::Lea => {}
         _ => return None,
     }
     let register = instruction.op0_register();
-    if instruction.op_count() == 0 || instruction.op0_kind() != OpKind::Register || !register.is_gpr64() {
+    if instruction.op_count() == 0
+        || instruction.op0_kind() != OpKind::Register
+        || register.size() != mode.word() as usize
+    {
         return None;
     }
-    let immediate = instruction.op_count() > 1
-        && matches!(instruction.op1_kind(), OpKind::Immediate8to64 | OpKind::Immediate32to64);
+    let immediate = match instruction.op1_kind() {
+        OpKind::Immediate8to64 | OpKind::Immediate32to64 => Some(instruction.immediate(1) as i64),
+        OpKind::Immediate8to32 | OpKind::Immediate32 => Some((instruction.immediate(1) as i32).into()),
+        _ => None,
+    };
+    let immediate = immediate.filter(|_| instruction.op_count() == 2);
     let by = match instruction.mnemonic() {
-        Mnemonic::Add if immediate => instruction.immediate(1) as i64,
-        Mnemonic::Sub if immediate => (instruction.immediate(1) as i64).checked_neg()?,
+        Mnemonic::Add => immediate?,
+        Mnemonic::Sub => immediate?.checked_neg()?,
         Mnemonic::Inc => 1,
         Mnemonic::Dec => -1,
         Mnemonic::Lea if instruction.memory_base() == register && instruction.memory_index() == Register::None => {
-            instruction.memory_displacement64() as i64
+            let disp = instruction.memory_displacement64();
+            if mode.narrow { (disp as i32).into() } else { disp as i64 }
         }
         _ => return None,
     };
@@ -403,12 +427,13 @@ pub fn change(instruction: &Instruction, kind: Kind) -> Option<(usize, i64)> {
 }
 
 /// The explicit access of an instruction and its implicit one to the stack, if it has them.
-fn accesses(instruction: &Instruction, selected: &Selected) -> [Option<(bool, Address, Operand)>; 2] {
-    let word = Operand { size: 8, write: false, alignment: 1 };
-    let stack = |disp, write| Some((true, Address::Computed(Computed { disp, ..STACK }), Operand { write, ..word }));
+fn accesses(mode: Mode, instruction: &Instruction, selected: &Selected) -> [Option<(bool, Address, Operand)>; 2] {
+    let word = Operand { size: mode.word(), write: false, alignment: 1 };
+    let on_stack =
+        |disp, write| Some((true, Address::Computed(Computed { disp, ..stack(mode) }), Operand { write, ..word }));
     let implicit = match selected.kind {
-        Kind::Push | Kind::PushFlags | Kind::Call | Kind::CallIndirect => stack(-8, true),
-        Kind::Pop | Kind::Return => stack(0, false),
+        Kind::Push | Kind::PushFlags | Kind::Call | Kind::CallIndirect => on_stack(-(mode.word() as i32), true),
+        Kind::Pop | Kind::Return => on_stack(0, false),
         _ => None,
     };
     let explicit = match selected.kind {
@@ -417,7 +442,7 @@ fn accesses(instruction: &Instruction, selected: &Selected) -> [Option<(bool, Ad
         }
         Kind::Leave => {
             let base = Some(home(usize::from(super::asm::RBP.0)));
-            Some((false, Address::Computed(Computed { base, ..STACK }), word))
+            Some((false, Address::Computed(Computed { base, ..stack(mode) }), word))
         }
         _ => None,
     };

@@ -4,13 +4,14 @@
 //! which entries are in use, so that forgetting costs what was used.
 
 use super::frame::{Code, Frame, JUMPS, computed_index, jump_index};
+use super::mode::{MODES, Mode};
 use super::thunks;
 use crate::decode::MAX_LEN;
 use crate::mmu::{Mmu, PAGE};
 use std::ptr::NonNull;
 
-/// One entry: the table, supervisor's or user's, and its index in it.
-type Entry = (bool, u32);
+/// One entry: the number of its table, and its index in it.
+type Entry = (usize, u32);
 
 /// Entries for the addresses from which an instruction may run over into the next page.
 const STRADDLING: u32 = MAX_LEN as u32 / 2 + 1;
@@ -45,6 +46,8 @@ impl Pages {
 
 pub struct Jumps {
     frame: NonNull<Frame>,
+    /// Tables that there is a use for: others are not even empty.
+    ready: [bool; MODES],
     /// Entries in use that a CR3 write takes away.
     local: Vec<Entry>,
     /// Entries in use of global pages.
@@ -57,18 +60,11 @@ pub struct Jumps {
 }
 
 impl Jumps {
-    /// Empty tables in the frame, which the caller keeps mapped.
+    /// Tables in the frame, which the caller keeps mapped.
     pub fn new(frame: NonNull<Frame>) -> Self {
-        for user in [false, true] {
-            // SAFETY: the frame is whole, and no translated code runs.
-            let table = unsafe { std::ptr::addr_of_mut!((*frame.as_ptr()).jumps[usize::from(user)]) };
-            for entry in 0..JUMPS {
-                // SAFETY: the table has JUMPS entries.
-                unsafe { table.cast::<Code>().add(entry).write(nothing()) };
-            }
-        }
         Self {
             frame,
+            ready: [false; MODES],
             local: Vec::new(),
             global: Vec::new(),
             pages: Pages(Box::new([0; PAGE_CLASSES / 64])),
@@ -77,26 +73,36 @@ impl Jumps {
         }
     }
 
-    fn at(&self, (user, index): Entry) -> Code {
-        // SAFETY: the frame is mapped; only this thread uses it, and no translated code runs. The index is masked.
-        unsafe { (*self.frame.as_ptr()).jumps[usize::from(user)][index as usize & (JUMPS - 1)] }
+    /// Makes the table for code of a mode, before any such code runs.
+    pub fn prepare(&mut self, mode: Mode) {
+        let number = mode.number();
+        if std::mem::replace(&mut self.ready[number], true) {
+            return;
+        }
+        (0..JUMPS as u32).for_each(|index| self.put((number, index), nothing()));
     }
 
-    fn put(&mut self, (user, index): Entry, code: Code) {
+    fn at(&self, (table, index): Entry) -> Code {
+        // SAFETY: the frame is mapped; only this thread uses it, and no translated code runs. The indices are masked.
+        unsafe { (*self.frame.as_ptr()).jumps[table & (MODES - 1)][index as usize & (JUMPS - 1)] }
+    }
+
+    fn put(&mut self, (table, index): Entry, code: Code) {
         // SAFETY: as above.
-        unsafe { (*self.frame.as_ptr()).jumps[usize::from(user)][index as usize & (JUMPS - 1)] = code };
+        unsafe { (*self.frame.as_ptr()).jumps[table & (MODES - 1)][index as usize & (JUMPS - 1)] = code };
     }
 
     /// What the entry for `rip` leads to: perhaps code of another address, which then finds that out.
-    pub fn get(&self, user: bool, rip: u64) -> Option<Code> {
-        let code = self.at((user, jump_index(rip) as u32));
-        (!std::ptr::eq(code, nothing())).then_some(code)
+    #[inline(always)]
+    pub fn get(&self, mode: Mode, rip: u64) -> Option<Code> {
+        let code = self.at((mode.number(), jump_index(rip) as u32));
+        (!std::ptr::eq(code, nothing()) && !code.is_null()).then_some(code)
     }
 
     /// Makes `code` what the entry for `rip` leads to. Code that `straddles` depends on the translation of the next page,
     /// too, which may not be global.
-    pub fn set(&mut self, (user, rip): (bool, u64), code: Code, straddles: bool, mmu: &Mmu) {
-        let entry = (user, jump_index(rip) as u32);
+    pub fn set(&mut self, (mode, rip): (Mode, u64), code: Code, straddles: bool, mmu: &Mmu) {
+        let entry = (mode.number(), jump_index(rip) as u32);
         if self.at(entry) == code {
             return;
         }
@@ -114,8 +120,8 @@ impl Jumps {
     }
 
     /// Forgets `code`, if the entry for `rip` leads there.
-    pub fn forget(&mut self, user: bool, rip: u64, code: Code) {
-        let entry = (user, jump_index(rip) as u32);
+    pub fn forget(&mut self, mode: Mode, rip: u64, code: Code) {
+        let entry = (mode.number(), jump_index(rip) as u32);
         if self.at(entry) == code {
             self.put(entry, nothing());
         }
@@ -145,8 +151,9 @@ impl Jumps {
         // Instructions that begin before the page may run over into it.
         let before = (1..=STRADDLING).map(|n| first.wrapping_sub(n));
         for index in (first..first + JUMPS_OF_PAGE).chain(before).chain([jump_index(page) as u32]) {
-            self.put((false, index), nothing());
-            self.put((true, index), nothing());
+            for (table, _) in self.ready.into_iter().enumerate().filter(|&(_, ready)| ready) {
+                self.put((table, index), nothing());
+            }
         }
     }
 

@@ -75,7 +75,7 @@ impl Touched {
         let base = self.base.map_or(0, |slot| cpu.gpr(slot));
         let index = self.index.map_or(0, |slot| cpu.gpr(slot).wrapping_mul(self.scale));
         let effective = base.wrapping_add(index).wrapping_add(self.displacement) & self.mask;
-        effective.wrapping_add(self.segment.map_or(0, |segment| cpu.bases[segment]))
+        effective.wrapping_add(self.segment.map_or(0, |segment| cpu.bases[segment])) & cpu.linear_mask
     }
 }
 
@@ -143,7 +143,7 @@ impl Translator {
             None => {
                 let block = cache.get_mut(index);
                 let page = copy_code(cpu, block, &mut self.page)?;
-                let steps: Rc<[Step]> = self.blocks.describe(block, &place(cpu, page))?.into();
+                let steps: Rc<[Step]> = self.blocks.describe(block, &place(cpu, page)?)?.into();
                 self.described.resize(self.described.len().max(number as usize + 1), None);
                 *self.described.get_mut(number as usize)? = Some(Rc::clone(&steps));
                 steps

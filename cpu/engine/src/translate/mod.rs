@@ -15,11 +15,13 @@ mod frame;
 mod groups;
 mod jumps;
 mod lockstep;
+mod mode;
 #[cfg(test)]
 mod proof;
 mod registers;
 mod run;
 mod select;
+mod stack;
 mod step;
 mod strings;
 mod system;
@@ -27,12 +29,13 @@ mod thunks;
 
 pub use frame::{Frame, Workspace};
 pub use lockstep::{Comparable, Left, Step};
+pub use mode::Mode;
 pub use run::Next;
 
 use crate::arena::Arena;
-use crate::cpu::{CodeSize, Cpu, key};
+use crate::cpu::Cpu;
 use crate::decode::{Block, BlockCache, MAX_LEN, Single, decoder_options};
-use crate::mmu::{ENTRIES, PAGE, PAGE_MASK, Privilege};
+use crate::mmu::{ENTRIES, PAGE, PAGE_MASK};
 use crate::options::{Options, Translate};
 use block::{BlockTranslator, Place};
 use exit::{Exit, ExitKind};
@@ -66,7 +69,7 @@ struct Translation {
     direct: u32,
     inner: u32,
     stale: u32,
-    user: bool,
+    mode: Mode,
     /// Its code runs over into a second page, so that it holds only as long as that page's translation does: it is reached
     /// by the jump table alone.
     straddles: bool,
@@ -176,13 +179,7 @@ impl Translator {
     /// Whether translated code may run in the mode the CPU is in.
     #[inline(always)]
     pub fn may_run(cpu: &Cpu) -> bool {
-        let user = cpu.cpl == 3;
-        if !user && cpu.cpl != 0 {
-            return false;
-        }
-        let plain = CodeSize::Bits64 as u32 | if user { key::USER } else { 0 };
-        let privilege = if user { Privilege::User } else { Privilege::Supervisor };
-        cpu.key == plain && cpu.mmu.control.privilege == privilege && cpu.system_flags & rflags::TF == 0
+        Mode::of(cpu).is_some() && cpu.system_flags & rflags::TF == 0
     }
 
     /// Drops jump table entries whose translation of addresses may not hold any more, and what was made of blocks that are
@@ -204,14 +201,14 @@ impl Translator {
             return;
         }
         self.stats.invalidated += 1;
-        let (rip, user) = (translation.rip, translation.user);
+        let (rip, mode) = (translation.rip, translation.mode);
         let (indirect, direct) = (translation.indirect, translation.direct);
         let (inner, stale) = (translation.inner, translation.stale);
         self.patch_jump(direct, stale);
         if inner != direct {
             self.patch_jump(inner, stale);
         }
-        self.jumps.forget(user, rip, self.code.executable(indirect));
+        self.jumps.forget(mode, rip, self.code.executable(indirect));
     }
 
     /// Makes the five bytes at `from` a jump to `to`.
@@ -276,10 +273,11 @@ impl Translator {
                 None => return Ok(None),
             },
         };
-        if self.options.translate != Translate::Lockstep {
+        if self.options.translate != Translate::Lockstep
+            && let Some(&Translation { mode, straddles, .. }) = self.translations.get(number as usize)
+        {
             let code = self.indirect(number);
-            let straddles = cache.get(index).second_page.is_some();
-            self.jumps.set((cpu.cpl == 3, rip), code, straddles, &cpu.mmu);
+            self.jumps.set((mode, rip), code, straddles, &cpu.mmu);
         }
         Ok(Some(number))
     }
@@ -307,8 +305,9 @@ impl Translator {
             first_exit: self.exits.len() as u32,
             number: self.translations.len() as u32,
             rest,
-            ..place(cpu, page)
+            ..place(cpu, page)?
         };
+        self.jumps.prepare(place.mode);
         let Some(made) = self.blocks.translate(block, &place) else {
             if rest.is_none() {
                 block.translated.runs = NEVER;
@@ -346,7 +345,7 @@ impl Translator {
             direct: placed(made.direct),
             inner: placed(made.inner),
             stale: placed(made.stale),
-            user: place.user,
+            mode: place.mode,
             straddles: block.second_page.is_some(),
             block: index,
             dropped: false,
@@ -378,16 +377,16 @@ fn copy_code<'a>(cpu: &Cpu, block: &Block, page: &'a mut Page) -> Option<&'a [u8
 }
 
 /// Where the block at RIP is to run. Nothing is numbered yet.
-fn place<'a>(cpu: &Cpu, page: &'a [u8]) -> Place<'a> {
-    Place {
+fn place<'a>(cpu: &Cpu, page: &'a [u8]) -> Option<Place<'a>> {
+    Some(Place {
         rip: cpu.rip,
         page,
-        user: cpu.cpl == 3,
+        mode: Mode::of(cpu)?,
         decoder_options: decoder_options(cpu.contract),
         rest: None,
         first_exit: 0,
         number: 0,
-    }
+    })
 }
 
 impl std::fmt::Debug for Translator {

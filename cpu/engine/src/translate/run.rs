@@ -6,6 +6,7 @@
 
 use super::exit::{Exit, ExitKind, LOOKUP, Within};
 use super::frame::{Code, unit};
+use super::mode::Mode;
 use super::{Translator, thunks};
 use crate::cpu::{Cpu, alert, seg, slot};
 use crate::decode::BlockCache;
@@ -63,7 +64,8 @@ impl Translator {
     #[inline(always)]
     fn code_at_rip(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> Option<Code> {
         self.keep_up(cpu, cache);
-        let listed = if std::mem::take(&mut self.missed) { None } else { self.jumps.get(cpu.cpl == 3, cpu.rip) };
+        let missed = std::mem::take(&mut self.missed);
+        let listed = Mode::of(cpu).filter(|_| !missed).and_then(|mode| self.jumps.get(mode, cpu.rip));
         if listed.is_some() {
             return listed;
         }
@@ -120,6 +122,8 @@ impl Translator {
         unsafe {
             (*frame).fs_base = cpu.bases[seg::FS];
             (*frame).gs_base = cpu.bases[seg::GS];
+            (*frame).fs_bar = bar(cpu, seg::FS);
+            (*frame).gs_bar = bar(cpu, seg::GS);
             (*frame).arith = cpu.arith.into();
             (*frame).vectors = cpu.fpu.0.as_mut_ptr();
             (*frame).registers = cpu.gprs_mut().as_mut_ptr();
@@ -200,7 +204,8 @@ impl Translator {
         if at.resume == 0 {
             return Err(Next::Instruction);
         }
-        let (units, start, block) = (translation.units, translation.rip, cache.get(translation.block));
+        let (units, start, mode) = (translation.units, translation.rip, translation.mode);
+        let block = cache.get(translation.block);
         let changes = cpu.mmu.changes();
         let behind = block.ops.get(usize::from(at.op)).map_or(0, |op| start + u64::from(op.offset) + u64::from(op.len));
         let has_next = block.ops.len() > usize::from(at.op) + 1;
@@ -225,7 +230,10 @@ impl Translator {
         } else if !is_quiet(cpu, mailbox) {
             return Err(Next::Continue);
         }
-        if !Self::may_run(cpu) || (units != 0 && !cpu.vectors_usable(units & unit::AVX != 0)) {
+        if !Self::may_run(cpu)
+            || Mode::of(cpu) != Some(mode)
+            || (units != 0 && !cpu.vectors_usable(units & unit::AVX != 0))
+        {
             return Err(Next::Continue);
         }
         self.set_units(units);
@@ -277,6 +285,13 @@ impl Translator {
             Ok(None) | Err(_) => Next::Block,
         }
     }
+}
+
+/// What keeps 32-bit code from addresses in a segment that not everything may be done with.
+#[inline(always)]
+fn bar(cpu: &Cpu, segment: usize) -> u64 {
+    // No sum with 32 bits is canonical.
+    if cpu.has_whole_segment(segment) { 0 } else { 1 << 63 }
 }
 
 /// Whether the CPU may run on without a look at what waits.

@@ -11,6 +11,7 @@ use iced_x86::{
 };
 
 use super::frame::unit;
+use super::mode::Mode;
 
 /// How an instruction is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub enum Kind {
     /// CLI, STI, CLD, STD.
     Flag(FlagChange),
     SwapGs,
-    /// PUSHFQ.
+    /// PUSHFQ or PUSHFD.
     PushFlags,
     Repeat(Repeated),
     /// Not translated: the interpreter runs it.
@@ -71,11 +72,13 @@ pub struct Repeated {
     pub moves: bool,
     /// log2 of an element's bytes.
     pub shift: u8,
+    /// By ECX, ESI and EDI.
+    pub narrow: bool,
 }
 
 impl Repeated {
-    /// Without a segment and with addresses of 64 bits.
-    fn of(instruction: &Instruction) -> Option<Self> {
+    /// Without a segment and with addresses as the mode has them.
+    fn of(instruction: &Instruction, narrow: bool) -> Option<Self> {
         let (moves, shift) = match instruction.code() {
             Code::Stosb_m8_AL => (false, 0),
             Code::Stosw_m16_AX => (false, 1),
@@ -87,20 +90,26 @@ impl Repeated {
             Code::Movsq_m64_m64 => (true, 3),
             _ => return None,
         };
-        let plain = instruction.op0_kind() == OpKind::MemoryESRDI
-            && (!moves || instruction.op1_kind() == OpKind::MemorySegRSI)
-            && !matches!(instruction.segment_prefix(), Register::FS | Register::GS)
+        let (to, from) = match narrow {
+            true => (OpKind::MemoryESEDI, OpKind::MemorySegESI),
+            false => (OpKind::MemoryESRDI, OpKind::MemorySegRSI),
+        };
+        let plain = instruction.op0_kind() == to
+            && (!moves || instruction.op1_kind() == from)
+            && !matches!(instruction.segment_prefix(), Register::CS | Register::FS | Register::GS)
             && instruction.has_rep_prefix();
-        plain.then_some(Self { moves, shift })
+        plain.then_some(Self { moves, shift, narrow })
     }
 
     pub fn number(self) -> usize {
-        usize::from(self.moves) * 4 + usize::from(self.shift)
+        let sizes = if self.narrow { 3 } else { 4 };
+        usize::from(self.narrow) * 8 + usize::from(self.moves) * sizes + usize::from(self.shift)
     }
 }
 
 /// Chooses for an instruction that does its work on the CPU's state beside registers, or on more memory than one operand.
-pub fn system(instruction: &Instruction, user: bool) -> Option<Kind> {
+pub fn system(instruction: &Instruction, mode: Mode) -> Option<Kind> {
+    let user = mode.user;
     let flag = |bit, to| Some(Kind::Flag(FlagChange { bit, to }));
     match instruction.code() {
         Code::Cli if !user => flag(9, false),
@@ -108,8 +117,8 @@ pub fn system(instruction: &Instruction, user: bool) -> Option<Kind> {
         Code::Cld => flag(10, false),
         Code::Std => flag(10, true),
         Code::Swapgs if !user => Some(Kind::SwapGs),
-        Code::Pushfq => Some(Kind::PushFlags),
-        _ => Repeated::of(instruction).map(Kind::Repeat),
+        Code::Pushfq | Code::Pushfd => Some(Kind::PushFlags),
+        _ => Repeated::of(instruction, mode.narrow).map(Kind::Repeat),
     }
 }
 
@@ -135,10 +144,33 @@ pub struct Selected {
 /// The interpreter's.
 pub const INTERPRET: Selected = Selected { kind: Kind::Interpret, operand: None, units: 0 };
 
-/// Chooses for one instruction of 64-bit code, which the interpreter has as `op`.
+/// Gives an instruction of 32-bit code the form that 64-bit code has for it, where that is another one.
+pub fn widen(instruction: &mut Instruction) {
+    let code = match instruction.code() {
+        Code::Inc_r16 => Code::Inc_rm16,
+        Code::Inc_r32 => Code::Inc_rm32,
+        Code::Dec_r16 => Code::Dec_rm16,
+        Code::Dec_r32 => Code::Dec_rm32,
+        Code::Mov_AL_moffs8 => Code::Mov_r8_rm8,
+        Code::Mov_AX_moffs16 => Code::Mov_r16_rm16,
+        Code::Mov_EAX_moffs32 => Code::Mov_r32_rm32,
+        Code::Mov_moffs8_AL => Code::Mov_rm8_r8,
+        Code::Mov_moffs16_AX => Code::Mov_rm16_r16,
+        Code::Mov_moffs32_EAX => Code::Mov_rm32_r32,
+        code => code,
+    };
+    instruction.set_code(code);
+}
+
+/// Chooses for one instruction of 64-bit code, or one of 32-bit code after [`widen`], which the interpreter has as `op`.
 pub fn select(instruction: &Instruction, op: &Op, info: &mut InstructionInfoFactory) -> Selected {
     let plain = |kind| Selected { kind, operand: None, units: 0 };
     if instruction.is_invalid() || std::ptr::fn_addr_eq(op.run, system::undefined as crate::decode::Handler) {
+        return INTERPRET;
+    }
+    let narrow = instruction.code_size() == CodeSize::Code32;
+    let memory = (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory);
+    if narrow && memory && !has_flat_address(instruction) {
         return INTERPRET;
     }
     if instruction.flow_control() != FlowControl::Next {
@@ -154,6 +186,8 @@ pub fn select(instruction: &Instruction, op: &Op, info: &mut InstructionInfoFact
         };
         if !thunk.is_computation() {
             return match instruction.mnemonic() {
+                // Eight of the host's sixteen registers.
+                M::Vzeroupper | M::Vzeroall if narrow => INTERPRET,
                 M::Vzeroupper | M::Vzeroall => Selected { units, ..plain(Kind::Copy) },
                 M::Lfence | M::Mfence | M::Sfence => plain(Kind::Copy),
                 M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 => plain(Kind::Nothing),
@@ -169,24 +203,28 @@ pub fn select(instruction: &Instruction, op: &Op, info: &mut InstructionInfoFact
 
 fn branch(instruction: &Instruction) -> Selected {
     let of = |kind, operand| Selected { kind, operand, units: 0 };
-    let pointer = |write| Some(Operand { size: 8, write, alignment: 1 });
-    let near64 = instruction.op0_kind() == OpKind::NearBranch64;
+    let word = word_bytes(instruction);
+    let near = matches!(instruction.op0_kind(), OpKind::NearBranch32 | OpKind::NearBranch64);
     let indirect = match instruction.op0_kind() {
-        OpKind::Register => instruction.op0_register().is_gpr64(),
-        OpKind::Memory => instruction.memory_size().size() == 8,
+        OpKind::Register => instruction.op0_register().size() == word as usize,
+        OpKind::Memory => instruction.memory_size().size() == word as usize,
         _ => false,
     };
-    let source = if instruction.op0_kind() == OpKind::Memory { pointer(false) } else { None };
+    let from_memory = instruction.op0_kind() == OpKind::Memory;
+    let source = from_memory.then_some(Operand { size: word, write: false, alignment: 1 });
     match instruction.mnemonic() {
-        M::Jmp if near64 => of(Kind::Jump, None),
-        M::Call if near64 => of(Kind::Call, None),
-        _ if instruction.is_jcc_short_or_near() && near64 => of(Kind::JumpIf, None),
-        M::Jrcxz | M::Jecxz | M::Loop | M::Loope | M::Loopne if near64 => of(Kind::JumpShort, None),
+        M::Jmp if near => of(Kind::Jump, None),
+        M::Call if near => of(Kind::Call, None),
+        _ if instruction.is_jcc_short_or_near() && near => of(Kind::JumpIf, None),
+        M::Jrcxz | M::Jecxz | M::Loop | M::Loope | M::Loopne if near && !uses_cx(instruction) => {
+            of(Kind::JumpShort, None)
+        }
         M::Jmp if instruction.is_jmp_near_indirect() && indirect => of(Kind::JumpIndirect, source),
         M::Call if instruction.is_call_near_indirect() && indirect => of(Kind::CallIndirect, source),
         M::Ret if instruction.code_size() == CodeSize::Code64 && instruction.stack_pointer_increment() >= 8 => {
             of(Kind::Return, None)
         }
+        M::Ret if matches!(instruction.code(), Code::Retnd | Code::Retnd_imm16) => of(Kind::Return, None),
         _ => INTERPRET,
     }
 }
@@ -204,10 +242,10 @@ fn integer(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Sele
         write: !matches!(info.info(instruction).op_access(n), OpAccess::Read | OpAccess::CondRead),
         alignment: if instruction.mnemonic() == M::Cmpxchg16b { 16 } else { 1 },
     });
-    let word = instruction.stack_pointer_increment().unsigned_abs() == 8;
+    let word = instruction.stack_pointer_increment().unsigned_abs() == word_bytes(instruction);
     match instruction.mnemonic() {
         M::Nop | M::Endbr64 | M::Endbr32 | M::Reservednop | M::Prefetchw => of(Kind::Nothing, None),
-        M::Lea => of(Kind::Lea, None),
+        M::Lea if instruction.op0_register().size() >= 4 => of(Kind::Lea, None),
         M::Push if word && memory.is_none() => of(Kind::Push, None),
         M::Push if word => of(Kind::Push, operand),
         M::Pop if word && memory.is_none() => of(Kind::Pop, None),
@@ -221,7 +259,26 @@ fn integer(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Sele
 }
 
 fn word_leave(instruction: &Instruction) -> bool {
-    instruction.code() == Code::Leaveq
+    matches!(instruction.code(), Code::Leaveq | Code::Leaved)
+}
+
+/// Bytes of what PUSH and CALL push without a prefix.
+fn word_bytes(instruction: &Instruction) -> u32 {
+    if instruction.code_size() == CodeSize::Code64 { 8 } else { 4 }
+}
+
+/// Whether a memory operand of 32-bit code has an address of 32 bits, in no segment that is read-only.
+fn has_flat_address(instruction: &Instruction) -> bool {
+    let registers = [instruction.memory_base(), instruction.memory_index()];
+    let named = registers.into_iter().find(|&register| register != Register::None);
+    let bytes = named.map_or(instruction.memory_displ_size() as usize, Register::size);
+    bytes == 4 && instruction.memory_segment() != Register::CS
+}
+
+/// LOOP and its kin with a count of 16 bits.
+fn uses_cx(instruction: &Instruction) -> bool {
+    use Code as C;
+    matches!(instruction.code(), C::Loop_rel8_32_CX | C::Loope_rel8_32_CX | C::Loopne_rel8_32_CX)
 }
 
 /// Bytes of the operand of DIV and IDIV.
@@ -313,6 +370,9 @@ fn copy(instruction: &Instruction, operand: Option<Operand>, units: u32) -> Sele
             OpKind::Immediate32to64 | OpKind::Immediate8_2nd => {}
             _ => return INTERPRET,
         }
+    }
+    if !instruction.op_code().mode64() {
+        return INTERPRET;
     }
     // MOV with an address of 64 bits has no form with registers.
     let absolute = operand.is_some() && (0..2).any(|n| instruction.op_code().op_kind(n) == OpCodeOperandKind::mem_offs);

@@ -1,21 +1,23 @@
 //! One instruction of the guest as host code.
 
-use super::asm::{Mem, R9, R10, R11, RAX, RBP, RDX, RSP, Reg, cc};
+use super::asm::{Mem, R10, R11, RAX, RDX, RSP, Reg, cc};
 use super::block::{BlockTranslator, Place};
 use super::emit::{Address, Computed, Free, Target};
 use super::exit::ExitKind;
 use super::frame::at;
 use super::groups::{Planned, change};
+use super::mode::Mode;
 use super::registers::{Home, home, renamed};
 use super::select::{Kind, Operand, Selected, divisor_bytes};
 use crate::decode::condition;
-use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{CodeSize, Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 /// One instruction on its way.
 pub struct Current<'a> {
     pub instruction: &'a Instruction,
     pub selected: &'a Selected,
     pub planned: Planned,
+    pub mode: Mode,
     /// Flags matter before it, and behind it.
     pub live: bool,
     pub live_behind: bool,
@@ -29,14 +31,13 @@ impl Current<'_> {
     }
 }
 
-const POINTER: Operand = Operand { size: 8, write: false, alignment: 1 };
-
 impl BlockTranslator {
     /// `None` if the instruction could not be encoded, which drops the block.
     pub(super) fn step(&mut self, step: &Current<'_>, place: &Place<'_>) -> Option<()> {
         let instruction = step.instruction;
         let branch = || self.target(instruction.near_branch_target(), instruction, place);
         let next = || self.target(instruction.next_ip(), instruction, place);
+        let word = place.mode.word() as i32;
         match step.selected.kind {
             Kind::Copy | Kind::Lea if let Some(bytes) = moves_rsp(step) => {
                 self.emit.move_rsp(bytes);
@@ -92,7 +93,7 @@ impl BlockTranslator {
                     self.indirect_target(step)?;
                 }
                 self.emit.settle_rsp();
-                self.emit.go_to_r10(step.rip(), -8);
+                self.emit.go_to_r10(step.rip(), -word);
                 Some(())
             }
             Kind::Return => self.ret(step),
@@ -101,7 +102,7 @@ impl BlockTranslator {
             Kind::PushFlags => {
                 self.flags_to_r10();
                 self.push_r10(step);
-                self.emit.move_rsp(-8);
+                self.emit.move_rsp(-word);
                 Some(())
             }
             Kind::Repeat(repeated) => {
@@ -118,7 +119,7 @@ impl BlockTranslator {
     }
 
     /// Where the host has the explicit memory operand.
-    fn operand(&mut self, step: &Current<'_>, operand: Operand) -> Option<Mem> {
+    pub(super) fn operand(&mut self, step: &Current<'_>, operand: Operand) -> Option<Mem> {
         if let Some(member) = step.planned.operand {
             return Some(self.emit.checked(member));
         }
@@ -184,6 +185,10 @@ impl BlockTranslator {
     fn lea(&mut self, step: &Current<'_>) -> Option<()> {
         let instruction = step.instruction;
         let register = instruction.op0_register();
+        let has_registers = [instruction.memory_base(), instruction.memory_index()] != [Register::None; 2];
+        if !self.wide() && has_registers {
+            return self.narrow_lea(*instruction);
+        }
         let to = home(register.full_register().number());
         // Offsets have no segment.
         let address = match address(instruction)? {
@@ -219,119 +224,25 @@ impl BlockTranslator {
         Some(())
     }
 
-    /// The place of a word that is pushed: the checked one of its group, or R10.
-    fn pushed(&mut self, step: &Current<'_>) -> Mem {
-        match step.planned.stack {
-            Some(member) => self.emit.on_stack(member),
-            None => {
-                let below = Computed { base: Some(Home::Host(R9)), index: None, disp: -8, short: false, segment: None };
-                let operand = Operand { write: true, ..POINTER };
-                self.emit.locate(Address::Computed(below), operand, step.rip(), step.live, Free::One)
-            }
-        }
-    }
-
-    /// Writes R10 where the word goes that is pushed; it waits in the frame if that has no group.
-    fn push_r10(&mut self, step: &Current<'_>) {
-        let waits = super::asm::frame(at::WAITING);
-        if step.planned.stack.is_none() {
-            self.emit.asm.store(waits, R10);
-            let to = self.pushed(step);
-            let free = self.other_than(to);
-            self.emit.asm.load(free, waits);
-            self.emit.asm.store(to, free);
-        } else {
-            let to = self.pushed(step);
-            self.emit.asm.store(to, R10);
-        }
-    }
-
-    fn push(&mut self, step: &Current<'_>) -> Option<()> {
-        let instruction = step.instruction;
-        if let Some(operand) = step.selected.operand {
-            // Read first.
-            let from = self.operand(step, operand)?;
-            self.emit.asm.load(R10, from);
-            self.push_r10(step);
-        } else if instruction.op0_kind() == OpKind::Register {
-            let source = home(instruction.op0_register().number());
-            if !instruction.op0_register().is_gpr64() {
-                return None;
-            }
-            let to = self.pushed(step);
-            match source {
-                Home::Host(reg) => self.emit.asm.store(to, reg),
-                Home::Frame(slot) => {
-                    let free = self.other_than(to);
-                    self.emit.asm.load(free, slot);
-                    self.emit.asm.store(to, free);
-                }
-            }
-        } else {
-            let value = i32::try_from(instruction.immediate(0) as i64).ok()?;
-            let to = self.pushed(step);
-            self.emit.asm.store_imm(to, value);
-        }
-        self.emit.move_rsp(-8);
-        Some(())
-    }
-
-    /// The scratch register that `mem` does not need.
-    fn other_than(&mut self, mem: Mem) -> Reg {
-        if mem.base == R10 {
-            self.emit.forget_r11();
-            R11
-        } else {
-            R10
-        }
-    }
-
-    /// Where the word at the top of the stack is.
-    fn top(&mut self, step: &Current<'_>) -> Mem {
-        match step.planned.stack {
-            Some(member) => self.emit.on_stack(member),
-            None => {
-                let top = Computed { base: Some(Home::Host(R9)), index: None, disp: 0, short: false, segment: None };
-                self.emit.locate(Address::Computed(top), POINTER, step.rip(), step.live, Free::One)
-            }
-        }
-    }
-
-    fn pop(&mut self, step: &Current<'_>) -> Option<()> {
-        let register = step.instruction.op0_register();
-        if !register.is_gpr64() {
-            return None;
-        }
-        let from = self.top(step);
-        match home(register.number()) {
-            // POP RSP: what is read, not what it was moved to.
-            Home::Host(R9) => {
-                self.emit.asm.load(R9, from);
-                return Some(());
-            }
-            Home::Host(to) => self.emit.asm.load(to, from),
-            Home::Frame(slot) => {
-                self.emit.asm.load(R10, from);
-                self.emit.asm.store(slot, R10);
-            }
-        }
-        self.emit.move_rsp(8);
-        Some(())
-    }
-
-    /// LEAVE.
-    fn frame_end(&mut self, step: &Current<'_>) -> Option<()> {
-        let from = match step.planned.operand {
-            Some(member) => self.emit.checked(member),
-            None => {
-                let base = Some(Home::Host(RBP));
-                let at_rbp = Computed { base, index: None, disp: 0, short: false, segment: None };
-                self.emit.locate(Address::Computed(at_rbp), POINTER, step.rip(), step.live, Free::One)
-            }
+    /// LEA of 32-bit code, by 64-bit registers.
+    fn narrow_lea(&mut self, mut instruction: Instruction) -> Option<()> {
+        let host = |register: Register| match register {
+            Register::None => Some(Register::None),
+            register => match home(register.full_register().number()) {
+                Home::Host(reg) => Some(renamed(Register::RAX, reg)),
+                Home::Frame(_) => None,
+            },
         };
-        self.emit.asm.lea(R9, Mem { base: RBP, index: None, disp: 8 });
-        self.emit.asm.load(RBP, from);
-        Some(())
+        instruction.set_memory_base(host(instruction.memory_base())?);
+        instruction.set_memory_index(host(instruction.memory_index())?);
+        let disp = instruction.memory_displacement64() as i32;
+        instruction.set_memory_displacement64(i64::from(disp) as u64);
+        instruction.set_memory_displ_size(u32::from(disp != 0));
+        instruction.set_segment_prefix(Register::None);
+        if let Home::Host(to) = home(instruction.op0_register().number()) {
+            instruction.set_op0_register(renamed(Register::EAX, to));
+        }
+        self.emit.instruction(&instruction).then_some(())
     }
 
     /// DIV and IDIV: what might raise #DE is the interpreter's.
@@ -399,7 +310,7 @@ impl BlockTranslator {
         match step.selected.operand {
             Some(operand) => {
                 let from = self.operand(step, operand)?;
-                self.emit.asm.load(R10, from);
+                self.load_word(R10, from);
             }
             None => match home(step.instruction.op0_register().number()) {
                 Home::Host(reg) => self.emit.asm.mov(R10, reg),
@@ -409,8 +320,12 @@ impl BlockTranslator {
         Some(())
     }
 
-    /// Keeps what an indirect call is about to overwrite: a call to where no address is has not pushed.
+    /// Keeps what an indirect call is about to overwrite: a call to where no address is has not pushed. 32 bits are always an
+    /// address.
     fn keep_pushed_over(&mut self, step: &Current<'_>) {
+        if !self.wide() {
+            return;
+        }
         let at_top = self.pushed(step);
         let free = self.other_than(at_top);
         self.emit.asm.load(free, at_top);
@@ -422,6 +337,7 @@ impl BlockTranslator {
         let back = step.instruction.next_ip();
         let to = self.pushed(step);
         match i32::try_from(back as i64) {
+            _ if !self.wide() => self.emit.asm.store_imm32(to, back as u32),
             Ok(low) => self.emit.asm.store_imm(to, low),
             Err(_) => {
                 let free = self.other_than(to);
@@ -429,13 +345,13 @@ impl BlockTranslator {
                 self.emit.asm.store(to, free);
             }
         }
-        self.emit.move_rsp(-8);
+        self.emit.move_rsp(-self.word());
         Some(())
     }
 
     fn ret(&mut self, step: &Current<'_>) -> Option<()> {
         let from = self.top(step);
-        self.emit.asm.load(R10, from);
+        self.load_word(R10, from);
         let popped = step.instruction.stack_pointer_increment();
         self.emit.move_rsp(popped);
         self.emit.settle_rsp();
@@ -446,12 +362,12 @@ impl BlockTranslator {
 
 /// Whether the target of an indirect call is to be read before the call pushes.
 fn may_change(step: &Current<'_>) -> bool {
-    step.selected.operand.is_some() || step.instruction.op0_register() == Register::RSP
+    step.selected.operand.is_some() || step.instruction.op0_register().full_register() == Register::RSP
 }
 
 /// By how much an instruction moves RSP, if it does nothing else that matters.
 fn moves_rsp(step: &Current<'_>) -> Option<i32> {
-    let (register, bytes) = change(step.instruction, step.selected.kind)?;
+    let (register, bytes) = change(step.mode, step.instruction, step.selected.kind)?;
     let only = register == usize::from(RSP.0) && (step.selected.kind == Kind::Lea || !step.live_behind);
     i32::try_from(bytes).ok().filter(|_| only)
 }
@@ -495,7 +411,14 @@ fn uses_ecx(instruction: &Instruction) -> bool {
     use iced_x86::Code;
     matches!(
         instruction.code(),
-        Code::Jecxz_rel8_64 | Code::Loop_rel8_64_ECX | Code::Loope_rel8_64_ECX | Code::Loopne_rel8_64_ECX
+        Code::Jecxz_rel8_64
+            | Code::Loop_rel8_64_ECX
+            | Code::Loope_rel8_64_ECX
+            | Code::Loopne_rel8_64_ECX
+            | Code::Jecxz_rel8_32
+            | Code::Loop_rel8_32_ECX
+            | Code::Loope_rel8_32_ECX
+            | Code::Loopne_rel8_32_ECX
     )
 }
 
@@ -526,8 +449,9 @@ pub fn address(instruction: &Instruction) -> Option<Address> {
         if segment.is_none() {
             return Some(Address::Constant(full));
         }
-        let disp = i32::try_from(full as i64).ok()?;
-        return Some(Address::Computed(Computed { base: None, index: None, disp, short: false, segment }));
+        let narrow = instruction.code_size() == CodeSize::Code32;
+        let disp = if narrow { full as u32 as i32 } else { i32::try_from(full as i64).ok()? };
+        return Some(Address::Computed(Computed { base: None, index: None, disp, short: narrow, segment }));
     }
     let disp = if short { full as u32 as i32 } else { i32::try_from(full as i64).ok()? };
     let of = |register: Register| (register != Register::None).then(|| home(register.full_register().number()));

@@ -22,10 +22,10 @@ macro_rules! restored {
     };
 }
 
-/// Thunk `$name` for elements of `$size` = 1 << `$shift` bytes. R11 is the displacement of the TLB's array from the frame, and
+/// Thunk `$name` for elements of `$size` = 1 << `$shift` bytes, which leaves where it got to in `$to`. R11 is the displacement of the TLB's array from the frame, and
 /// [`Frame::exit`] the way to the interpreter.
 macro_rules! thunk {
-    ($name:ident, $size:literal, $shift:literal, $repeated:literal, [$($source:expr),*], [$($save:expr),*], [$($restore:expr),*]) => {
+    ($name:ident, $to:literal, $size:literal, $shift:literal, $repeated:literal, [$($source:expr),*], [$($save:expr),*], [$($restore:expr),*]) => {
         #[unsafe(naked)]
         unsafe extern "sysv64" fn $name() {
             naked_asm!(
@@ -73,7 +73,7 @@ macro_rules! thunk {
                 "pop rdi",
                 "pop rcx",
                 "sub rcx, rdx",
-                concat!("lea rdi, [rdi + rdx * ", $size, "]"),
+                concat!("lea ", $to, ", [rdi + rdx * ", $size, "]"),
                 "jmp 2b",
                 "8:",
                 restored!(),
@@ -96,15 +96,16 @@ macro_rules! thunk {
 }
 
 macro_rules! stos {
-    ($name:ident, $size:literal, $shift:literal, $repeated:literal) => {
-        thunk!($name, $size, $shift, $repeated, [], ["mov rax, [rsp + 40]"], []);
+    ($name:ident, $to:literal, $size:literal, $shift:literal, $repeated:literal) => {
+        thunk!($name, $to, $size, $shift, $repeated, [], ["mov rax, [rsp + 40]"], []);
     };
 }
 
 macro_rules! movs {
-    ($name:ident, $size:literal, $shift:literal, $repeated:literal) => {
+    ($name:ident, $to:literal, $from:literal, $size:literal, $shift:literal, $repeated:literal) => {
         thunk!(
             $name,
+            $to,
             $size,
             $shift,
             $repeated,
@@ -127,24 +128,34 @@ macro_rules! movs {
                 "add r11, rsi"
             ],
             ["push rsi", "mov rsi, r11"],
-            ["pop rsi", concat!("lea rsi, [rsi + rdx * ", $size, "]")]
+            ["pop rsi", concat!("lea ", $from, ", [rsi + rdx * ", $size, "]")]
         );
     };
 }
 
 const _: () = assert!(offset_of!(Entry, read) == 0);
 
-stos!(stos_8, 1, 0, "rep stosb");
-stos!(stos_16, 2, 1, "rep stosw");
-stos!(stos_32, 4, 2, "rep stosd");
-stos!(stos_64, 8, 3, "rep stosq");
-movs!(movs_8, 1, 0, "rep movsb");
-movs!(movs_16, 2, 1, "rep movsw");
-movs!(movs_32, 4, 2, "rep movsd");
-movs!(movs_64, 8, 3, "rep movsq");
+stos!(stos_8, "rdi", 1, 0, "rep stosb");
+stos!(stos_16, "rdi", 2, 1, "rep stosw");
+stos!(stos_32, "rdi", 4, 2, "rep stosd");
+stos!(stos_64, "rdi", 8, 3, "rep stosq");
+movs!(movs_8, "rdi", "rsi", 1, 0, "rep movsb");
+movs!(movs_16, "rdi", "rsi", 2, 1, "rep movsw");
+movs!(movs_32, "rdi", "rsi", 4, 2, "rep movsd");
+movs!(movs_64, "rdi", "rsi", 8, 3, "rep movsq");
+// Of 32-bit code, whose pointers wrap around at 4 GiB.
+stos!(narrow_stos_8, "edi", 1, 0, "rep stosb");
+stos!(narrow_stos_16, "edi", 2, 1, "rep stosw");
+stos!(narrow_stos_32, "edi", 4, 2, "rep stosd");
+movs!(narrow_movs_8, "edi", "esi", 1, 0, "rep movsb");
+movs!(narrow_movs_16, "edi", "esi", 2, 1, "rep movsw");
+movs!(narrow_movs_32, "edi", "esi", 4, 2, "rep movsd");
+
+/// How many thunks there are.
+pub const THUNKS: usize = 14;
 
 /// The thunks by [`super::select::Repeated::number`].
-pub fn thunks() -> [Code; 8] {
+pub fn thunks() -> [Code; THUNKS] {
     [
         stos_8 as Code,
         stos_16 as Code,
@@ -154,6 +165,12 @@ pub fn thunks() -> [Code; 8] {
         movs_16 as Code,
         movs_32 as Code,
         movs_64 as Code,
+        narrow_stos_8 as Code,
+        narrow_stos_16 as Code,
+        narrow_stos_32 as Code,
+        narrow_movs_8 as Code,
+        narrow_movs_16 as Code,
+        narrow_movs_32 as Code,
     ]
 }
 

@@ -41,12 +41,20 @@ pub struct Computed {
 }
 
 impl Computed {
-    /// The host register that is the whole address.
-    fn register(&self) -> Option<Reg> {
+    /// The host register that is the whole address. In 32-bit code (`narrow`) registers hold no more than 32 bits.
+    fn register(&self, narrow: bool) -> Option<Reg> {
         match *self {
-            Self { base: Some(Home::Host(base)), index: None, disp: 0, short: false, segment: None } => Some(base),
+            Self { base: Some(Home::Host(base)), index: None, disp: 0, short, segment: None } if narrow || !short => {
+                Some(base)
+            }
             _ => None,
         }
+    }
+
+    /// Whether all that it is made of is in host registers.
+    fn is_of_host(&self) -> bool {
+        let homes = [self.base, self.index.map(|(home, _)| home)];
+        self.segment.is_none() && homes.into_iter().flatten().all(|home| matches!(home, Home::Host(_)))
     }
 
     /// The register, and its shift count, that an operand is addressed by as it is there: all else is added to R11.
@@ -99,34 +107,54 @@ impl Emit {
             Address::Constant(value) => return self.asm.mov_imm(R10, value),
             Address::Computed(computed) => computed,
         };
+        if let Some(base) = computed.register(self.mode.narrow) {
+            return self.asm.mov(R10, base);
+        }
         let base = computed.base.map(|home| self.at_home(home, R10));
         let index = computed.index.map(|(home, shift)| (self.at_home(home, R11), shift));
         let disp = computed.disp;
-        match (base, index) {
-            (Some(base), None) if disp == 0 && !computed.short => {
-                if base != R10 {
-                    self.asm.mov(R10, base);
+        if base != Some(R10) || index.is_some() || disp != 0 || computed.short {
+            self.sum(base, index, disp, computed.short);
+        }
+        match computed.segment {
+            Some(segment) if self.mode.narrow => self.add_narrow_segment(segment, live),
+            Some(segment) => self.add_to_r10(frame(segment), live),
+            None => {}
+        }
+    }
+
+    /// A sum of 64 bits, or of 32 if it is `short`, into R10.
+    fn sum(&mut self, base: Option<Reg>, index: Option<(Reg, u8)>, disp: i32, short: bool) {
+        let mem = match (base, index) {
+            (Some(base), index) => Mem { base, index, disp },
+            (None, Some((index, 0))) => Mem { base: index, index: None, disp },
+            (None, Some((index, 1))) => Mem { base: index, index: Some((index, 0)), disp },
+            (None, index) => {
+                self.asm.mov_imm(R10, if short { u64::from(disp as u32) } else { disp as i64 as u64 });
+                if index.is_none() {
+                    return;
                 }
+                Mem { base: R10, index, disp: 0 }
             }
-            (Some(base), index) => {
-                let mem = Mem { base, index, disp };
-                if computed.short { self.asm.lea32(R10, mem) } else { self.asm.lea(R10, mem) }
-            }
-            (None, Some((index, shift))) => {
-                self.asm.mov_imm(R10, disp as i64 as u64);
-                let mem = Mem { base: R10, index: Some((index, shift)), disp: 0 };
-                if computed.short { self.asm.lea32(R10, mem) } else { self.asm.lea(R10, mem) }
-            }
-            (None, None) => self.asm.mov_imm(R10, disp as i64 as u64),
+        };
+        if short { self.asm.lea32(R10, mem) } else { self.asm.lea(R10, mem) }
+    }
+
+    fn add_to_r10(&mut self, word: Mem, live: bool) {
+        if live {
+            self.asm.load(R11, word);
+            self.asm.lea(R10, Mem { base: R10, index: Some((R11, 0)), disp: 0 });
+        } else {
+            self.asm.alu(Alu::Add, R10, word);
         }
-        if let Some(segment) = computed.segment {
-            if live {
-                self.asm.load(R11, frame(segment));
-                self.asm.lea(R10, Mem { base: R10, index: Some((R11, 0)), disp: 0 });
-            } else {
-                self.asm.alu(Alu::Add, R10, frame(segment));
-            }
-        }
+    }
+
+    /// Makes the offset in R10 an address of 32 bits, or none where the segment is not whole.
+    fn add_narrow_segment(&mut self, segment: i32, live: bool) {
+        self.asm.load32(R11, frame(segment));
+        self.asm.lea32(R10, Mem { base: R10, index: Some((R11, 0)), disp: 0 });
+        let bar = if segment == at::FS_BASE { at::FS_BAR } else { at::GS_BAR };
+        self.add_to_r10(frame(bar), live);
     }
 
     /// Compares the address in R10, and in `from`, with the tags at `tags` in the frame: R10 becomes the offset in the page
@@ -245,6 +273,12 @@ impl Emit {
     /// The operand at the address, what to add to which is in R11.
     fn operand_at(&mut self, computed: Computed, live: bool, free: Free) -> Mem {
         let Computed { base, index, disp, short, segment } = computed;
+        if let Some(register) = computed.register(self.mode.narrow) {
+            return Mem { base: R11, index: Some((register, 0)), disp: 0 };
+        }
+        if short && free == Free::None {
+            return Mem { base: R11, index: Some((R10, 0)), disp: 0 };
+        }
         if short {
             self.asm.lea(R10, Mem { base: R10, index: Some((R11, 0)), disp: 0 });
             return Mem { base: R10, index: None, disp: 0 };
@@ -264,7 +298,10 @@ impl Emit {
     fn find(&mut self, computed: Computed, operand: Operand, miss: Label, crooked: Label, live: bool) {
         let tags = self.arrays.tlb + tag(operand.write);
         self.address(Address::Computed(computed), live);
-        let from = computed.register().unwrap_or(R10);
+        let register = computed.register(self.mode.narrow);
+        let from = register.unwrap_or(R10);
+        let again = computed.short && register.is_none();
+        let of_host = computed.is_of_host();
         if live {
             self.look_up_keeping_flags(from, tags, operand.size as i32, miss);
             if operand.alignment > 1 {
@@ -273,7 +310,7 @@ impl Emit {
                 self.asm.pext(RCX, R10, frame(bits));
                 self.jump_if_zero(aligned, crooked);
             }
-            if computed.short {
+            if again && !of_host {
                 self.asm.load(RCX, frame_indexed(tags, R11, 0));
                 self.asm.lea(R10, Mem { base: R10, index: Some((RCX, 0)), disp: 0 });
             }
@@ -288,9 +325,13 @@ impl Emit {
                     self.asm.jcc(cc::NZ, crooked);
                 }
             }
-            if computed.short {
+            if again && !of_host {
                 self.asm.alu(Alu::Add, R10, frame_indexed(tags, R11, 0));
             }
+        }
+        if again && of_host {
+            // Once more: what waits for the address does not wait for the tag.
+            self.address(Address::Computed(computed), live);
         }
         self.asm.load(R11, frame_indexed(self.arrays.tlb + ADDEND, R11, 0));
     }
@@ -337,7 +378,13 @@ impl Emit {
             }
             Address::Computed(computed) => {
                 self.find(computed, operand, miss, single, live);
-                self.add_registers(computed, live);
+                if computed.short {
+                    // All of it: 32-bit code's registers may wrap around before its addresses do.
+                    let address = computed.register(self.mode.narrow).unwrap_or(R10);
+                    self.asm.lea(R11, Mem { base: R11, index: Some((address, 0)), disp: 0 });
+                } else {
+                    self.add_registers(computed, live);
+                }
             }
         }
         (self.in_r11, self.unsaved) = (Some(word), true);

@@ -7,9 +7,13 @@ const RDI: Reg = Reg(7);
 
 /// Plans code whose flags are dead where `dead` says. Operands are aligned as MOVAPS has them.
 fn plan_where(code: &[u8], dead: impl Fn(usize) -> bool) -> Plan {
+    plan_in(Mode::default(), code, dead)
+}
+
+fn plan_in(mode: Mode, code: &[u8], dead: impl Fn(usize) -> bool) -> Plan {
     let mut info = InstructionInfoFactory::new();
     let mut steps = Vec::new();
-    for instruction in Decoder::with_ip(64, code, 0x40_0000, DecoderOptions::NONE) {
+    for instruction in Decoder::with_ip(mode.bits(), code, 0x40_0000, DecoderOptions::NONE) {
         assert!(!instruction.is_invalid());
         let memory = (0..instruction.op_count()).find(|&n| instruction.op_kind(n) == OpKind::Memory);
         let operand = memory.map(|n| Operand {
@@ -29,7 +33,7 @@ fn plan_where(code: &[u8], dead: impl Fn(usize) -> bool) -> Plan {
         steps.push((instruction, Selected { kind, operand: operand.filter(|_| kind != Kind::Lea), units: 0 }));
     }
     let live: Vec<u32> = (0..steps.len()).map(|n| if dead(n) { 0 } else { super::super::flags::ALL }).collect();
-    Planner::new().plan(&steps, &live, &mut info)
+    Planner::new().plan(mode, &steps, &live, &mut info)
 }
 
 fn plan(code: &[u8]) -> Plan {

@@ -1,5 +1,6 @@
 //! Instructions to be translated: every form that the decoder has, with operands of every shape.
 
+use crate::translate::mode::Mode;
 use iced_x86::{Code, Encoder, Instruction, OpCodeOperandKind, OpKind, Register};
 
 /// A generator of numbers, the same each time (xorshift*).
@@ -39,6 +40,39 @@ const fn shape(base: Register, index: Register, scale: u32, displacement: i64) -
 const fn within(segment: Register, shape: Shape) -> Shape {
     Shape { segment, ..shape }
 }
+
+/// Addresses of 32-bit code.
+pub const NARROW_SHAPES: &[Shape] = {
+    use Register as R;
+    &[
+        shape(R::EAX, R::None, 1, 0),
+        shape(R::EBX, R::None, 1, 0x10),
+        shape(R::EBP, R::None, 1, -0x1000),
+        shape(R::EDI, R::None, 1, 0x7fff_fff0),
+        shape(R::ESP, R::None, 1, 0),
+        shape(R::ESP, R::None, 1, 0x18),
+        shape(R::ESP, R::None, 1, -0x7fff_fff0),
+        shape(R::ESP, R::ECX, 2, 8),
+        shape(R::ECX, R::ECX, 8, 0),
+        shape(R::EDX, R::ESI, 1, 0x1234),
+        shape(R::EDI, R::EBP, 8, -8),
+        shape(R::None, R::ESI, 8, 0x4000),
+        shape(R::None, R::ECX, 1, 0x4000),
+        shape(R::None, R::EAX, 2, -0x4000),
+        shape(R::None, R::None, 1, 0x1000),
+        shape(R::None, R::None, 1, -0x1000),
+        shape(R::BX, R::SI, 1, 0x10),
+        shape(R::BP, R::None, 1, 0),
+        within(R::FS, shape(R::EAX, R::None, 1, 0)),
+        within(R::GS, shape(R::ESP, R::EDI, 8, 0x80)),
+        within(R::GS, shape(R::None, R::None, 1, 0x28)),
+        within(R::GS, shape(R::None, R::None, 1, -4)),
+        within(R::FS, shape(R::EBX, R::None, 1, -4)),
+        within(R::SS, shape(R::EDI, R::None, 1, 7)),
+        within(R::CS, shape(R::EBX, R::None, 1, 7)),
+        within(R::ES, shape(R::EBP, R::EAX, 4, 7)),
+    ]
+};
 
 /// Addresses of 64-bit code.
 pub const SHAPES: &[Shape] = {
@@ -83,17 +117,19 @@ impl Shape {
     }
 
     /// Makes this the memory operand of an instruction at `rip`.
-    pub fn put(&self, instruction: &mut Instruction, rip: u64) {
+    pub fn put(&self, instruction: &mut Instruction, rip: u64, narrow: bool) {
         let relative = matches!(self.base, Register::RIP | Register::EIP);
         let displacement = if relative { rip.wrapping_add(self.displacement as u64) } else { self.displacement as u64 };
-        let short = self.base.size() == 4 || self.index.size() == 4;
+        let none = [self.base, self.index] == [Register::None; 2];
+        let short = self.base.size() == 4 || self.index.size() == 4 || (none && narrow);
         let displacement = if short { u64::from(displacement as u32) } else { displacement };
+        let displacement = if self.base.size() == 2 { u64::from(displacement as u16) } else { displacement };
         instruction.set_memory_base(self.base);
         instruction.set_memory_index(self.index);
         instruction.set_memory_index_scale(self.scale);
         instruction.set_memory_displacement64(displacement);
-        let bytes = if self.base == Register::None && self.index == Register::None { 8 } else { 4 };
-        let bytes = if relative { self.base.size() as u32 } else { bytes };
+        let bytes = if none { 8 } else { 4 };
+        let bytes = if relative || self.base.size() == 2 { self.base.size() as u32 } else { bytes };
         instruction.set_memory_displ_size(if short && !relative { 4 } else { bytes });
         instruction.set_segment_prefix(self.segment);
     }
@@ -112,7 +148,7 @@ fn names(kind: OpCodeOperandKind) -> (String, bool) {
 }
 
 /// An instruction of the form with operands by chance, memory as the shape has it. `None` if there is none.
-pub fn build(code: Code, memory: Option<&Shape>, rip: u64, random: &mut Random) -> Option<Instruction> {
+fn build(code: Code, memory: Option<&Shape>, (rip, mode): (u64, Mode), random: &mut Random) -> Option<Instruction> {
     let info = code.op_code();
     let mut instruction = Instruction::default();
     instruction.set_code(code);
@@ -122,7 +158,7 @@ pub fn build(code: Code, memory: Option<&Shape>, rip: u64, random: &mut Random) 
         if let (true, Some(shape)) = (may_be_memory, memory) {
             given = true;
             instruction.set_op_kind(operand, OpKind::Memory);
-            shape.put(&mut instruction, rip);
+            shape.put(&mut instruction, rip, mode.narrow);
             continue;
         }
         if let Some(kind) = immediate(&name) {
@@ -135,7 +171,12 @@ pub fn build(code: Code, memory: Option<&Shape>, rip: u64, random: &mut Random) 
             instruction.set_near_branch64(rip.wrapping_add(random.pick(&[0, 2, 0x20, 0x7f, u64::MAX - 100])));
             continue;
         }
-        let register = register(&name, random)?;
+        if name == "br32" {
+            instruction.set_op_kind(operand, OpKind::NearBranch32);
+            instruction.set_near_branch32((rip as u32).wrapping_add(random.pick(&[0, 2, 0x20, 0x7f, u32::MAX - 100])));
+            continue;
+        }
+        let register = register(&name, mode.narrow, random)?;
         instruction.set_op_kind(operand, OpKind::Register);
         instruction.set_op_register(operand, register);
     }
@@ -156,16 +197,17 @@ fn immediate(name: &str) -> Option<OpKind> {
     })
 }
 
-fn register(name: &str, random: &mut Random) -> Option<Register> {
+fn register(name: &str, narrow: bool, random: &mut Random) -> Option<Register> {
     // RSP, and those that have no register of the host, more often than others.
-    let general = random.pick(&[0, 1, 2, 3, 4, 4, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15]);
+    let general = random.pick(&[0, 1, 2, 3, 4, 4, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15]) & if narrow { 7 } else { 15 };
+    let (bytes, vectors) = if narrow { (8, 8) } else { (20, 16) };
     Some(match name {
-        "r8" => Register::AL + random.below(20) as u32,
+        "r8" => Register::AL + random.below(bytes) as u32,
         "r16" => Register::AX + general,
         "r32" => Register::EAX + general,
         "r64" => Register::RAX + general,
-        "xmm" => Register::XMM0 + random.below(16) as u32,
-        "ymm" => Register::YMM0 + random.below(16) as u32,
+        "xmm" => Register::XMM0 + random.below(vectors) as u32,
+        "ymm" => Register::YMM0 + random.below(vectors) as u32,
         "mm" => Register::MM0 + random.below(8) as u32,
         "sti" => Register::ST0 + random.below(8) as u32,
         "st0" => Register::ST0,
@@ -184,12 +226,17 @@ fn register(name: &str, random: &mut Random) -> Option<Register> {
 pub struct Run {
     pub bytes: Vec<u8>,
     rip: u64,
+    mode: Mode,
     encoder: Encoder,
 }
 
 impl Run {
-    pub fn new(rip: u64) -> Self {
-        Self { bytes: Vec::new(), rip, encoder: Encoder::new(64) }
+    pub fn new(rip: u64, mode: Mode) -> Self {
+        Self { bytes: Vec::new(), rip, mode, encoder: Encoder::new(mode.bits()) }
+    }
+
+    pub fn narrow(&self) -> bool {
+        self.mode.narrow
     }
 
     pub fn here(&self) -> u64 {
@@ -206,7 +253,7 @@ impl Run {
     }
 
     pub fn form(&mut self, code: Code, memory: Option<&Shape>, random: &mut Random) -> Option<()> {
-        let mut instruction = build(code, memory, self.here(), random)?;
+        let mut instruction = build(code, memory, (self.here(), self.mode), random)?;
         instruction.set_has_rep_prefix(instruction.is_string_instruction() && random.below(4) != 0);
         self.push(&instruction)
     }

@@ -68,7 +68,7 @@ impl Proof<'_> {
     /// The word of the frame at a displacement.
     fn word(&mut self, at: &Form, state: &State) -> Option<Form> {
         let (low, high) = self.symbols.range(at)?;
-        let array = words::tlb(self.user);
+        let array = words::tlb(self.mode.user);
         if low >= array.start && high < array.end {
             let constant = at.constant as i64 - array.start;
             let in_entry = self.symbols.alignment(&Form { constant: 0, ..at.clone() }) as i64 % words::ENTRY == 0;

@@ -89,7 +89,7 @@ impl Proof<'_> {
 
     /// The address that an entry of this privilege's array serves, given the one that it was compared with.
     fn served(&self, entry: &TlbEntry, compared: &Form) -> Option<Form> {
-        let array = words::tlb(self.user);
+        let array = words::tlb(self.mode.user);
         let index = entry.at.add(-array.start);
         let size = words::ENTRY as u64;
         if let Some(at) = index.value() {

@@ -30,17 +30,26 @@ mod words;
 
 use super::block::{BlockTranslator, Place};
 use super::exit::ExitKind;
+use super::mode::Mode;
+use crate::cpu::CodeSize;
 use crate::decode::decoder_options;
 use crate::harness::UserHarness;
 use crate::inventory::{foreign, forms};
-use cases::{Random, Run, SHAPES, Shape};
+use cases::{NARROW_SHAPES, Random, Run, SHAPES, Shape};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, OpCodeOperandKind};
 use std::collections::BTreeSet;
 use walk::Made;
 
-const RIP: u64 = 0x7000_0040_0040;
-/// Where code of ring 0 runs, to have addresses of both halves.
-const SUPERVISOR_RIP: u64 = 0xffff_ffff_8100_0040;
+/// Where code runs: of ring 0 in the upper half of addresses.
+fn rip_of(mode: Mode) -> u64 {
+    match (mode.narrow, mode.user) {
+        (false, true) => 0x7000_0040_0040,
+        (false, false) => 0xffff_ffff_8100_0040,
+        (true, true) => 0x0804_8040,
+        (true, false) => 0xc100_0040,
+    }
+}
+
 const PAGE: usize = 4096;
 
 /// Translates single blocks, without running them.
@@ -65,20 +74,22 @@ impl Bench {
     }
 
     /// Proves the translation of the block at the beginning of `code`, if it has one, or of its rest from an instruction on.
-    fn prove(&mut self, code: &[u8], user: bool, rest: Option<usize>) {
-        let rip = if user { RIP } else { SUPERVISOR_RIP };
+    fn prove(&mut self, code: &[u8], mode: Mode, rest: Option<usize>) {
+        let rip = rip_of(mode);
         let mut page = vec![0xcc; PAGE];
         let start = rip as usize % PAGE;
         page[start..start + code.len()].copy_from_slice(code);
         let cpu = self.harness.cpu();
         cpu.rip = rip;
+        cpu.code_size = if mode.narrow { CodeSize::Bits32 } else { CodeSize::Bits64 };
+        cpu.key = cpu.code_size as u32;
         let block = cpu.decode_block(start as u64, page.as_ptr(), true).unwrap();
         let instructions: Vec<Instruction> =
-            Decoder::with_ip(64, code, rip, decoder_options(cpu.contract)).iter().collect();
+            Decoder::with_ip(mode.bits(), code, rip, decoder_options(cpu.contract)).iter().collect();
         let place = Place {
             rip,
             page: &page,
-            user,
+            mode,
             decoder_options: decoder_options(cpu.contract),
             rest: rest.and_then(|n| Some(instructions.get(n)?.ip())),
             first_exit: 1,
@@ -98,13 +109,15 @@ impl Bench {
             }
             _ => None,
         });
-        let host = Made { code: made.bytes, entrances: &entrances, user, resumes: resumes.collect() };
+        let host = Made { code: made.bytes, entrances: &entrances, mode, resumes: resumes.collect() };
         match walk::prove(host, frame) {
             Ok(accesses) => self.accesses += accesses,
             Err(problem) => {
-                let guest: Vec<String> =
-                    Decoder::with_ip(64, code, rip, DecoderOptions::NONE).iter().map(|i| i.to_string()).collect();
-                panic!("{}\nuser: {user}, rest: {rest:x?}\n{problem}", guest.join("\n"));
+                let guest: Vec<String> = Decoder::with_ip(mode.bits(), code, rip, DecoderOptions::NONE)
+                    .iter()
+                    .map(|i| i.to_string())
+                    .collect();
+                panic!("{}\n{mode:?}, rest: {rest:x?}\n{problem}", guest.join("\n"));
             }
         }
         self.proved += 1;
@@ -117,18 +130,17 @@ impl Bench {
 
     /// Proves an instruction of the form among others: where flags matter and where they do not, beside others that
     /// access memory near it, and with the stack.
-    fn among_others(&mut self, code: Code, shape: Option<&Shape>, random: &mut Random) {
-        let user = random.below(2) == 0;
-        let rip = if user { RIP } else { SUPERVISOR_RIP };
+    fn among_others(&mut self, code: Code, shape: Option<&Shape>, narrow: bool, random: &mut Random) {
+        let mode = Mode { user: random.below(2) == 0, narrow };
         let contexts = if is_vector(code) { 1 } else { 2 };
         for _ in 0..contexts {
             let context = random.below(4);
             self.blocks.exact = random.below(4) == 0;
-            let mut run = Run::new(rip);
+            let mut run = Run::new(rip_of(mode), mode);
             if neighbourhood(&mut run, code, shape, context, random).is_some() {
-                self.prove(&run.bytes, user, None);
+                self.prove(&run.bytes, mode, None);
                 if random.below(3) == 0 {
-                    self.prove(&run.bytes, user, Some(random.below(4) as usize));
+                    self.prove(&run.bytes, mode, Some(random.below(4) as usize));
                 }
             }
         }
@@ -140,7 +152,8 @@ const RET: &[u8] = &[0xc3];
 const DEAD: &[u8] = &[0x3c, 0x01, 0xc3];
 
 fn neighbourhood(run: &mut Run, code: Code, shape: Option<&Shape>, context: u64, random: &mut Random) -> Option<()> {
-    let near = |more| shape.copied().unwrap_or(SHAPES[5]).plus(more);
+    let narrow = run.narrow();
+    let near = |more| shape.copied().unwrap_or(shapes(narrow)[5]).plus(more);
     match context {
         0 => {
             run.form(code, shape, random)?;
@@ -152,20 +165,25 @@ fn neighbourhood(run: &mut Run, code: Code, shape: Option<&Shape>, context: u64,
         }
         // The block's stack, and registers of the frame between.
         2 => {
-            run.raw(&[0x53, 0x48, 0x89, 0x4c, 0x24, 0x10]);
+            run.raw(if narrow { &[0x53, 0x89, 0x4c, 0x24, 0x10] } else { &[0x53, 0x48, 0x89, 0x4c, 0x24, 0x10] });
             run.form(code, shape, random)?;
-            run.raw(&[0x4c, 0x03, 0x4c, 0x24, 0x18]);
+            run.raw(if narrow { &[0x03, 0x4c, 0x24, 0x18] } else { &[0x4c, 0x03, 0x4c, 0x24, 0x18] });
             run.form(code, shape, random)?;
             run.raw(&[0x5b]);
             run.raw(DEAD);
         }
         _ => {
             run.raw(&[0x39, 0xd8]);
-            run.form(Code::Mov_r64_rm64, Some(&near(16)), random)?;
+            let (load, add) = if narrow {
+                (Code::Mov_r32_rm32, Code::Add_rm32_r32)
+            } else {
+                (Code::Mov_r64_rm64, Code::Add_rm64_r64)
+            };
+            run.form(load, Some(&near(16)), random)?;
             run.form(code, shape, random)?;
             run.form(Code::Mov_rm32_r32, Some(&near(-24)), random)?;
             run.form(code, shape, random)?;
-            run.form(Code::Add_rm64_r64, Some(&near(8)), random)?;
+            run.form(add, Some(&near(8)), random)?;
             run.raw(RET);
         }
     }
@@ -178,46 +196,69 @@ fn is_vector(code: Code) -> bool {
     code.op_code().op_kinds().iter().any(names)
 }
 
-/// Forms that processors of the contract may meet in 64-bit code.
-fn candidates() -> Vec<Code> {
-    forms().filter(|&code| code.op_code().mode64() && foreign(code).is_none()).collect()
+fn shapes(narrow: bool) -> &'static [Shape] {
+    if narrow { NARROW_SHAPES } else { SHAPES }
+}
+
+/// Forms that processors of the contract may meet in code of 64 or 32 bits.
+fn candidates(narrow: bool) -> Vec<Code> {
+    let exists = |code: Code| if narrow { code.op_code().mode32() } else { code.op_code().mode64() };
+    forms().filter(|&code| exists(code) && foreign(code).is_none()).collect()
 }
 
 #[test]
 fn every_form_in_every_shape_accesses_only_what_was_checked() {
+    every_form(false);
+}
+
+#[test]
+fn every_form_of_32_bit_code_in_every_shape_accesses_only_what_was_checked() {
+    every_form(true);
+}
+
+fn every_form(narrow: bool) {
     let (mut bench, mut random) = (Bench::new(), Random(0x1357_9bdf_0246_8ace));
-    for code in candidates() {
+    for code in candidates(narrow) {
         for _ in 0..4 {
-            bench.among_others(code, None, &mut random);
+            bench.among_others(code, None, narrow, &mut random);
         }
         if cases::has_memory(code) {
             // A few will do where forms are many and much alike.
-            let shapes = SHAPES.iter().filter(|_| random.below(if is_vector(code) { 5 } else { 3 }) == 0);
+            let shapes = shapes(narrow).iter().filter(|_| random.below(if is_vector(code) { 5 } else { 3 }) == 0);
             for shape in shapes.collect::<Vec<_>>() {
-                bench.among_others(code, Some(shape), &mut random);
+                bench.among_others(code, Some(shape), narrow, &mut random);
             }
         }
     }
     println!("{} blocks, {} forms, {} accesses", bench.proved, bench.taken.len(), bench.accesses);
-    assert!(bench.taken.len() > 800, "only {} forms", bench.taken.len());
+    assert!(bench.taken.len() > if narrow { 700 } else { 800 }, "only {} forms", bench.taken.len());
 }
 
 #[test]
 fn blocks_of_random_instructions_access_only_what_was_checked() {
+    random_blocks(false);
+}
+
+#[test]
+fn blocks_of_random_instructions_of_32_bit_code_access_only_what_was_checked() {
+    random_blocks(true);
+}
+
+fn random_blocks(narrow: bool) {
     let (mut bench, mut random) = (Bench::new(), Random(0xfeed_5eed_0bad_cafe));
-    let codes = candidates();
+    let (codes, shapes) = (candidates(narrow), shapes(narrow));
     let taken: Vec<Code> = {
         for &code in &codes {
-            bench.among_others(code, cases::has_memory(code).then_some(&SHAPES[1]), &mut random);
+            bench.among_others(code, cases::has_memory(code).then_some(&shapes[1]), narrow, &mut random);
         }
         codes.iter().copied().filter(|&code| bench.taken.contains(&(code as u32))).collect()
     };
     for _ in 0..3000 {
-        let user = random.below(2) == 0;
+        let mode = Mode { user: random.below(2) == 0, narrow };
         bench.blocks.exact = random.below(4) == 0;
-        let mut run = Run::new(if user { RIP } else { SUPERVISOR_RIP });
+        let mut run = Run::new(rip_of(mode), mode);
         // A few addresses, so that accesses meet.
-        let near = [random.pick(SHAPES), random.pick(SHAPES), SHAPES[5]];
+        let near = [random.pick(shapes), random.pick(shapes), shapes[5]];
         for _ in 0..1 + random.below(24) {
             let among = if random.below(6) == 0 { &codes } else { &taken };
             let code = random.pick(among);
@@ -227,8 +268,8 @@ fn blocks_of_random_instructions_access_only_what_was_checked() {
             let _ = run.form(code, memory.then_some(&shape), &mut random);
         }
         run.raw(RET);
-        bench.prove(&run.bytes, user, None);
-        bench.prove(&run.bytes, user, Some(random.below(8) as usize));
+        bench.prove(&run.bytes, mode, None);
+        bench.prove(&run.bytes, mode, Some(random.below(8) as usize));
     }
     println!("{} blocks, {} accesses", bench.proved, bench.accesses);
 }

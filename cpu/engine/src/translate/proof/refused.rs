@@ -5,6 +5,7 @@ use super::words;
 use crate::harness::UserHarness;
 use crate::mmu::Entry;
 use crate::translate::frame::at;
+use crate::translate::mode::Mode;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use std::collections::BTreeMap;
@@ -22,7 +23,10 @@ fn proved(emit: impl FnOnce(&mut CodeAssembler, CodeLabel) -> Result<(), IcedErr
     let code = a.assemble(0).unwrap();
     let frame = harness.cpu().mmu.tlb.frame();
     // SAFETY: the frame lives as long as the harness, and no translated code runs.
-    prove(Made { code: &code, entrances: &[0], user: true, resumes: BTreeMap::new() }, unsafe { frame.as_ref() })
+    prove(
+        Made { code: &code, entrances: &[0], mode: Mode { user: true, narrow: false }, resumes: BTreeMap::new() },
+        unsafe { frame.as_ref() },
+    )
 }
 
 fn tag(right: usize) -> i32 {

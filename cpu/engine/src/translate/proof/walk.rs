@@ -6,6 +6,7 @@ use super::state::{Flags, State};
 use super::words;
 use crate::mmu::PAGE;
 use crate::translate::frame::{Frame, at};
+use crate::translate::mode::Mode;
 use crate::translate::thunks::request;
 use iced_x86::{
     Code, ConditionCode, FlowControl, Formatter, Instruction, InstructionInfoFactory, IntelFormatter, Mnemonic as M,
@@ -21,8 +22,7 @@ const OUTSIDE: u32 = u32::MAX;
 pub struct Proof<'a> {
     /// Instructions by their offset.
     pub code: BTreeMap<u32, Instruction>,
-    /// The code is for ring 3.
-    pub user: bool,
+    pub mode: Mode,
     pub frame: &'a Frame,
     resumes: BTreeMap<u32, (u32, Instruction)>,
     pub symbols: Symbols,
@@ -48,8 +48,7 @@ pub type Checked<T = ()> = Result<T, String>;
 pub struct Made<'a> {
     pub code: &'a [u8],
     pub entrances: &'a [u32],
-    /// For ring 3.
-    pub user: bool,
+    pub mode: Mode,
     /// Where the code may be entered again behind a guest's instruction that the interpreter has run, by the exit.
     pub resumes: BTreeMap<u32, (u32, Instruction)>,
 }
@@ -57,7 +56,7 @@ pub struct Made<'a> {
 /// Proves of all code that is reached from `entrances` what [`super`] says. Gives how many accesses to guest memory there
 /// are.
 pub fn prove(made: Made<'_>, frame: &Frame) -> Checked<usize> {
-    let Made { code, entrances, user, resumes } = made;
+    let Made { code, entrances, mode, resumes } = made;
     let instructions = reached(code, entrances.iter().copied().chain(resumes.values().map(|(at, _)| *at)))?;
     let jumps = instructions.values().filter(|instruction| instruction.is_jmp_short_or_near());
     let back = jumps.filter(|instruction| instruction.near_branch_target() <= instruction.ip());
@@ -68,7 +67,7 @@ pub fn prove(made: Made<'_>, frame: &Frame) -> Checked<usize> {
         resumes,
         reached: BTreeSet::new(),
         code: instructions,
-        user,
+        mode,
         frame,
         symbols: Symbols::default(),
         info: InstructionInfoFactory::new(),
@@ -282,7 +281,7 @@ impl Proof<'_> {
                 None => Ok(()),
             };
         }
-        let table = words::jumps(self.user);
+        let table = words::jumps(self.mode);
         let (low, high) = self.symbols.range(&at).ok_or("a jump to what lies anywhere")?;
         let aligned = self.symbols.alignment(&at.add(-table.start)) >= 8;
         if aligned && low >= table.start && high + 8 <= table.end {
@@ -304,7 +303,7 @@ impl Proof<'_> {
             .collect();
         for number in written {
             let place = words::home(number);
-            if number == usize::from(RSP) && moved != 0 && !explicit {
+            if number == usize::from(RSP) && moved != 0 && !explicit && !self.mode.narrow {
                 let new = state.get(place).add(moved.into());
                 state.set(place, new);
             } else {
@@ -346,7 +345,7 @@ impl Proof<'_> {
 
     /// REP MOVS or STOS by its thunk, which looks up what it accesses in the array that R11 says.
     fn repeat(&mut self, instruction: &Instruction, state: &mut State) -> Checked {
-        if state.get(Place::Register(11)).value() != Some(words::tlb(self.user).start as u64) {
+        if state.get(Place::Register(11)).value() != Some(words::tlb(self.mode.user).start as u64) {
             return Err("a thunk with another array than that of the code's privilege".to_owned());
         }
         for (register, secret) in [(1, false), (6, false), (7, false), (10, true), (11, true)] {
@@ -399,7 +398,7 @@ impl Proof<'_> {
             return if allowed { Ok(()) } else { Err(format!("an access to bytes {range:x?} of the frame")) };
         }
         if let Some(field) = in_cpu(&address) {
-            let allowed = words::of_cpu(field, bytes, write, self.user);
+            let allowed = words::of_cpu(field, bytes, write, self.mode.user);
             return if allowed { Ok(()) } else { Err(format!("an access to {field:?} of the CPU")) };
         }
         self.check_guest_access(&address, bytes, write, state)?;

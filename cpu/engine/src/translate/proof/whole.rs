@@ -2,6 +2,7 @@
 
 use super::super::CODE_SIZE;
 use super::super::exit::ExitKind;
+use super::super::mode::Mode;
 use super::cases::Random;
 use super::walk::{Made, prove};
 use crate::harness::{UserHarness, UserPage};
@@ -95,7 +96,7 @@ fn the_code_cache_accesses_only_what_was_checked_wherever_it_is_linked() {
         let resumes = resumes.collect();
         // SAFETY: the code cache is mapped and readable; nothing writes it while the slice lives.
         let cache = unsafe { std::slice::from_raw_parts(translator.code.executable(0), CODE_SIZE) };
-        let made = Made { code: cache, entrances: &entrances, user: true, resumes };
+        let made = Made { code: cache, entrances: &entrances, mode: Mode { user: true, narrow: false }, resumes };
         // SAFETY: the frame lives as long as the CPU, and no translated code runs.
         let accesses =
             prove(made, unsafe { vcpu.cpu.mmu.tlb.frame().as_ref() }).unwrap_or_else(|problem| panic!("{problem}"));

@@ -4,6 +4,8 @@ use super::form::{Place, Right};
 use crate::cpu::{Cpu, seg};
 use crate::mmu::{ENTRIES, Entry, Privilege};
 use crate::translate::frame::{Code, Frame, JUMPS, WORDS, at};
+use crate::translate::mode::Mode;
+use crate::translate::strings::THUNKS;
 use motu_x86::Segment;
 use std::mem::{offset_of, size_of};
 use std::ops::Range;
@@ -134,12 +136,12 @@ pub fn entry_at(offset: i64) -> i64 {
 /// Whether the word there is a thunk for REP MOVS or STOS.
 pub fn is_string_thunk(at: Option<u64>) -> bool {
     let first = at::STRINGS as u64;
-    at.is_some_and(|at| (first..first + 64).contains(&at) && (at - first).is_multiple_of(8))
+    at.is_some_and(|at| (first..first + 8 * THUNKS as u64).contains(&at) && (at - first).is_multiple_of(8))
 }
 
-/// The jump table for code of one privilege.
-pub fn jumps(user: bool) -> Range<i64> {
+/// The jump table for code of one mode.
+pub fn jumps(mode: Mode) -> Range<i64> {
     let bytes = (JUMPS * size_of::<Code>()) as i64;
-    let start = i64::from(at::JUMPS) + i64::from(user) * bytes;
+    let start = i64::from(at::JUMPS) + mode.number() as i64 * bytes;
     start..start + bytes
 }
