@@ -4,6 +4,7 @@ use super::kvm::{Cpu, Opened};
 use super::*;
 use motu_kvm::OpenError;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 
 /// A host with these files.
@@ -84,10 +85,11 @@ fn kvm_that_could_be_there_is_a_problem_and_one_that_could_not_is_a_note() {
     let finding = on(&[NEITHER], &missing(), "/dev/kvm");
     assert_eq!((finding.level, finding.fix.len()), (Level::Note, 0));
 
-    let finding = on(&[INTEL, ("dev/kvm", "")], &Kvm(Err(OpenError::Denied)), "/dev/kvm");
+    let (folder, files) = host(&[INTEL, ("dev/kvm", "")]);
+    fs::set_permissions(folder.path().join("dev/kvm"), fs::Permissions::from_mode(0o600)).unwrap();
+    let finding = find(&examine(&files, &Kvm(Err(OpenError::Denied)), &["v3-2026"]), "/dev/kvm");
     assert_eq!(finding.level, Level::Problem);
-    // A file that was just made is its owner's.
-    assert!(finding.found.contains("mode 6"), "{finding:?}");
+    assert!(finding.found.contains("mode 600"), "{finding:?}");
     assert!(finding.fix[0].contains("chmod 660") && finding.fix[1].contains("usermod -aG kvm"), "{finding:?}");
 }
 

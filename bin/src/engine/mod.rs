@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use motu_engine::SoftHypervisor;
 use motu_hv::Hypervisor;
 use motu_kvm::{Backing, KvmHypervisor, OpenError};
+use motu_rescue::Rescuing;
 use motu_spec::{EngineChoice, Flags, SoftOptions, TraceKind, Translate, VmSpec};
 use motu_x86::contract::Contract;
 
@@ -27,7 +28,7 @@ pub fn choose(spec: &VmSpec) -> Result<Engine> {
         EngineChoice::Soft(options) => Ok(soft(options, "as asked".to_owned())),
         EngineChoice::Kvm => asked_for_kvm(spec),
         EngineChoice::Auto(options) => Ok(match usable_kvm(spec) {
-            Ok(kvm) => Engine { hypervisor: Box::new(kvm), why: "auto: KVM on the host's hardware".to_owned() },
+            Ok(kvm) => on_kvm(kvm, "auto: KVM on the host's hardware".to_owned()),
             Err(why) => {
                 notice::tell_once(&format!("using the soft engine: {why} ('motu doctor' says more)"));
                 soft(options, format!("auto: {why}"))
@@ -72,15 +73,15 @@ fn asked_for_kvm(spec: &VmSpec) -> Result<Engine> {
             if let Some(why) = refusal(&kvm, spec.cpu.as_deref()) {
                 bail!("{why}; use --engine soft");
             }
-            Ok(Engine { hypervisor: Box::new(kvm), why: "as asked".to_owned() })
+            Ok(on_kvm(kvm, "as asked".to_owned()))
         }
         Backing::Emulated(why) => {
             eprintln!(
                 "motu: warning: /dev/kvm has no hardware behind it ({why}): it is far slower than --engine soft and \
-                 stops at instructions that it does not know"
+                 does not keep the CPU contract"
             );
             let why = format!("as asked, without hardware: {why}");
-            Ok(Engine { hypervisor: Box::new(kvm), why })
+            Ok(on_kvm(kvm, why))
         }
     }
 }
@@ -122,6 +123,13 @@ pub fn remedy(error: &OpenError) -> &'static str {
         OpenError::Open(_) => "see the host's kernel log",
         OpenError::Version(_) | OpenError::Extensions(_) => "use a newer kernel",
     }
+}
+
+/// KVM, with the software engine's interpreter for instructions that it cannot emulate.
+fn on_kvm(kvm: KvmHypervisor, why: String) -> Engine {
+    let interpreter = motu_engine::Options { translate: motu_engine::Translate::Off, ..Default::default() };
+    let hypervisor = Rescuing::new(Box::new(kvm), Box::new(SoftHypervisor::new(interpreter)));
+    Engine { hypervisor: Box::new(hypervisor), why }
 }
 
 fn soft(asked: &SoftOptions, why: String) -> Engine {

@@ -60,7 +60,10 @@ impl Display for Table<'_> {
         row("engine", self.engine.to_owned())?;
         row("CPU contract", (*contract).to_owned())?;
         match (&cpus.hardware, &cpus.translator) {
-            (Some(hardware), _) => row("exits from guest code", grouped(hardware.exits))?,
+            (Some(hardware), _) => {
+                row("exits from guest code", grouped(hardware.exits))?;
+                row("instructions rescued", grouped(hardware.rescues))?;
+            }
             (None, None) => {
                 row("guest instructions", grouped(cpus.instructions))?;
                 let mips = cpus.instructions as f64 / cpu_time.as_secs_f64().max(1e-9) / 1e6;
@@ -178,9 +181,10 @@ mod tests {
 
     #[test]
     fn what_the_hosts_cpu_does_not_count_is_not_shown() {
-        let hardware = Some(HardwareStats { exits: 4321 });
+        let hardware = Some(HardwareStats { exits: 4321, rescues: 7 });
         let shown = table(motu_hv::Stats { hardware, ..motu_hv::Stats::default() });
         assert!(shown.contains("exits from guest code                      4,321\n"), "{shown}");
-        assert!(!shown.contains("TLB") && !shown.contains("instructions"), "{shown}");
+        assert!(shown.contains("instructions rescued                           7\n"), "{shown}");
+        assert!(!shown.contains("TLB") && !shown.contains("guest instructions"), "{shown}");
     }
 }

@@ -33,6 +33,8 @@ pub struct Stats {
 pub struct HardwareStats {
     /// Times that the host's kernel came back for something that it could not do alone.
     pub exits: u64,
+    /// Instructions that another engine ran, as the host's kernel could not emulate them.
+    pub rescues: u64,
 }
 
 /// What a translator of guest code to host code did since the vCPU was made.
@@ -93,7 +95,7 @@ impl Add for HardwareStats {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { exits: self.exits + other.exits }
+        Self { exits: self.exits + other.exits, rescues: self.rescues + other.rescues }
     }
 }
 

@@ -229,7 +229,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn stats(&self) -> Stats {
-        Stats { hardware: Some(HardwareStats { exits: self.exits }), ..self.stats }
+        Stats { hardware: Some(HardwareStats { exits: self.exits, rescues: 0 }), ..self.stats }
     }
 
     fn crash_report(&self) -> CrashReport {

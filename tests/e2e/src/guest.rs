@@ -33,6 +33,12 @@ impl Code {
         self
     }
 
+    /// `popcnt eax, eax`: one that KVM's emulator does not know.
+    pub fn popcnt(mut self) -> Self {
+        self.0.extend([0xf3, 0x0f, 0xb8, 0xc0]);
+        self
+    }
+
     /// Prints on the first serial port.
     pub fn print(self, text: &str) -> Self {
         text.bytes().fold(self, |code, byte| code.out8(0x3f8, byte))

@@ -39,6 +39,25 @@ fn a_small_kernel_runs_on_kvm() {
     assert_eq!(warns, engine(&ended).contains("without hardware"), "{ended:?}");
 }
 
+/// A figure of `--stats`.
+fn figure(ended: &Ended, name: &str) -> Option<u64> {
+    let line = ended.stderr.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().replace(',', "").parse().ok()
+}
+
+#[test]
+fn what_kvm_cannot_emulate_the_software_engine_runs() {
+    let code = Code::new().print("a").popcnt().print("b").popcnt().print("c").power_off();
+    let ended = run(code, &["--engine", "kvm", "--stats"]);
+    if ended.status == 125 {
+        return println!("SKIPPED: {}", ended.stderr.trim());
+    }
+    assert_eq!((ended.status, ended.stdout.as_str()), (0, "abc"), "{ended:?}");
+    // Hardware knows the instruction, an emulator does not.
+    let emulated = engine(&ended).contains("without hardware");
+    assert_eq!(figure(&ended, "instructions rescued"), Some(if emulated { 2 } else { 0 }), "{ended:?}");
+}
+
 #[test]
 fn auto_is_the_default_and_says_nothing_to_a_pipe() {
     let quiet = run(Code::new().print("x").power_off(), &[]);

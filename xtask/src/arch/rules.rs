@@ -37,6 +37,11 @@ const FORBIDDEN: &[Forbidden] = &[
         rule: "cpu/ runs instructions: it knows nothing of the board nor of what is above it",
     },
     Forbidden { from: &["cpu/hv"], to: &["cpu"], rule: "cpu/hv is the seam: it names none of the engines behind it" },
+    Forbidden {
+        from: &["cpu/rescue"],
+        to: &["cpu/engine", "cpu/kvm", "cpu/oracle"],
+        rule: "cpu/rescue makes one engine of two that it is told: it names neither",
+    },
     Forbidden { from: &["cpu/kvm"], to: &["cpu/engine", "cpu/oracle"], rule: "the engines know nothing of each other" },
     Forbidden {
         from: &["cpu/engine"],

@@ -45,6 +45,7 @@ fn edges_against_the_direction_are_named() {
         ("cpu/engine", "machine/bus", "board"),
         ("cpu/engine", "cpu/kvm", "each other"),
         ("cpu/kvm", "cpu/engine", "each other"),
+        ("cpu/rescue", "cpu/kvm", "names neither"),
         ("machine/devices", "cpu/hv", "never the CPU seam"),
         ("machine/boot", "cpu/hv", "never the CPU seam"),
         ("machine/machine", "control/store", "above it"),

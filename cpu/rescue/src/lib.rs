@@ -1,0 +1,253 @@
+//! One engine that finishes what another one cannot.
+//!
+//! Where the first engine stops at an instruction that it does not know ([`Trouble::Instruction`]), the second one runs that one
+//! instruction on the CPU's state, and the first goes on:
+//!
+//! ```text
+//!   first.run --Stuck(Instruction)--> first.save -> second.restore -> one instruction -> second.save -> first.restore
+//!       ^                                                                                                    |
+//!       +----------------------------------------------------------------------------------------------------+
+//! ```
+//!
+//! It knows neither of the two: they are told to it as [`Hypervisor`]s. Both work on the same RAM and the same board. Messages to
+//! the local APIC that come meanwhile wait, since the first engine's APIC is about to be overwritten.
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+mod tests;
+
+use motu_hv::{
+    Capabilities, CrashReport, Exit, GuestBus, HardwareStats, HvError, Hypervisor, Kick, Msi, Profiler,
+    RecentInstruction, Stats, TracedEvent, Tracer, Trouble, Vcpu, Vm, VmConfig,
+};
+use motu_x86::{CpuState, Gpa, Nanos};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// An engine with another one behind it.
+pub struct Rescuing {
+    first: Box<dyn Hypervisor>,
+    second: Arc<dyn Hypervisor>,
+}
+
+impl Rescuing {
+    /// `first` runs guests, and `second` what it cannot.
+    pub fn new(first: Box<dyn Hypervisor>, second: Box<dyn Hypervisor>) -> Self {
+        Self { first, second: second.into() }
+    }
+}
+
+impl std::fmt::Debug for Rescuing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rescuing").field("first", &self.first.capabilities()).finish_non_exhaustive()
+    }
+}
+
+impl Hypervisor for Rescuing {
+    fn capabilities(&self) -> Capabilities {
+        self.first.capabilities()
+    }
+
+    fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>, HvError> {
+        let first = self.first.create_vm(config.clone())?;
+        let shared = Arc::new(Shared { first, waiting: Mutex::new(None) });
+        Ok(Arc::new(RescuingVm { shared, second: Arc::clone(&self.second), config }))
+    }
+}
+
+/// The machine, and the messages that wait while its CPU is being rescued.
+struct Shared {
+    first: Arc<dyn Vm>,
+    waiting: Mutex<Option<Vec<Msi>>>,
+}
+
+impl Shared {
+    fn signal(&self, msi: Msi) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        match waiting.as_mut() {
+            Some(messages) => messages.push(msi),
+            // Under the lock, so that none slips in behind `hold`.
+            None => self.first.signal_msi(msi),
+        }
+    }
+
+    fn hold(&self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default();
+    }
+
+    fn release(&self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.take().into_iter().flatten().for_each(|msi| self.first.signal_msi(msi));
+    }
+}
+
+struct RescuingVm {
+    shared: Arc<Shared>,
+    second: Arc<dyn Hypervisor>,
+    config: VmConfig,
+}
+
+impl Vm for RescuingVm {
+    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, HvError> {
+        let first = self.shared.first.create_vcpu(id)?;
+        let rescuer = Rescuer { hypervisor: Arc::clone(&self.second), config: self.config.clone(), vcpu: None };
+        Ok(Box::new(RescuingVcpu { id, first, rescuer, shared: Arc::clone(&self.shared), rescues: 0 }))
+    }
+
+    fn signal_msi(&self, msi: Msi) {
+        self.shared.signal(msi);
+    }
+
+    fn set_ext_int(&self, level: bool) {
+        self.shared.first.set_ext_int(level);
+    }
+}
+
+struct RescuingVcpu {
+    id: u32,
+    first: Box<dyn Vcpu>,
+    rescuer: Rescuer,
+    shared: Arc<Shared>,
+    rescues: u64,
+}
+
+impl RescuingVcpu {
+    /// Has the second engine run the instruction at RIP. `Some` ends `run`.
+    fn rescue(&mut self, bus: &dyn GuestBus) -> Result<Option<Exit>, HvError> {
+        let began = Instant::now();
+        let before = self.first.save();
+        let (mut after, exit) = self.rescuer.run_one(self.id, &before, bus)?;
+        // A TSC tick is a nanosecond in every contract.
+        after.tsc = before.tsc.wrapping_add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(0));
+        self.first.restore(&after)?;
+        self.rescues += 1;
+        Ok(exit)
+    }
+}
+
+impl Vcpu for RescuingVcpu {
+    fn run(&mut self, bus: &dyn GuestBus) -> Exit {
+        loop {
+            match self.first.run(bus) {
+                Exit::Stuck(Trouble::Instruction) => {}
+                exit => return exit,
+            }
+            self.shared.hold();
+            let rescued = self.rescue(bus);
+            self.shared.release();
+            match rescued {
+                Ok(None) => {}
+                Ok(Some(exit)) => return exit,
+                // What it had to say does not fit into an exit; that the guest cannot go on does.
+                Err(_) => return Exit::Stuck(Trouble::Instruction),
+            }
+        }
+    }
+
+    fn kicker(&self) -> Arc<dyn Kick> {
+        self.first.kicker()
+    }
+
+    fn save(&self) -> CpuState {
+        self.first.save()
+    }
+
+    fn restore(&mut self, state: &CpuState) -> Result<(), HvError> {
+        self.first.restore(state)
+    }
+
+    fn stats(&self) -> Stats {
+        let stats = self.first.stats();
+        let hardware = stats.hardware.map(|hardware| HardwareStats { rescues: self.rescues, ..hardware });
+        Stats { hardware, ..stats }
+    }
+
+    fn crash_report(&self) -> CrashReport {
+        self.first.crash_report()
+    }
+
+    fn set_tracer(&mut self, tracer: Option<Box<dyn Tracer>>) {
+        self.first.set_tracer(tracer);
+    }
+
+    fn set_profiler(&mut self, profiler: Option<Box<dyn Profiler>>) -> Result<(), HvError> {
+        self.first.set_profiler(profiler)
+    }
+}
+
+/// The second engine's CPU, made when it is first needed.
+struct Rescuer {
+    hypervisor: Arc<dyn Hypervisor>,
+    config: VmConfig,
+    vcpu: Option<Box<dyn Vcpu>>,
+}
+
+impl Rescuer {
+    /// The state behind one instruction, and why the first engine is not to go on.
+    fn run_one(&mut self, id: u32, before: &CpuState, bus: &dyn GuestBus) -> Result<(CpuState, Option<Exit>), HvError> {
+        let vcpu = match &mut self.vcpu {
+            Some(vcpu) => vcpu,
+            None => {
+                let mut vcpu = self.hypervisor.create_vm(self.config.clone())?.create_vcpu(id)?;
+                let kick = vcpu.kicker();
+                vcpu.set_tracer(Some(Box::new(OneInstruction(kick))));
+                self.vcpu.insert(vcpu)
+            }
+        };
+        vcpu.restore(before)?;
+        let exit = match vcpu.run(&Still(bus)) {
+            Exit::Kicked => None,
+            exit => Some(exit),
+        };
+        Ok((vcpu.save(), exit))
+    }
+}
+
+/// Ends the run behind the instruction that is about to begin: the kick is seen between two instructions.
+struct OneInstruction(Arc<dyn Kick>);
+
+impl Tracer for OneInstruction {
+    fn wants_instructions(&self) -> bool {
+        true
+    }
+
+    fn instruction(&mut self, _: &RecentInstruction) {
+        self.0.kick();
+    }
+
+    fn event(&mut self, _: &TracedEvent) {}
+}
+
+/// The board for the time of one instruction, in which no time passes: what the guest's clocks are, the first engine knows.
+struct Still<'a>(&'a dyn GuestBus);
+
+impl GuestBus for Still<'_> {
+    fn io_read(&self, port: u16, data: &mut [u8]) {
+        self.0.io_read(port, data);
+    }
+
+    fn io_write(&self, port: u16, data: &[u8]) {
+        self.0.io_write(port, data);
+    }
+
+    fn mmio_read(&self, address: Gpa, data: &mut [u8]) {
+        self.0.mmio_read(address, data);
+    }
+
+    fn mmio_write(&self, address: Gpa, data: &[u8]) {
+        self.0.mmio_write(address, data);
+    }
+
+    fn acknowledge_interrupt(&self) -> u8 {
+        self.0.acknowledge_interrupt()
+    }
+
+    fn end_of_interrupt(&self, vector: u8) {
+        self.0.end_of_interrupt(vector);
+    }
+
+    /// As outside of [`Vcpu::run`], where the state is restored and saved.
+    fn now(&self) -> Nanos {
+        Nanos(0)
+    }
+}
