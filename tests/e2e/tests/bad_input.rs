@@ -31,7 +31,10 @@ fn sizes_and_counts_out_of_range() {
 fn names_that_nobody_knows() {
     refused(&["run", "--engine", "fast"], &["auto", "kvm", "soft"]);
     refused(&["run", "--engine", "kvm,translate=off"], &["kvm engine has no options", "auto and soft"]);
-    refused(&["run", "--engine", "soft,speed=11"], &["speed=11", "translate=off|on|lockstep", "deny=", "flags=live|exact", "stress="]);
+    refused(
+        &["run", "--engine", "soft,speed=11"],
+        &["speed=11", "translate=off|on|lockstep", "deny=", "flags=live|exact", "stress="],
+    );
     refused(&["run", "--engine", "soft,translate=no"], &["\"no\"", "off, on and lockstep"]);
     refused(&["run", "--engine", "soft,deny=main"], &["\"main\"", "hexadecimal"]);
     refused(&["run", "--cpu", "i386"], &["i386", "v2-2026"]);
