@@ -109,4 +109,20 @@ pub mod misc_enable {
     /// NX is neither told nor to be had.
     pub const XD_DISABLE: u64 = 1 << 34;
     pub const TURBO_DISABLE: u64 = 1 << 38;
+
+    /// Bits that software may change. That for MONITOR stays zero, as no contract has it.
+    pub const WRITABLE: u64 =
+        FAST_STRINGS | THERMAL_CONTROL | SPEEDSTEP | LIMIT_CPUID | XTPR_DISABLE | XD_DISABLE | TURBO_DISABLE;
+    /// Bits that a write must leave as they are.
+    const FIXED: u64 = BTS_UNAVAILABLE | PEBS_UNAVAILABLE;
+    /// Bits that the model has; the others are reserved.
+    const DEFINED: u64 = WRITABLE | FIXED | PERFMON_AVAILABLE | MONITOR;
+
+    /// What the register holds once `value` is written to it over `old`; `None` if that raises #GP(0) (SDM vol. 4, table 2-2).
+    pub const fn written(old: u64, value: u64) -> Option<u64> {
+        if value & !DEFINED != 0 || (value ^ old) & FIXED != 0 {
+            return None;
+        }
+        Some((old & !WRITABLE) | (value & WRITABLE))
+    }
 }

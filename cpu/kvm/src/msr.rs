@@ -200,20 +200,9 @@ impl OwnMsrs {
     }
 
     fn set_misc_enable(&mut self, value: u64) -> bool {
-        const WRITABLE: u64 = misc_enable::FAST_STRINGS
-            | misc_enable::THERMAL_CONTROL
-            | misc_enable::SPEEDSTEP
-            | misc_enable::LIMIT_CPUID
-            | misc_enable::XTPR_DISABLE
-            | misc_enable::XD_DISABLE
-            | misc_enable::TURBO_DISABLE;
-        const STAY: u64 = misc_enable::BTS_UNAVAILABLE | misc_enable::PEBS_UNAVAILABLE;
-        const IGNORED: u64 = misc_enable::PERFMON_AVAILABLE | misc_enable::MONITOR;
-        if value & !(WRITABLE | STAY | IGNORED) != 0 || (value ^ self.misc_enable) & STAY != 0 {
-            return false;
-        }
-        self.misc_enable = self.misc_enable & !WRITABLE | value & WRITABLE;
-        true
+        let written = misc_enable::written(self.misc_enable, value);
+        self.misc_enable = written.unwrap_or(self.misc_enable);
+        written.is_some()
     }
 }
 

@@ -38,22 +38,6 @@ pub enum Rule {
     Apic,
 }
 
-/// Bits of IA32_MISC_ENABLE that the model has.
-const MISC_ENABLE_DEFINED: u64 = MISC_ENABLE_WRITABLE
-    | misc_enable::PERFMON_AVAILABLE
-    | misc_enable::BTS_UNAVAILABLE
-    | misc_enable::PEBS_UNAVAILABLE
-    | misc_enable::MONITOR;
-
-/// Bits of IA32_MISC_ENABLE that software may change. That for MONITOR stays zero, as no contract has it.
-pub const MISC_ENABLE_WRITABLE: u64 = misc_enable::FAST_STRINGS
-    | misc_enable::THERMAL_CONTROL
-    | misc_enable::SPEEDSTEP
-    | misc_enable::LIMIT_CPUID
-    | misc_enable::XTPR_DISABLE
-    | misc_enable::XD_DISABLE
-    | misc_enable::TURBO_DISABLE;
-
 /// IA32_MTRR_DEF_TYPE: the type, fixed ranges enabled, MTRRs enabled.
 const MTRR_DEFAULT_BITS: u64 = 0xff | 1 << 10 | 1 << 11;
 /// IA32_MTRR_PHYSMASKn: the range is valid.
@@ -88,10 +72,7 @@ impl Rule {
                 let changes_lme = (value ^ cpu.msrs.efer) & efer::LME != 0;
                 only(cpu.contract.efer_allowed() & !hidden) && !(changes_lme && cpu.cr0 & cr0::PG != 0)
             }
-            Self::MiscEnable => {
-                let fixed = misc_enable::BTS_UNAVAILABLE | misc_enable::PEBS_UNAVAILABLE;
-                only(MISC_ENABLE_DEFINED) && (value ^ cpu.msrs.misc_enable) & fixed == 0
-            }
+            Self::MiscEnable => misc_enable::written(cpu.msrs.misc_enable, value).is_some(),
             Self::DebugControl => only(debugctl::LBR | debugctl::BTF),
         }
     }

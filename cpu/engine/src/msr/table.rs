@@ -1,9 +1,9 @@
 //! The MSRs that hold state, and those that only take commands.
 
-use super::rule::{MISC_ENABLE_WRITABLE, Rule};
+use super::rule::Rule;
 use crate::cpu::{Cpu, Faulting, alert, seg};
 use motu_x86::contract::{Contract, Feature};
-use motu_x86::flags::{debugctl, efer};
+use motu_x86::flags::{debugctl, efer, misc_enable};
 use motu_x86::msr;
 
 type Read = fn(&mut Cpu, u32) -> Faulting<u64>;
@@ -126,8 +126,7 @@ pub static STATE: &[Msr] = &[
         Rule::MiscEnable,
         |cpu, _| Ok(cpu.msrs.misc_enable),
         |cpu, _, value| {
-            let kept = cpu.msrs.misc_enable & !MISC_ENABLE_WRITABLE;
-            cpu.msrs.misc_enable = kept | (value & MISC_ENABLE_WRITABLE);
+            cpu.msrs.misc_enable = misc_enable::written(cpu.msrs.misc_enable, value).unwrap_or(cpu.msrs.misc_enable);
             Ok(())
         },
     ),
