@@ -53,7 +53,10 @@ impl History {
                     let leads =
                         |n: usize, i: &Disassembled| (n > 0 && i.shown.rip == next.rip) || i.jumps_to == Some(next.rip);
                     let found = block.iter().enumerate().find(|&(n, i)| leads(n, i));
-                    found.map(|(n, i)| if i.jumps_to == Some(next.rip) { n + 1 } else { n })
+                    let ran = found.map(|(n, i)| if i.jumps_to == Some(next.rip) { n + 1 } else { n });
+                    // Code that was left before its first instruction, which another one then ran.
+                    let nothing = next.rip == place.rip && block.last().is_none_or(|last| !last.leads_anywhere);
+                    ran.or(nothing.then_some(0))
                 }
             };
             block.truncate(ran.unwrap_or(block.len()));
@@ -92,8 +95,10 @@ impl Cpu {
 
 struct Disassembled {
     shown: RecentInstruction,
-    /// Where a conditional jump leads.
+    /// Where a direct jump leads.
     jumps_to: Option<u64>,
+    /// Where it leads is not in its bytes.
+    leads_anywhere: bool,
 }
 
 /// The first instructions at a place, up to a branch that is always taken or what is no instruction, and at most `limit`. The
@@ -108,9 +113,15 @@ fn disassemble(cpu: &Cpu, place: Place, limit: usize) -> Vec<Disassembled> {
         let mut text = String::new();
         formatter.format(&instruction, &mut text);
         let shown = RecentInstruction { cs: place.selector, rip, linear: place.linear(rip), text };
-        let conditional = instruction.flow_control() == FlowControl::ConditionalBranch;
-        found.push(Disassembled { shown, jumps_to: conditional.then(|| instruction.near_branch_target()) });
-        if instruction.is_invalid() || !(conditional || instruction.flow_control() == FlowControl::Next) {
+        let flow = instruction.flow_control();
+        let conditional = flow == FlowControl::ConditionalBranch;
+        let direct = conditional || matches!(flow, FlowControl::UnconditionalBranch | FlowControl::Call);
+        found.push(Disassembled {
+            shown,
+            jumps_to: direct.then(|| instruction.near_branch_target()),
+            leads_anywhere: !direct && flow != FlowControl::Next,
+        });
+        if instruction.is_invalid() || !(conditional || flow == FlowControl::Next) {
             break;
         }
     }
@@ -147,6 +158,8 @@ mod tests {
         let mut harness = UserHarness::new("v2-2026", &[page]).unwrap();
         // NOP; JE +1; NOP; JNE +1; NOP; RET.
         harness.write(0, &[0x90, 0x74, 0x01, 0x90, 0x75, 0x01, 0x90, 0xc3]);
+        // NOP; JMP to itself.
+        harness.write(16, &[0x90, 0xeb, 0xfe]);
         let shown = |harness: &mut UserHarness, blocks: &[u64], rip: u64| {
             let cpu = harness.cpu();
             let mut history = History::default();
@@ -158,6 +171,8 @@ mod tests {
         assert_eq!(shown(&mut harness, &[0, 4], 4), [0, 1, 4]);
         assert_eq!(shown(&mut harness, &[0], 7), [0, 1, 3, 4, 6, 7]);
         assert_eq!(shown(&mut harness, &[0, 7], 7), [0, 1, 3, 4, 7]);
+        // Code that was left at once, and what was left to.
+        assert_eq!(shown(&mut harness, &[16, 16], 17), [16, 17]);
         // A block that ended where the next one began.
         assert_eq!(shown(&mut harness, &[0, 3], 3), [0, 1, 3]);
     }

@@ -37,8 +37,8 @@ impl Translator {
     #[inline(always)]
     pub fn run(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, history: &mut History, mailbox: &Mailbox) -> Next {
         loop {
-            history.note(cpu.rip, cpu);
             let Some(mut code) = self.code_at_rip(cpu, cache) else { return Next::Block };
+            history.note(cpu.rip, cpu);
             self.load_wanted(cpu);
             let next = loop {
                 self.enter(cpu, code);
