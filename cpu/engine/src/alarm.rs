@@ -70,14 +70,14 @@ impl Alarm {
 
     /// Rings at `deadline`, given that it is `now`; not at all if that is `None`.
     pub fn set(&mut self, now: Nanos, deadline: Option<Nanos>) {
-        if self.known == deadline && self.clock.lock().due.is_some() == deadline.is_some() {
+        let mut state = self.clock.lock();
+        if self.known == deadline && state.due.is_some() == deadline.is_some() {
             return;
         }
         self.known = deadline;
         // What is further away than the host's clock reaches never comes.
         let due = deadline
             .and_then(|deadline| Instant::now().checked_add(Duration::from_nanos(deadline.saturating_sub(now).0)));
-        let mut state = self.clock.lock();
         state.due = due;
         // One that wakes too early finds out by itself.
         if due.is_some_and(|due| state.asleep_until.is_none_or(|until| due < until)) {

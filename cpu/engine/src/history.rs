@@ -50,10 +50,11 @@ impl History {
             let ran = match after {
                 None => block.iter().position(|i| i.shown.rip == cpu.rip).map(|last| last + 1),
                 Some(next) => {
-                    let leads =
-                        |n: usize, i: &Disassembled| (n > 0 && i.shown.rip == next.rip) || i.jumps_to == Some(next.rip);
-                    let found = block.iter().enumerate().find(|&(n, i)| leads(n, i));
-                    let ran = found.map(|(n, i)| if i.jumps_to == Some(next.rip) { n + 1 } else { n });
+                    let ran = block.iter().enumerate().find_map(|(n, i)| match i {
+                        _ if i.jumps_to == Some(next.rip) => Some(n + 1),
+                        _ if n > 0 && i.shown.rip == next.rip => Some(n),
+                        _ => None,
+                    });
                     // Code that was left before its first instruction, which another one then ran.
                     let nothing = next.rip == place.rip && block.last().is_none_or(|last| !last.leads_anywhere);
                     ran.or(nothing.then_some(0))

@@ -3,7 +3,6 @@
 use crate::cpu::{Cpu, alert, seg};
 use crate::lapic::Moment;
 use motu_hv::HvError;
-use motu_x86::flags::{cr0, efer};
 use motu_x86::{Activity, CpuState, Segments};
 
 impl Cpu {
@@ -66,14 +65,7 @@ impl Cpu {
     /// # Errors
     /// A combination of control bits that no processor can have, or such an APIC.
     pub fn restore(&mut self, state: &CpuState) -> Result<(), HvError> {
-        let paging = state.cr0 & cr0::PG != 0;
-        let long = state.msrs.efer & efer::LMA != 0;
-        if (paging && state.cr0 & cr0::PE == 0) || (long && !paging) {
-            return Err(HvError::State(format!(
-                "CR0 {:#x} with IA32_EFER {:#x} is no mode of operation",
-                state.cr0, state.msrs.efer
-            )));
-        }
+        motu_hv::check_mode(state)?;
         let now = self.bus().now();
         self.tsc_offset = state.tsc.wrapping_sub(now.0);
         let at = Moment { now, tsc: state.tsc };

@@ -17,6 +17,7 @@ pub use report::{CrashReport, ExitCounts, HardwareStats, RecentInstruction, Stat
 pub use trace::{EventKind, TracedEvent, Tracer};
 
 use motu_memory::GuestRam;
+use motu_x86::flags::{cr0, efer};
 use motu_x86::{CpuState, Gpa, Nanos};
 use std::sync::Arc;
 
@@ -52,6 +53,22 @@ pub enum HvError {
     State(String),
     #[error("the guest cannot go on at RIP {rip:#x}: {trouble}")]
     Stuck { rip: u64, trouble: Trouble },
+}
+
+/// Refuses a state that is in no mode of operation (SDM vol. 3, 2.2), which not every hypervisor does by itself.
+///
+/// # Errors
+/// CR0 and IA32_EFER do not fit together.
+pub fn check_mode(state: &CpuState) -> Result<(), HvError> {
+    let paging = state.cr0 & cr0::PG != 0;
+    let long = state.msrs.efer & efer::LMA != 0;
+    if (paging && state.cr0 & cr0::PE == 0) || (long && !paging) {
+        return Err(HvError::State(format!(
+            "CR0 {:#x} with IA32_EFER {:#x} is no mode of operation",
+            state.cr0, state.msrs.efer
+        )));
+    }
+    Ok(())
 }
 
 /// Something that runs guest instructions on this host.

@@ -92,10 +92,9 @@ impl BlockTranslator {
         let steps = std::mem::take(&mut self.steps);
         let mut emitted = true;
         for (n, (instruction, selected)) in steps.iter().enumerate() {
-            let live = self.live.get(n).is_none_or(|&flags| flags != 0);
             self.emit.begin_step((skipped + n) as u16);
             let planned = plan.steps.get(n).copied().unwrap_or_default();
-            let live_behind = self.live.get(n + 1).is_none_or(|&flags| flags != 0);
+            let [live, live_behind] = [n, n + 1].map(|n| self.live.get(n).is_none_or(|&flags| flags != 0));
             let step = Current {
                 instruction,
                 selected,

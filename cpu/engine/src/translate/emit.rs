@@ -1,7 +1,7 @@
 //! One block's host code while it is written.
 //!
 //! ```text
-//! by jump table:  is R10 this block's address? is it time to look up?
+//! by jump table:  is R10 this block's address? (in the stress mode) is it time to look up?
 //! directly:       are the vector registers here?
 //!                 instructions, checks before those that access memory
 //!                 where the block goes on
@@ -12,7 +12,7 @@ mod memory;
 
 pub use memory::{Address, Computed, Free};
 
-use super::asm::{Asm, Label, Mem, R9, R10, R11, RCX, cc, frame, frame_indexed};
+use super::asm::{Asm, Label, Mem, R9, R10, R11, RCX, Reg, cc, frame, frame_indexed};
 use super::exit::{Exit, ExitKind, LOOKUP, Within};
 use super::frame::{Code, JUMPS, WORDS, at, jump_index};
 use super::groups::Member;
@@ -199,9 +199,13 @@ impl Emit {
     pub fn settle_rsp(&mut self) {
         let bytes = std::mem::take(&mut self.unmoved);
         if bytes != 0 {
-            let moved = Mem { base: R9, index: None, disp: bytes };
-            if self.mode.narrow { self.asm.lea32(R9, moved) } else { self.asm.lea(R9, moved) }
+            self.lea_word(R9, Mem { base: R9, index: None, disp: bytes });
         }
+    }
+
+    /// The sum that `mem` stands for, as long as a general register of the mode's.
+    pub fn lea_word(&mut self, to: Reg, mem: Mem) {
+        if self.mode.narrow { self.asm.lea32(to, mem) } else { self.asm.lea(to, mem) }
     }
 
     /// Where a member of the stack's group is.

@@ -179,7 +179,7 @@ impl Translator {
     /// Whether translated code may run in the mode the CPU is in.
     #[inline(always)]
     pub fn may_run(cpu: &Cpu) -> bool {
-        Mode::of(cpu).is_some() && cpu.system_flags & rflags::TF == 0
+        Mode::of(cpu).is_some()
     }
 
     /// Drops jump table entries whose translation of addresses may not hold any more, and what was made of blocks that are

@@ -2,6 +2,7 @@
 
 use crate::cpu::{CodeSize, Cpu, key};
 use crate::mmu::Privilege;
+use motu_x86::flags::rflags;
 
 /// The kind of code that a translation is of. Each has a jump table of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub struct Mode {
 pub const MODES: usize = 4;
 
 impl Mode {
-    /// The CPU's, if translated code may run in it. Code of 32 bits relies on registers that have no more.
+    /// The CPU's, if translated code may run now: not in single steps. Code of 32 bits relies on registers that have no more.
     #[inline(always)]
     pub fn of(cpu: &Cpu) -> Option<Self> {
         let user = cpu.cpl == 3;
@@ -27,7 +28,8 @@ impl Mode {
         let narrow = size == CodeSize::Bits32 as u32;
         let plain = size == CodeSize::Bits64 as u32 || (narrow && cpu.upper_halves_are_clear());
         let privilege = if user { Privilege::User } else { Privilege::Supervisor };
-        (plain && cpu.mmu.control.privilege == privilege).then_some(Self { user, narrow })
+        let steps = cpu.system_flags & rflags::TF != 0;
+        (plain && cpu.mmu.control.privilege == privilege && !steps).then_some(Self { user, narrow })
     }
 
     /// As an index.

@@ -8,7 +8,7 @@ use super::exit::{Exit, ExitKind, LOOKUP, Within};
 use super::frame::{Code, unit};
 use super::mode::Mode;
 use super::{Translator, thunks};
-use crate::cpu::{Cpu, alert, seg, slot};
+use crate::cpu::{CodeSize, Cpu, alert, seg, slot};
 use crate::decode::BlockCache;
 use crate::history::History;
 use crate::mmu::is_canonical;
@@ -122,8 +122,11 @@ impl Translator {
         unsafe {
             (*frame).fs_base = cpu.bases[seg::FS];
             (*frame).gs_base = cpu.bases[seg::GS];
-            (*frame).fs_bar = bar(cpu, seg::FS);
-            (*frame).gs_bar = bar(cpu, seg::GS);
+            // 64-bit code looks at no segment's limit.
+            if cpu.code_size == CodeSize::Bits32 {
+                (*frame).fs_bar = bar(cpu, seg::FS);
+                (*frame).gs_bar = bar(cpu, seg::GS);
+            }
             (*frame).arith = cpu.arith.into();
             (*frame).vectors = cpu.fpu.0.as_mut_ptr();
             (*frame).registers = cpu.gprs_mut().as_mut_ptr();
@@ -230,10 +233,7 @@ impl Translator {
         } else if !is_quiet(cpu, mailbox) {
             return Err(Next::Continue);
         }
-        if !Self::may_run(cpu)
-            || Mode::of(cpu) != Some(mode)
-            || (units != 0 && !cpu.vectors_usable(units & unit::AVX != 0))
-        {
+        if Mode::of(cpu) != Some(mode) || (units != 0 && !cpu.vectors_usable(units & unit::AVX != 0)) {
             return Err(Next::Continue);
         }
         self.set_units(units);

@@ -47,10 +47,6 @@ impl BlockTranslator {
         if self.wide() { self.emit.asm.store(to, from) } else { self.emit.asm.store32(to, from) }
     }
 
-    pub(super) fn lea_word(&mut self, to: Reg, mem: Mem) {
-        if self.wide() { self.emit.asm.lea(to, mem) } else { self.emit.asm.lea32(to, mem) }
-    }
-
     /// Writes R10 where the word goes that is pushed; it waits in the frame if that has no group.
     pub(super) fn push_r10(&mut self, step: &Current<'_>) {
         let waits = frame(at::WAITING);
@@ -146,7 +142,7 @@ impl BlockTranslator {
             }
         };
         let word = self.word();
-        self.lea_word(R9, Mem { base: RBP, index: None, disp: word });
+        self.emit.lea_word(R9, Mem { base: RBP, index: None, disp: word });
         self.load_word(RBP, from);
         Some(())
     }

@@ -12,7 +12,6 @@ use crate::msr;
 use crate::vcpu::KvmVcpu;
 use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_xcrs};
 use motu_hv::HvError;
-use motu_x86::flags::{cr0, efer};
 use motu_x86::{CpuState, msr as number};
 
 impl KvmVcpu {
@@ -38,7 +37,7 @@ impl KvmVcpu {
     /// # Errors
     /// A state that no processor can be in, or that this KVM refuses.
     pub(crate) fn write_state(&mut self, state: &CpuState) -> Result<(), HvError> {
-        check(state)?;
+        motu_hv::check_mode(state)?;
         let refused = |what: &'static str| {
             move |e: kvm_ioctls::Error| HvError::State(format!("the host's KVM refuses the {what} ({e})"))
         };
@@ -117,17 +116,4 @@ impl KvmVcpu {
         };
         by_offset().map_or_else(|| self.set_msrs(&[(number::TSC, tsc)]), Ok)
     }
-}
-
-/// What the kernel would refuse without saying why, or not refuse.
-fn check(state: &CpuState) -> Result<(), HvError> {
-    let paging = state.cr0 & cr0::PG != 0;
-    let long = state.msrs.efer & efer::LMA != 0;
-    if (paging && state.cr0 & cr0::PE == 0) || (long && !paging) {
-        return Err(HvError::State(format!(
-            "CR0 {:#x} with IA32_EFER {:#x} is no mode of operation",
-            state.cr0, state.msrs.efer
-        )));
-    }
-    Ok(())
 }
