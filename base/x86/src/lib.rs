@@ -12,7 +12,8 @@ mod state;
 
 pub use exception::{Exception, Vector};
 pub use state::{
-    Activity, CpuState, DescriptorTable, Lapic, Msrs, PKRU_OFFSET, PKRU_SIZE, Segment, Segments, XSAVE_SIZE, XsaveArea,
+    Activity, CpuState, DescriptorTable, Lapic, Msrs, PKRU_OFFSET, PKRU_SIZE, Segment, Segments, Shadow, XSAVE_SIZE,
+    XsaveArea,
 };
 
 use std::fmt;

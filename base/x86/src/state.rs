@@ -156,6 +156,17 @@ pub enum Activity {
     Shutdown,
 }
 
+/// Whether the instruction before holds events off for one more (SDM vol. 3, 25.4.2 has the same).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shadow {
+    #[default]
+    None,
+    /// Behind STI: interrupts.
+    Sti,
+    /// Behind MOV SS and POP SS: debug exceptions, too.
+    MovSs,
+}
+
 /// One logical processor at an instruction boundary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuState {
@@ -181,8 +192,13 @@ pub struct CpuState {
     /// Guest TSC at the time of saving.
     pub tsc: u64,
     pub activity: Activity,
-    /// Interrupts are held off for one instruction (STI, MOV SS).
-    pub interrupt_shadow: bool,
+    pub interrupt_shadow: Shadow,
+    /// Vector of an external interrupt that the processor has asked for and not yet begun to handle: it comes next,
+    /// whatever IF is. One of the local APIC's is in service there already.
+    pub interrupt: Option<u8>,
+    /// Bits of DR6 (B0 to B3, BS, BT) of the debug trap that is due before the next instruction (SDM vol. 3, 25.4.2,
+    /// "pending debug exceptions"). They are not in DR6 yet.
+    pub pending_debug: u64,
     pub nmi_pending: bool,
     pub nmi_blocked: bool,
 }
@@ -209,7 +225,9 @@ impl Default for CpuState {
             lapic: Lapic::default(),
             tsc: 0,
             activity: Activity::Active,
-            interrupt_shadow: false,
+            interrupt_shadow: Shadow::None,
+            interrupt: None,
+            pending_debug: 0,
             nmi_pending: false,
             nmi_blocked: false,
         }

@@ -49,8 +49,13 @@ impl Differ {
             (state.lapic.base_msr, registers)
         };
         self.same("local APIC", &lapic(expected), &lapic(found));
-        let events = |s: &CpuState| (s.activity, s.interrupt_shadow, s.nmi_pending, s.nmi_blocked);
-        self.same("activity, shadow, NMI pending and blocked", &events(expected), &events(found));
+        let events =
+            |s: &CpuState| (s.activity, s.interrupt_shadow, s.interrupt, s.pending_debug, s.nmi_pending, s.nmi_blocked);
+        self.same(
+            "activity, shadow, interrupt and debug trap on their way in, NMI pending and blocked",
+            &events(expected),
+            &events(found),
+        );
     }
 }
 

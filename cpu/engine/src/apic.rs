@@ -55,7 +55,7 @@ impl Cpu {
     /// Notes whether an event waits. To be called after every change of the APIC or of NMI.
     pub fn note_events(&mut self) {
         let waiting = self.lapic.pending_interrupt().is_some() || self.lapic.ext_int_pending();
-        self.set_alert(alert::EVENT, waiting || (self.nmi_pending && !self.nmi_blocked));
+        self.set_alert(alert::EVENT, waiting || self.acknowledged.is_some() || (self.nmi_pending && !self.nmi_blocked));
     }
 
     /// Takes a message if it is for this CPU.
@@ -90,7 +90,7 @@ impl Cpu {
         if self.is_alerted(alert::WAIT_FOR_SIPI) {
             return false;
         }
-        if self.nmi_pending && !self.nmi_blocked {
+        if self.acknowledged.is_some() || (self.nmi_pending && !self.nmi_blocked) {
             return true;
         }
         self.interrupts_enabled() && (self.lapic.pending_interrupt().is_some() || self.lapic.ext_int_pending())
@@ -102,7 +102,9 @@ impl Cpu {
             return;
         }
         self.set_alert(alert::HALTED, false);
-        let vector = if self.nmi_pending && !self.nmi_blocked {
+        let vector = if let Some(vector) = self.acknowledged.take() {
+            vector
+        } else if self.nmi_pending && !self.nmi_blocked {
             self.nmi_pending = false;
             self.nmi_blocked = true;
             motu_x86::Exception::NMI

@@ -176,6 +176,8 @@ pub struct Cpu {
     pub watches_ports: bool,
     /// The running instruction is not followed by a single-step trap whatever TF was before it.
     pub no_step: bool,
+    /// Vector of an external interrupt that a restored state was about to handle: it comes next.
+    pub acknowledged: Option<u8>,
     pub nmi_pending: bool,
     /// INIT came.
     pub init_pending: bool,
@@ -244,6 +246,7 @@ impl Cpu {
             watches_data: false,
             watches_ports: false,
             no_step: false,
+            acknowledged: None,
             nmi_pending: false,
             init_pending: false,
             nmi_blocked: false,

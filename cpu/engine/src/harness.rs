@@ -119,7 +119,7 @@ impl UserHarness {
         ram.write(Gpa(gdt), &table).expect("the table is RAM");
         tables.map(BUS, BUS_GPA | TABLE);
         let mut vcpu = SoftVcpu::new(0, 1, contract, RamMap::new(ram.clone()), Arc::default(), options)?;
-        vcpu.restore(&user_mode(contract, root))?;
+        vcpu.restore(&user_mode(contract, root), motu_x86::Nanos(0))?;
         let host = ram.regions().next().expect("RAM has a region").host;
         Ok(Self { vcpu, ram, host, frames })
     }

@@ -38,6 +38,7 @@ impl Cpu {
         self.pkru = 0;
         self.cpl = 0;
         self.directories = [0; 4];
+        self.acknowledged = None;
         (self.init_pending, self.nmi_pending, self.nmi_blocked) = (false, false, false);
         self.repeat_flags = None;
         self.lapic.init();

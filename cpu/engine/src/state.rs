@@ -1,14 +1,16 @@
 //! [`CpuState`] out of a software CPU and into one.
 
 use crate::cpu::{Cpu, alert, seg};
+use crate::exec::debug::dr6;
 use crate::lapic::Moment;
 use motu_hv::HvError;
-use motu_x86::{Activity, CpuState, Segments};
+use motu_x86::{Activity, CpuState, Nanos, Segments, Shadow};
 
 impl Cpu {
-    pub fn save(&self) -> CpuState {
+    /// The state at the machine's time `now`.
+    pub fn save(&self, now: Nanos) -> CpuState {
         let s = &self.segments;
-        let at = self.moment();
+        let at = Moment { now, tsc: self.tsc_at(now) };
         let activity = if self.is_alerted(alert::WAIT_FOR_SIPI) {
             Activity::WaitForSipi
         } else if self.is_alerted(alert::SHUTDOWN) {
@@ -46,7 +48,13 @@ impl Cpu {
             lapic: self.lapic.save(at),
             tsc: at.tsc,
             activity,
-            interrupt_shadow: self.is_alerted(alert::SHADOW),
+            interrupt_shadow: match self.is_alerted(alert::SHADOW) {
+                false => Shadow::None,
+                true if self.no_step => Shadow::MovSs,
+                true => Shadow::Sti,
+            },
+            interrupt: self.acknowledged,
+            pending_debug: self.debug_trap_bits,
             nmi_pending: self.nmi_pending,
             nmi_blocked: self.nmi_blocked,
         }
@@ -64,9 +72,8 @@ impl Cpu {
 
     /// # Errors
     /// A combination of control bits that no processor can have, or such an APIC.
-    pub fn restore(&mut self, state: &CpuState) -> Result<(), HvError> {
+    pub fn restore(&mut self, state: &CpuState, now: Nanos) -> Result<(), HvError> {
         motu_hv::check_mode(state)?;
-        let now = self.bus().now();
         self.tsc_offset = state.tsc.wrapping_sub(now.0);
         let at = Moment { now, tsc: state.tsc };
         self.lapic.restore(&state.lapic, at).map_err(|e| HvError::State(e.to_string()))?;
@@ -93,7 +100,9 @@ impl Cpu {
         self.set_alert(alert::HALTED, state.activity == Activity::Halted);
         self.set_alert(alert::WAIT_FOR_SIPI, state.activity == Activity::WaitForSipi);
         self.set_alert(alert::SHUTDOWN, state.activity == Activity::Shutdown);
-        self.set_alert(alert::SHADOW, state.interrupt_shadow);
+        self.set_alert(alert::SHADOW, state.interrupt_shadow != Shadow::None);
+        self.no_step = state.interrupt_shadow == Shadow::MovSs;
+        self.acknowledged = state.interrupt;
         self.nmi_pending = state.nmi_pending;
         self.nmi_blocked = state.nmi_blocked;
         self.cpl = if self.virtual_8086() {
@@ -105,7 +114,9 @@ impl Cpu {
         };
         self.init_pending = false;
         (self.restart, self.external) = (None, 0);
-        (self.watch_hits, self.debug_trap_bits) = (0, 0);
+        self.repeat_flags = None;
+        (self.watch_hits, self.debug_trap_bits) = (0, state.pending_debug & dr6::WRITABLE);
+        self.set_alert(alert::TRAP, self.debug_trap_bits != 0);
         self.code_writes.clear();
         self.note_events();
         self.breakpoints_changed();

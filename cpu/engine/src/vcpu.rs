@@ -74,7 +74,7 @@ impl SoftVcpu {
         let lockstep = (options.translate == Translate::Lockstep).then(Lockstep::default);
         let (cache, history) = (BlockCache::new(), History::default());
         let mut vcpu = Self { cpu, cache, translator, lockstep, mailbox, history, sampler: None, alarm, countdown: 0 };
-        vcpu.restore(&CpuState::default())?;
+        vcpu.restore(&CpuState::default(), Nanos(0))?;
         Ok(vcpu)
     }
 
@@ -306,12 +306,12 @@ impl Vcpu for SoftVcpu {
         Arc::clone(&self.mailbox) as Arc<dyn Kick>
     }
 
-    fn save(&self) -> CpuState {
-        self.cpu.save()
+    fn save(&self, now: Nanos) -> CpuState {
+        self.cpu.save(now)
     }
 
-    fn restore(&mut self, state: &CpuState) -> Result<(), HvError> {
-        self.cpu.restore(state)?;
+    fn restore(&mut self, state: &CpuState, now: Nanos) -> Result<(), HvError> {
+        self.cpu.restore(state, now)?;
         self.cpu.mmu.flush_all();
         let cpu = &mut self.cpu;
         self.cache.clear(cpu);
@@ -324,8 +324,8 @@ impl Vcpu for SoftVcpu {
         Stats { tlb_misses: mmu.misses, tlb_flushes: mmu.flushes, translator, ..self.cpu.stats }
     }
 
-    fn crash_report(&self) -> CrashReport {
-        CrashReport { state: self.cpu.save(), recent: self.history.instructions(&self.cpu) }
+    fn crash_report(&self, now: Nanos) -> CrashReport {
+        CrashReport { state: self.cpu.save(now), recent: self.history.instructions(&self.cpu) }
     }
 
     fn set_tracer(&mut self, tracer: Option<Box<dyn motu_hv::Tracer>>) {

@@ -131,13 +131,17 @@ pub trait Vcpu: Send {
     /// Runs guest instructions until there is a reason to return.
     fn run(&mut self, bus: &dyn GuestBus) -> Exit;
     fn kicker(&self) -> Arc<dyn Kick>;
-    fn save(&self) -> CpuState;
+    /// The state at the machine's time `now` (as [`GuestBus::now`] has it). CPUs that are saved with the same `now` are
+    /// saved at the same moment: their TSCs differ by what they always do.
+    fn save(&self, now: Nanos) -> CpuState;
+    /// Takes over a state that is as of the machine's time `now`; what time moves goes on from then.
+    ///
     /// # Errors
     /// The state is not one that a processor can be in.
-    fn restore(&mut self, state: &CpuState) -> Result<(), HvError>;
+    fn restore(&mut self, state: &CpuState, now: Nanos) -> Result<(), HvError>;
     fn stats(&self) -> Stats;
-    /// Registers and the last instructions, for a person to read after a crash.
-    fn crash_report(&self) -> CrashReport;
+    /// Registers at the machine's time `now` and the last instructions, for a person to read after a crash.
+    fn crash_report(&self, now: Nanos) -> CrashReport;
     /// Tells `tracer` from now on what the CPU does; `None` tells nobody.
     fn set_tracer(&mut self, tracer: Option<Box<dyn Tracer>>);
     /// Tells `profiler` from now on where the CPU's time goes; `None` tells nobody.

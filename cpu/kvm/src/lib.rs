@@ -20,6 +20,7 @@ mod kick;
 mod msi;
 mod msr;
 mod state;
+mod time;
 mod vcpu;
 mod vm;
 

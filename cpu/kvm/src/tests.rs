@@ -25,6 +25,9 @@ const LEVEL_MSI: u16 = 0x80;
 const VECTOR: u8 = 0x41;
 const EXT_INT_VECTOR: u8 = 0x28;
 
+/// What the board's clock says, which stands still.
+const NOW: Nanos = Nanos(0);
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Event {
     Out(u16, Vec<u8>),
@@ -79,7 +82,7 @@ impl GuestBus for Board {
     }
 
     fn now(&self) -> Nanos {
-        Nanos(0)
+        NOW
     }
 }
 
@@ -143,7 +146,7 @@ impl Guest {
         ram.write(Gpa(HANDLER), &handler).unwrap();
         let vm = kvm.create_vm(VmConfig { ram: ram.clone(), contract: CONTRACT, vcpus: 1 }).unwrap();
         let mut vcpu = vm.create_vcpu(0).unwrap();
-        vcpu.restore(&start()).unwrap();
+        vcpu.restore(&start(), NOW).unwrap();
         let board = Board { vm, kick: vcpu.kicker(), events: Mutex::default() };
         Self { vcpu, board, ram }
     }
@@ -181,7 +184,7 @@ fn string_output_and_input_reach_the_port_item_by_item() {
     let mut read = [0; 10];
     guest.ram.read(Gpa(DATA), &mut read).unwrap();
     assert_eq!(read, [0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0, 0]);
-    let state = guest.vcpu.save();
+    let state = guest.vcpu.save(NOW);
     assert_eq!(state.rip, CODE + code.len() as u64, "the access that kicked is finished");
     assert_eq!((state.gpr[1], state.gpr[6], state.gpr[7]), (0, DATA + 6, DATA + 8));
 }
@@ -221,7 +224,7 @@ fn msrs_are_the_contracts() {
     let mut guest = Guest::new(&kvm, &program(&[&[0xb9, 1, 0x4d, 0x56, 0x4b, 0x0f, 0x30], &OUT_END]));
     assert_eq!(guest.run(), Exit::Shutdown);
     assert_eq!(guest.run(), Exit::Shutdown, "it stays so");
-    assert_eq!(guest.vcpu.save().activity, Activity::Shutdown);
+    assert_eq!(guest.vcpu.save(NOW).activity, Activity::Shutdown);
 }
 
 #[test]
@@ -239,7 +242,7 @@ fn a_kick_ends_a_run_before_or_while_it_runs() {
         });
         assert_eq!(guest.run(), Exit::Kicked);
         kicker.join().unwrap();
-        assert_eq!(guest.vcpu.save().rip, CODE);
+        assert_eq!(guest.vcpu.save(NOW).rip, CODE);
     }
     let kick = guest.vcpu.kicker();
     drop(guest);
@@ -305,8 +308,8 @@ fn a_state_comes_back_as_it_was_restored() {
     state.lapic.registers[0x08] = 0x20;
     state.lapic.registers[0x22] = 1 << 7;
     state.lapic.registers[0x38] = 0;
-    guest.vcpu.restore(&state).unwrap();
-    let mut back = guest.vcpu.save();
+    guest.vcpu.restore(&state, NOW).unwrap();
+    let mut back = guest.vcpu.save(NOW);
     // What emulates may have no TSC of the guest's own.
     if *kvm.backing() == Backing::Hardware {
         let (from, found) = (state.tsc, back.tsc);
@@ -324,7 +327,7 @@ fn a_state_comes_back_as_it_was_restored() {
 fn a_state_that_is_none_is_refused() {
     let Some(kvm) = kvm() else { return };
     let mut guest = Guest::new(&kvm, &[]);
-    let error = guest.vcpu.restore(&CpuState { cr0: cr0::PG, ..start() }).unwrap_err().to_string();
+    let error = guest.vcpu.restore(&CpuState { cr0: cr0::PG, ..start() }, NOW).unwrap_err().to_string();
     assert!(error.contains("no mode of operation"), "{error}");
     assert!(kvm.create_vm(VmConfig { ram: guest.ram.clone(), contract: "v9", vcpus: 1 }).is_err());
     let error = kvm.create_vm(VmConfig { ram: guest.ram, contract: CONTRACT, vcpus: 2 }).err().unwrap().to_string();

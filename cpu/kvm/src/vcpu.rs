@@ -7,7 +7,7 @@ use crate::vm::{Setup, Shared};
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use motu_hv::{CrashReport, Exit, GuestBus, HardwareStats, HvError, Kick, Stats, Trouble, Vcpu};
-use motu_x86::{CpuState, Gpa};
+use motu_x86::{CpuState, Gpa, Nanos};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub struct KvmVcpu {
     pub(crate) id: u32,
     pub(crate) fd: VcpuFd,
     /// Behind `fd`, so that it is dropped later: guest RAM is mapped for as long as the vCPU may touch it.
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) setup: Setup,
     pub(crate) msrs: OwnMsrs,
     door: Arc<Door>,
@@ -46,7 +46,7 @@ impl KvmVcpu {
         let door = unsafe { Door::new(byte) };
         let msrs = OwnMsrs::new(setup.contract, setup.spec_ctrl);
         let mut vcpu = Self { id, fd, shared, setup, msrs, door, shut_down: false, stats: Stats::default(), exits: 0 };
-        vcpu.restore(&CpuState::default())?;
+        vcpu.restore(&CpuState::default(), Nanos(0))?;
         Ok(vcpu)
     }
 
@@ -212,16 +212,16 @@ impl Vcpu for KvmVcpu {
         Arc::clone(&self.door) as Arc<dyn Kick>
     }
 
-    fn save(&self) -> CpuState {
-        match self.read_state() {
+    fn save(&self, now: Nanos) -> CpuState {
+        match self.read_state(now) {
             Ok(state) => state,
             // The kernel refuses no reading of a vCPU that is not running; there would be nothing to go on with.
             Err(error) => panic!("reading the state of virtual CPU {}: {error}", self.id),
         }
     }
 
-    fn restore(&mut self, state: &CpuState) -> Result<(), HvError> {
-        self.write_state(state)?;
+    fn restore(&mut self, state: &CpuState, now: Nanos) -> Result<(), HvError> {
+        self.write_state(state, now)?;
         // Of before.
         let run = self.fd.get_kvm_run();
         (run.ready_for_interrupt_injection, run.request_interrupt_window) = (0, 0);
@@ -232,8 +232,8 @@ impl Vcpu for KvmVcpu {
         Stats { hardware: Some(HardwareStats { exits: self.exits, rescues: 0 }), ..self.stats }
     }
 
-    fn crash_report(&self) -> CrashReport {
-        CrashReport { state: self.save(), recent: Vec::new() }
+    fn crash_report(&self, now: Nanos) -> CrashReport {
+        CrashReport { state: self.save(now), recent: Vec::new() }
     }
 
     /// A guest on its own CPU is not watched: nobody is told.

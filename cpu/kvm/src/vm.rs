@@ -6,6 +6,7 @@ use crate::host::failed;
 use crate::kick::{self, Door};
 use crate::msi::{Delivery, Levels, PINS, kernel_message};
 use crate::state::Components;
+use crate::time::HostTsc;
 use crate::vcpu::KvmVcpu;
 use crate::{cpuid, msr};
 use kvm_bindings::{
@@ -109,8 +110,13 @@ impl Hypervisor for KvmHypervisor {
         prepare(&fd, facts)?;
         msr::filter(&fd, contract, spec_ctrl).map_err(failed("filtering MSRs"))?;
         map(&fd, &config.ram)?;
-        let shared =
-            Arc::new(Shared { fd, _ram: config.ram, ext_int: ExtInt::default(), boot_processor: OnceLock::new() });
+        let shared = Arc::new(Shared {
+            fd,
+            _ram: config.ram,
+            ext_int: ExtInt::default(),
+            host_tsc: HostTsc::default(),
+            boot_processor: OnceLock::new(),
+        });
         let components = Components::new(contract, facts.xcr0());
         let setup = Setup { contract, vcpus: config.vcpus, spec_ctrl, scales_tsc: facts.tsc_scaling, components };
         Ok(Arc::new(KvmVm { shared, setup, levels: Mutex::default() }))
@@ -198,6 +204,7 @@ pub struct Shared {
     /// Is unmapped after `fd` is closed.
     _ram: GuestRam,
     pub ext_int: ExtInt,
+    pub host_tsc: HostTsc,
     boot_processor: OnceLock<Arc<Door>>,
 }
 

@@ -22,7 +22,6 @@ use motu_hv::{
 };
 use motu_x86::{CpuState, Gpa, Nanos};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 /// An engine with another one behind it.
 pub struct Rescuing {
@@ -114,12 +113,11 @@ struct RescuingVcpu {
 impl RescuingVcpu {
     /// Has the second engine run the instruction at RIP. `Some` ends `run`.
     fn rescue(&mut self, bus: &dyn GuestBus) -> Result<Option<Exit>, HvError> {
-        let began = Instant::now();
-        let before = self.first.save();
-        let (mut after, exit) = self.rescuer.run_one(self.id, &before, bus)?;
-        // A TSC tick is a nanosecond in every contract.
-        after.tsc = before.tsc.wrapping_add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(0));
-        self.first.restore(&after)?;
+        let now = bus.now();
+        let before = self.first.save(now);
+        let (after, exit) = self.rescuer.run_one(self.id, &before, bus)?;
+        // As of when it was saved, so that the TSC has not stood still.
+        self.first.restore(&after, now)?;
         self.rescues += 1;
         Ok(exit)
     }
@@ -148,12 +146,12 @@ impl Vcpu for RescuingVcpu {
         self.first.kicker()
     }
 
-    fn save(&self) -> CpuState {
-        self.first.save()
+    fn save(&self, now: Nanos) -> CpuState {
+        self.first.save(now)
     }
 
-    fn restore(&mut self, state: &CpuState) -> Result<(), HvError> {
-        self.first.restore(state)
+    fn restore(&mut self, state: &CpuState, now: Nanos) -> Result<(), HvError> {
+        self.first.restore(state, now)
     }
 
     fn stats(&self) -> Stats {
@@ -162,8 +160,8 @@ impl Vcpu for RescuingVcpu {
         Stats { hardware, ..stats }
     }
 
-    fn crash_report(&self) -> CrashReport {
-        self.first.crash_report()
+    fn crash_report(&self, now: Nanos) -> CrashReport {
+        self.first.crash_report(now)
     }
 
     fn set_tracer(&mut self, tracer: Option<Box<dyn Tracer>>) {
@@ -194,12 +192,12 @@ impl Rescuer {
                 self.vcpu.insert(vcpu)
             }
         };
-        vcpu.restore(before)?;
+        vcpu.restore(before, STILL)?;
         let exit = match vcpu.run(&Still(bus)) {
             Exit::Kicked => None,
             exit => Some(exit),
         };
-        Ok((vcpu.save(), exit))
+        Ok((vcpu.save(STILL), exit))
     }
 }
 
@@ -217,6 +215,9 @@ impl Tracer for OneInstruction {
 
     fn event(&mut self, _: &TracedEvent) {}
 }
+
+/// What the time is while an instruction is rescued.
+const STILL: Nanos = Nanos(0);
 
 /// The board for the time of one instruction, in which no time passes: what the guest's clocks are, the first engine knows.
 struct Still<'a>(&'a dyn GuestBus);
@@ -246,8 +247,7 @@ impl GuestBus for Still<'_> {
         self.0.end_of_interrupt(vector);
     }
 
-    /// As outside of [`Vcpu::run`], where the state is restored and saved.
     fn now(&self) -> Nanos {
-        Nanos(0)
+        STILL
     }
 }

@@ -90,11 +90,11 @@ impl Vcpu for Cpu {
         Arc::clone(&self.kicked) as Arc<dyn Kick>
     }
 
-    fn save(&self) -> CpuState {
+    fn save(&self, _: Nanos) -> CpuState {
         self.state.clone()
     }
 
-    fn restore(&mut self, state: &CpuState) -> Result<(), HvError> {
+    fn restore(&mut self, state: &CpuState, _: Nanos) -> Result<(), HvError> {
         self.engine.log.note(format!("{} from {}", self.engine.name, state.rip));
         self.state = state.clone();
         Ok(())
@@ -104,8 +104,8 @@ impl Vcpu for Cpu {
         Stats { hardware: Some(HardwareStats::default()), ..Stats::default() }
     }
 
-    fn crash_report(&self) -> CrashReport {
-        CrashReport { state: self.save(), recent: Vec::new() }
+    fn crash_report(&self, now: Nanos) -> CrashReport {
+        CrashReport { state: self.save(now), recent: Vec::new() }
     }
 
     fn set_tracer(&mut self, tracer: Option<Box<dyn Tracer>>) {
@@ -170,7 +170,7 @@ fn the_second_engine_runs_what_the_first_cannot_and_messages_wait() {
             "first gets message 0x3",
         ]
     );
-    assert_eq!(vcpu.save().rip, 5);
+    assert_eq!(vcpu.save(STILL).rip, 5);
     assert_eq!(vcpu.stats().hardware.map(|hardware| hardware.rescues), Some(2));
     board.0.signal_msi(Msi { address: 0xfee0_0000, data: 9 });
     assert_eq!(log.take(), ["first gets message 0x9"], "nothing is held back any more");
@@ -180,7 +180,7 @@ fn the_second_engine_runs_what_the_first_cannot_and_messages_wait() {
 fn a_shutdown_of_the_second_engine_is_the_guests() {
     let (_, board, mut vcpu) = pair(Exit::Shutdown);
     assert_eq!(vcpu.run(&board), Exit::Shutdown);
-    assert_eq!(vcpu.save().rip, 2);
+    assert_eq!(vcpu.save(STILL).rip, 2);
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub fn run(bytes: &[u8]) {
             state.rip = mode.rip(offset);
             let tail = code.get(skipped..).unwrap_or_default();
             machine.write(CODE + u64::from(offset), &[&STOP, tail].concat());
-            if machine.vcpu.restore(&state).is_err() {
+            if machine.restore(&state).is_err() {
                 return;
             }
             // It may take a second round until the shutdown is reported.

@@ -147,7 +147,7 @@ fn go(machine: &mut Machine, plan: &Plan<'_>) {
     }
     let state = CpuState { rip: plan.mode.rip(plan.offset), ..plan.state.clone() };
     machine.write(CODE + u64::from(plan.offset), plan.code);
-    if machine.vcpu.restore(&state).is_err() {
+    if machine.restore(&state).is_err() {
         return;
     }
     for round in 0..ROUNDS {

@@ -1,9 +1,9 @@
 //! The local APIC, as a guest reaches it: a program of register accesses is made from the input and run in
 //! 32-bit protected mode.
 
-use super::Machine;
 use super::board::port;
 use super::start::{CODE, Mode};
+use super::{Machine, START};
 use crate::registers::steps;
 use arbitrary::{Arbitrary, Result, Unstructured};
 use motu_x86::flags::rflags;
@@ -88,7 +88,7 @@ pub fn run(bytes: &[u8]) {
         let mut state = mode.state();
         state.rflags |= rflags::IF;
         machine.write(CODE, &code);
-        if machine.vcpu.restore(&state).is_err() {
+        if machine.restore(&state).is_err() {
             return;
         }
         for round in 0..ROUNDS {
@@ -97,8 +97,8 @@ pub fn run(bytes: &[u8]) {
             }
             if round % 64 == 63 {
                 // The registers as a snapshot has them, and back.
-                let state = machine.vcpu.save();
-                let restored = machine.vcpu.restore(&state);
+                let state = machine.vcpu.save(START);
+                let restored = machine.restore(&state);
                 assert!(restored.is_ok(), "{restored:?}: {:x?}", state.lapic);
             }
         }

@@ -16,12 +16,15 @@ pub use lapic::run as lapic;
 use board::Board;
 use guard::Guard;
 use motu_engine::SoftHypervisor;
-use motu_hv::{Exit, Hypervisor, Vcpu, VmConfig};
+use motu_hv::{Exit, HvError, Hypervisor, Vcpu, VmConfig};
 use motu_memory::GuestRam;
-use motu_x86::Gpa;
+use motu_x86::{CpuState, Gpa, Nanos};
 use start::{CODE, Mode, RAM};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+
+/// Where the board's clock begins.
+const START: Nanos = Nanos(0);
 
 /// A machine of one CPU, a little RAM and a board.
 struct Machine {
@@ -86,6 +89,11 @@ impl Machine {
         _ = self.ram.write(Gpa(at), bytes);
     }
 
+    /// Reading the board's clock would move it.
+    fn restore(&mut self, state: &CpuState) -> Result<(), HvError> {
+        self.vcpu.restore(state, START)
+    }
+
     /// Runs for a moment: the board kicks the CPU whenever that asks for the time, which it does every few
     /// blocks and before it sleeps. False when it has shut down.
     fn run(&mut self) -> bool {
@@ -99,8 +107,8 @@ impl Machine {
     /// # Panics
     /// The state that was saved is not one that can be restored.
     fn end(&mut self, input: &[u8]) {
-        let state = if input.len() % 64 == 1 { self.vcpu.crash_report().state } else { self.vcpu.save() };
-        let restored = self.vcpu.restore(&state);
+        let state = if input.len() % 64 == 1 { self.vcpu.crash_report(START).state } else { self.vcpu.save(START) };
+        let restored = self.restore(&state);
         assert!(restored.is_ok(), "{restored:?}: {state:x?}");
         _ = self.vcpu.stats();
     }

@@ -1,7 +1,7 @@
 //! That the starts are what they are meant to be: a CPU that shuts down at once finds nothing.
 
-use super::Machine;
 use super::start::{CODE, Mode};
+use super::{Machine, START};
 use motu_x86::CpuState;
 
 /// Runs `code` in each mode for a while, and gives what came of it.
@@ -10,11 +10,11 @@ fn run(code: &[u8], check: impl Fn(Mode, &CpuState, &CpuState)) {
         Machine::with(0, mode, &[], |machine| {
             let start = mode.state();
             machine.write(CODE, code);
-            machine.vcpu.restore(&start).unwrap();
+            machine.restore(&start).unwrap();
             for _ in 0..50 {
-                assert!(machine.run(), "{mode:?} shuts down: {:x?}", machine.vcpu.crash_report());
+                assert!(machine.run(), "{mode:?} shuts down: {:x?}", machine.vcpu.crash_report(START));
             }
-            check(mode, &start, &machine.vcpu.save());
+            check(mode, &start, &machine.vcpu.save(START));
         });
     }
 }

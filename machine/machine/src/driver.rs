@@ -16,9 +16,11 @@
 //! While it halts, the first reason stands, except that an end replaces a reset.
 
 use crate::control::{Control, Event};
-use crate::vcpu::VcpuThread;
+use crate::vcpu::{Start, VcpuThread};
 use crate::{MachineError, Outcome};
+use motu_bus::Clock;
 use motu_x86::CpuState;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 /// What a guest's reset does.
@@ -41,6 +43,7 @@ pub(crate) struct Driver<'a> {
     pub control: &'a Control,
     pub events: Receiver<Event>,
     pub vcpus: Vec<VcpuThread>,
+    pub clock: Arc<dyn Clock>,
     pub on_reset: OnReset,
 }
 
@@ -54,8 +57,9 @@ impl Driver<'_> {
     pub fn drive(&mut self, mut states: Vec<CpuState>, startup: &mut dyn Startup) -> Result<Outcome, MachineError> {
         loop {
             self.control.clear_halt();
+            let at = self.clock.now();
             for (vcpu, state) in self.vcpus.iter().zip(states) {
-                vcpu.run(Box::new(state));
+                vcpu.run(Start { state: Box::new(state), at });
             }
             match self.run_until_parked()? {
                 Goal::End(outcome) => return Ok(outcome),

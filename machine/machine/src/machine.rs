@@ -146,7 +146,8 @@ impl Machine {
                 .map_err(|source| MachineError::Thread { what: "virtual CPU", source })?;
             vcpus.push(thread);
         }
-        let mut driver = Driver { control: &self.control, events: self.events, vcpus, on_reset: self.on_reset };
+        let (clock, on_reset) = (self.board.clock(), self.on_reset);
+        let mut driver = Driver { control: &self.control, events: self.events, vcpus, clock, on_reset };
         let outcome = driver.drive(self.first, &mut Loader { board: &mut self.board, boot: &self.boot })?;
         let cpus = driver.vcpus.into_iter().filter_map(VcpuThread::finish).collect();
         Ok(Finished { outcome, cpus, bus: bus.counters(), ram: self.board.ram().clone() })

@@ -3,7 +3,7 @@
 use crate::{Access, AccessTracer, Direction, Space, Tracing};
 use crate::{BootSource, Image, Machine, MachineConfig, MachineError, OnReset, Outcome, Role};
 use motu_hv::{Capabilities, CrashReport, Exit, GuestBus, HvError, Hypervisor, Kick, Msi, Stats, Vcpu, Vm, VmConfig};
-use motu_x86::{CpuState, Gpa};
+use motu_x86::{CpuState, Gpa, Nanos};
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -115,11 +115,11 @@ impl Vcpu for PlayedCpu {
         Arc::new(Kicker(Arc::clone(&self.kicked)))
     }
 
-    fn save(&self) -> CpuState {
+    fn save(&self, _: Nanos) -> CpuState {
         self.state.clone()
     }
 
-    fn restore(&mut self, state: &CpuState) -> Result<(), HvError> {
+    fn restore(&mut self, state: &CpuState, _: Nanos) -> Result<(), HvError> {
         self.state = state.clone();
         self.kicked.store(false, Ordering::SeqCst);
         Ok(())
@@ -129,7 +129,7 @@ impl Vcpu for PlayedCpu {
         Stats { instructions: self.runs.load(Ordering::SeqCst) as u64, ..Stats::default() }
     }
 
-    fn crash_report(&self) -> CrashReport {
+    fn crash_report(&self, _: Nanos) -> CrashReport {
         CrashReport { state: self.state.clone(), recent: Vec::new() }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::control::{Control, Event};
 use motu_hv::{Exit, GuestBus, HvError, Stats, Vcpu};
-use motu_x86::CpuState;
+use motu_x86::{CpuState, Nanos};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 /// Every `Run` is answered by exactly one [`Event::Parked`], after every other event of that run.
 #[derive(Debug)]
 pub(crate) struct VcpuThread {
-    runs: Sender<Box<CpuState>>,
+    runs: Sender<Start>,
     thread: JoinHandle<Stats>,
 }
 
@@ -36,9 +36,9 @@ impl VcpuThread {
         Ok(Self { runs, thread })
     }
 
-    /// Starts the CPU from `state`. A thread that is lost has said so on the event queue.
-    pub fn run(&self, state: Box<CpuState>) {
-        let _ = self.runs.send(state);
+    /// Starts the CPU. A thread that is lost has said so on the event queue.
+    pub fn run(&self, start: Start) {
+        let _ = self.runs.send(start);
     }
 
     /// Ends the parked thread; what its CPU counted, or `None` if it panicked.
@@ -48,9 +48,17 @@ impl VcpuThread {
     }
 }
 
-fn serve(mut vcpu: Box<dyn Vcpu>, commands: &Receiver<Box<CpuState>>, bus: &dyn GuestBus, control: &Control) -> Stats {
-    while let Ok(state) = commands.recv() {
-        match vcpu.restore(&state) {
+/// Where a CPU starts.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub state: Box<CpuState>,
+    /// The same for all CPUs of a machine, so that their TSCs are.
+    pub at: Nanos,
+}
+
+fn serve(mut vcpu: Box<dyn Vcpu>, commands: &Receiver<Start>, bus: &dyn GuestBus, control: &Control) -> Stats {
+    while let Ok(Start { state, at }) = commands.recv() {
+        match vcpu.restore(&state, at) {
             Ok(()) => run(vcpu.as_mut(), bus, control),
             Err(error) => control.send(Event::Refused(error)),
         }
@@ -64,11 +72,11 @@ fn run(vcpu: &mut dyn Vcpu, bus: &dyn GuestBus, control: &Control) {
         match vcpu.run(bus) {
             Exit::Kicked => {}
             Exit::Shutdown => {
-                control.send(Event::Crashed(Box::new(vcpu.crash_report())));
+                control.send(Event::Crashed(Box::new(vcpu.crash_report(bus.now()))));
                 return;
             }
             Exit::Stuck(trouble) => {
-                control.send(Event::Refused(HvError::Stuck { rip: vcpu.save().rip, trouble }));
+                control.send(Event::Refused(HvError::Stuck { rip: vcpu.save(bus.now()).rip, trouble }));
                 return;
             }
         }

@@ -4,7 +4,7 @@ mod names;
 
 use motu_hv::{CrashReport, RecentInstruction};
 use motu_x86::flags::{cr0, efer, rflags};
-use motu_x86::{CpuState, DescriptorTable, Segment};
+use motu_x86::{CpuState, DescriptorTable, Segment, Shadow};
 use std::fmt::{self, Display, Formatter};
 
 const GPR: [&str; 16] =
@@ -122,7 +122,7 @@ fn general_registers(f: &mut Formatter<'_>, state: &CpuState, widths: Widths) ->
     let level = (flags & rflags::IOPL) >> 12;
     write!(f, "{ip}={rip:0width$x} {name}={flags:08x}{} IOPL={level}", names::set(*flags, names::RFLAGS))?;
     let holds = [
-        (state.interrupt_shadow, ", interrupts held off for one instruction"),
+        (state.interrupt_shadow != Shadow::None, ", interrupts held off for one instruction"),
         (state.nmi_blocked, ", in an NMI handler"),
     ];
     holds.iter().filter(|(is, _)| *is).try_for_each(|(_, text)| f.write_str(text))?;

@@ -14,7 +14,7 @@ use crate::handlers;
 use crate::layout::{self, selector};
 use iced_x86::BlockEncoderOptions;
 use iced_x86::code_asm::{CodeAssembler, CodeLabel};
-use motu_hv::{Exit, HvError, Hypervisor, VmConfig};
+use motu_hv::{Exit, GuestBus, HvError, Hypervisor, VmConfig};
 use motu_memory::GuestRam;
 use motu_x86::{CpuState, Gpa};
 use std::sync::Arc;
@@ -182,8 +182,8 @@ impl<'h> Bench<'h> {
         let config = VmConfig { ram: self.ram.clone(), contract: self.contract, vcpus: 1 };
         let vm = self.hypervisor.create_vm(config)?;
         let mut vcpu = vm.create_vcpu(0)?;
-        vcpu.restore(&self.state)?;
         let board = Board::new(vm, self.ram.clone(), vcpu.kicker(), self.action.clone());
+        vcpu.restore(&self.state, board.now())?;
         let (done, waiting) = std::sync::mpsc::channel::<()>();
         let endless = AtomicBool::new(false);
         let shutdown = std::thread::scope(|scope| {
@@ -199,7 +199,7 @@ impl<'h> Bench<'h> {
                     Exit::Shutdown => break true,
                     Exit::Stuck(trouble) => {
                         drop(done);
-                        let rip = vcpu.save().rip;
+                        let rip = vcpu.save(board.now()).rip;
                         return Err(HvError::Stuck { rip, trouble });
                     }
                     Exit::Kicked if board.ended.load(Ordering::SeqCst) || endless.load(Ordering::SeqCst) => {
@@ -217,7 +217,7 @@ impl<'h> Bench<'h> {
             Some(value) => End::Value(value),
             None => End::Endless,
         };
-        let run = Run { end, events, report: vcpu.crash_report() };
+        let run = Run { end, events, report: vcpu.crash_report(board.now()) };
         self.runs.push(run.clone());
         Ok(run)
     }

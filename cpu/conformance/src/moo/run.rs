@@ -99,10 +99,10 @@ impl Runner {
             self.ram.write(gpa(*address), &[*byte])?;
         }
         self.ram.write(gpa(end.address), &[HLT])?;
-        self.vcpu.restore(&start(&case.before.registers))?;
+        self.vcpu.restore(&start(&case.before.registers), Nanos(0))?;
         self.steps.store(0, Ordering::Relaxed);
         let exit = self.vcpu.run(&NoBoard);
-        let state = self.vcpu.save();
+        let state = self.vcpu.save(Nanos(0));
         let verdict = if exit == Exit::Shutdown {
             Verdict::Differs(vec![Mismatch::Shutdown])
         } else if self.steps.load(Ordering::Relaxed) > MOST_STEPS {

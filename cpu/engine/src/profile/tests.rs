@@ -188,7 +188,7 @@ fn a_running_cpu_is_told_of_where_it_is() {
     let mut vcpu = SoftVcpu::new(0, 1, contract, map, Arc::default(), &Options::default()).unwrap();
     let mut state = CpuState { rip: 0xc00, ..CpuState::default() };
     state.segments.cs = Segment { selector: 0x700, base: 0x7000, limit: 0xffff, attributes: 0x9b };
-    vcpu.restore(&state).unwrap();
+    vcpu.restore(&state, Nanos(0)).unwrap();
     let samples = Arc::new(Mutex::new(Vec::new()));
     let profiler = Three { samples: Arc::clone(&samples), kick: vcpu.kicker() };
     vcpu.set_profiler(Some(Box::new(profiler))).unwrap();

@@ -61,20 +61,6 @@ pub fn write(state: &CpuState) -> kvm_lapic_state {
     kernel
 }
 
-/// Takes back an interrupt that the local APIC gave to the processor, which has not begun with it: from ISR to IRR.
-pub fn give_back(state: &mut CpuState, vector: u8) -> bool {
-    const ISR: usize = 0x10;
-    const IRR: usize = 0x20;
-    let (index, bit) = (usize::from(vector >> 5), 1 << (vector & 31));
-    let registers = &mut state.lapic.registers;
-    if registers[ISR + index] & bit == 0 {
-        return false;
-    }
-    registers[ISR + index] &= !bit;
-    registers[IRR + index] |= bit;
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,14 +87,5 @@ mod tests {
         for number in number::LVT {
             assert_eq!(word(&written, number), MASKED, "register {number:#x}");
         }
-    }
-
-    #[test]
-    fn an_interrupt_goes_back_to_where_it_waited() {
-        let mut state = CpuState::default();
-        state.lapic.registers[0x12] = 1 << 5;
-        assert!(give_back(&mut state, 0x45));
-        assert_eq!((state.lapic.registers[0x12], state.lapic.registers[0x22]), (0, 1 << 5));
-        assert!(!give_back(&mut state, 0x45));
     }
 }

@@ -12,12 +12,12 @@ use crate::msr;
 use crate::vcpu::KvmVcpu;
 use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_xcrs};
 use motu_hv::HvError;
-use motu_x86::{CpuState, msr as number};
+use motu_x86::{CpuState, Nanos, msr as number};
 
 impl KvmVcpu {
     /// # Errors
     /// The kernel refuses, which it has no reason to.
-    pub(crate) fn read_state(&self) -> Result<CpuState, HvError> {
+    pub(crate) fn read_state(&self, now: Nanos) -> Result<CpuState, HvError> {
         let mut state = CpuState::default();
         let system = self.fd.get_sregs().map_err(failed("reading the system registers"))?;
         registers::read(&mut state, &self.fd.get_regs().map_err(failed("reading the registers"))?);
@@ -28,6 +28,7 @@ impl KvmVcpu {
         let debug = self.fd.get_debug_regs().map_err(failed("reading the debug registers"))?;
         state.dr = [debug.db[0], debug.db[1], debug.db[2], debug.db[3], 0, 0, debug.dr6, debug.dr7];
         self.read_msrs(&mut state)?;
+        state.tsc = self.tsc(now)?;
         lapic::read(&mut state, &self.fd.get_lapic().map_err(failed("reading the local APIC"))?, system.apic_base);
         events::read(self, &mut state)?;
         self.msrs.save(&mut state);
@@ -36,7 +37,7 @@ impl KvmVcpu {
 
     /// # Errors
     /// A state that no processor can be in, or that this KVM refuses.
-    pub(crate) fn write_state(&mut self, state: &CpuState) -> Result<(), HvError> {
+    pub(crate) fn write_state(&mut self, state: &CpuState, now: Nanos) -> Result<(), HvError> {
         motu_hv::check_mode(state)?;
         let refused = |what: &'static str| {
             move |e: kvm_ioctls::Error| HvError::State(format!("the host's KVM refuses the {what} ({e})"))
@@ -50,10 +51,11 @@ impl KvmVcpu {
         let xsave = fpu::write(state, self.setup.components);
         // SAFETY: the kernel reads 4096 bytes, as motu asks for none of the components that need more (arch_prctl).
         unsafe { self.fd.set_xsave(&xsave) }.map_err(refused("vector registers"))?;
-        let [d0, d1, d2, d3, _, _, dr6, dr7] = state.dr;
+        let [d0, d1, d2, d3, ..] = state.dr;
+        let (dr6, dr7) = events::debug_control(state);
         let debug = kvm_debugregs { db: [d0, d1, d2, d3], dr6, dr7, ..Default::default() };
         self.fd.set_debug_regs(&debug).map_err(refused("debug registers"))?;
-        self.set_tsc(state.tsc)?;
+        self.set_tsc(state.tsc, now)?;
         let numbers = msr::kernel_msrs(self.setup.spec_ctrl);
         self.set_msrs(&numbers.iter().map(|&number| (number, msr::get(&state.msrs, number))).collect::<Vec<_>>())?;
         self.fd.set_lapic(&lapic::write(state)).map_err(refused("local APIC"))?;
@@ -72,11 +74,10 @@ impl KvmVcpu {
 
     fn read_msrs(&self, state: &mut CpuState) -> Result<(), HvError> {
         let mut numbers = msr::kernel_msrs(self.setup.spec_ctrl);
-        numbers.extend([number::TSC_DEADLINE, number::TSC]);
+        numbers.push(number::TSC_DEADLINE);
         for (number, value) in self.get_msrs(&numbers)? {
             match number {
                 number::TSC_DEADLINE => state.lapic.tsc_deadline = value,
-                number::TSC => state.tsc = value,
                 _ => msr::set(&mut state.msrs, number, value),
             }
         }
@@ -106,14 +107,30 @@ impl KvmVcpu {
         }
     }
 
-    /// Makes the guest's TSC go on from `tsc`. The kernel takes a write of the MSR near what it expects for an attempt to
-    /// synchronise CPUs, and ignores it; so the offset is set, where that can be done.
-    fn set_tsc(&self, tsc: u64) -> Result<(), HvError> {
-        let by_offset = || -> Option<()> {
-            let now = self.get_msrs(&[number::TSC]).ok()?.first()?.1;
-            let offset = registers::tsc_offset(&self.fd)?;
-            registers::set_tsc_offset(&self.fd, offset.wrapping_add(tsc.wrapping_sub(now)))
-        };
-        by_offset().map_or_else(|| self.set_msrs(&[(number::TSC, tsc)]), Ok)
+    /// The guest's TSC now.
+    fn current_tsc(&self) -> Result<u64, HvError> {
+        Ok(self.get_msrs(&[number::TSC])?.first().map_or(0, |(_, value)| *value))
+    }
+
+    /// The guest's TSC at the machine's time `now`; what it is while that is read where the kernel tells no offset.
+    fn tsc(&self, now: Nanos) -> Result<u64, HvError> {
+        match registers::tsc_offset(&self.fd) {
+            Some(offset) => Ok(offset.wrapping_add(self.host_tsc(offset, now)?)),
+            None => self.current_tsc(),
+        }
+    }
+
+    /// Makes the guest's TSC go on from `tsc` at the machine's time `now`. The kernel takes a write of the MSR near what it
+    /// expects for an attempt to synchronise CPUs, and ignores it; so the offset is set, where that can be done.
+    fn set_tsc(&self, tsc: u64, now: Nanos) -> Result<(), HvError> {
+        let Some(offset) = registers::tsc_offset(&self.fd) else { return self.set_msrs(&[(number::TSC, tsc)]) };
+        let host = self.host_tsc(offset, now)?;
+        registers::set_tsc_offset(&self.fd, tsc.wrapping_sub(host))
+            .map_or_else(|| self.set_msrs(&[(number::TSC, tsc)]), Ok)
+    }
+
+    /// The host's TSC at the machine's time `now`, at the guest's rate; `offset` is what the guest's has more.
+    fn host_tsc(&self, offset: u64, now: Nanos) -> Result<u64, HvError> {
+        self.shared.host_tsc.at(now, || Ok(self.current_tsc()?.wrapping_sub(offset)))
     }
 }
