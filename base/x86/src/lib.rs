@@ -8,9 +8,11 @@ pub mod contract;
 pub mod exception;
 pub mod flags;
 pub mod msr;
+mod paging;
 mod state;
 
 pub use exception::{Exception, Vector};
+pub use paging::Paging;
 pub use state::{
     Activity, CpuState, DescriptorTable, Lapic, Msrs, PKRU_OFFSET, PKRU_SIZE, Segment, Segments, Shadow, XSAVE_SIZE,
     XsaveArea,

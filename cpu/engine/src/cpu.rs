@@ -1,5 +1,6 @@
 //! The state of one software CPU, laid out for the interpreter.
 
+use crate::debugger::Debugger;
 use crate::decode::Op;
 use crate::exec::width::{Arith, Width, arith};
 use crate::lapic::Lapic;
@@ -58,7 +59,7 @@ pub mod alert {
     pub const TIMER: u8 = 1 << 4;
     /// A debug trap is due behind the last instruction.
     pub const TRAP: u8 = 1 << 5;
-    /// A breakpoint on instructions is enabled, or each is to be told of: they run one by one.
+    /// A breakpoint on instructions is enabled, each is to be told of, or the debugger steps: they run one by one.
     pub const BREAKPOINT: u8 = 1 << 6;
     /// An application processor before its start-up message.
     pub const WAIT_FOR_SIPI: u8 = 1 << 7;
@@ -72,7 +73,7 @@ pub mod key {
     pub const SEGMENTED: u32 = 1 << 8;
     /// Alignment is checked: CPL 3, CR0.AM and RFLAGS.AC.
     pub const ALIGN: u32 = 1 << 9;
-    /// A data breakpoint is enabled.
+    /// A data breakpoint is enabled, the guest's or the host's debugger's.
     pub const WATCH: u32 = 1 << 10;
     /// CS ends below 4 GiB.
     pub const CODE_LIMIT: u32 = 1 << 11;
@@ -166,11 +167,13 @@ pub struct Cpu {
     pub restart: Option<u64>,
     /// The EXT bit of error codes: an event is being delivered that the program did not ask for.
     pub external: u32,
-    /// Bits of DR6 of data breakpoints that the running instruction has hit.
+    /// Bits of DR6 of data breakpoints that the running instruction has hit, and one of the host's debugger.
     pub watch_hits: u64,
+    /// What the host's debugger asks for.
+    pub debugger: Debugger,
     /// Bits of DR6 of the debug trap that is due.
     pub debug_trap_bits: u64,
-    /// A data breakpoint is enabled.
+    /// A data breakpoint is enabled, the guest's or the host's debugger's.
     pub watches_data: bool,
     /// An I/O breakpoint is enabled.
     pub watches_ports: bool,
@@ -242,6 +245,7 @@ impl Cpu {
             restart: None,
             external: 0,
             watch_hits: 0,
+            debugger: Debugger::default(),
             debug_trap_bits: 0,
             watches_data: false,
             watches_ports: false,

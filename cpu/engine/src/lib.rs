@@ -8,6 +8,7 @@ mod alarm;
 mod apic;
 mod arena;
 mod cpu;
+mod debugger;
 mod decode;
 mod event;
 mod exec;

@@ -18,7 +18,7 @@ use crate::options::{Options, Translate};
 use crate::profile::Sampler;
 use crate::translate::{Next, Translator, host_suffices};
 use crate::vm::Mailbox;
-use motu_hv::{CrashReport, Exit, GuestBus, HvError, Kick, Stats, Vcpu};
+use motu_hv::{CrashReport, Debugging, Exit, GuestBus, HvError, Kick, Stats, Vcpu};
 use motu_x86::contract::Contract;
 use motu_x86::{CpuState, Nanos};
 use std::ptr::NonNull;
@@ -115,7 +115,7 @@ impl SoftVcpu {
         }
         cpu.note_events();
         self.cache.forget_board_writes(cpu);
-        kicked.then_some(Exit::Kicked)
+        cpu.debug_exit().or(kicked.then_some(Exit::Kicked))
     }
 
     /// Sleeps in HLT until there is something to do. `Some` ends `run`.
@@ -196,15 +196,20 @@ impl SoftVcpu {
         if self.countdown == 0 || self.mailbox.has_post() || self.cpu.is_alerted(alert::TIMER) {
             self.attend().map_or(Ok(()), Err)?;
         }
+        if let Some(exit) = self.cpu.debug_exit() {
+            return Err(exit);
+        }
         // Behind MOV SS debug exceptions wait as interrupts do; behind STI they do not (SDM vol. 3, 6.8.3).
         let shadow = self.cpu.is_alerted(alert::SHADOW);
         let stack_shadow = shadow && self.cpu.no_step;
         if self.cpu.is_alerted(alert::TRAP) && !stack_shadow {
             self.cpu.deliver_debug_trap();
+            self.cpu.end_step().map_or(Ok(()), Err)?;
         }
         if shadow {
             // STI and MOV SS: one more instruction before anything is delivered. HLT may be that one.
             self.cpu.set_alert(alert::SHADOW, false);
+            self.cpu.begin_step();
             if stack_shadow {
                 self.trace_instruction();
             } else {
@@ -212,15 +217,20 @@ impl SoftVcpu {
             }
             return Ok(1);
         }
-        self.cpu.deliver_events();
+        if !self.cpu.debugger.steps() {
+            self.cpu.deliver_events();
+        }
         while self.cpu.alerts & SLEEPING != 0 {
             self.sleep().map_or(Ok(()), Err)?;
             self.cpu.deliver_events();
+            // What ends the sleep has come before an instruction could.
+            self.cpu.end_step().map_or(Ok(()), Err)?;
         }
         if self.cpu.is_alerted(alert::SHUTDOWN) {
             return Err(Exit::Shutdown);
         }
         if self.cpu.is_alerted(alert::BREAKPOINT) {
+            self.cpu.begin_step();
             self.before_instruction();
             return Ok(1);
         }
@@ -336,6 +346,11 @@ impl Vcpu for SoftVcpu {
     fn set_profiler(&mut self, profiler: Option<Box<dyn motu_hv::Profiler>>) -> Result<(), HvError> {
         let start = |profiler| Sampler::start(profiler, Arc::clone(&self.mailbox));
         self.sampler = profiler.map(start).transpose()?;
+        Ok(())
+    }
+
+    fn set_debugging(&mut self, debugging: Option<&Debugging>) -> Result<(), HvError> {
+        self.debug(debugging);
         Ok(())
     }
 }

@@ -8,10 +8,12 @@
 //! reaches the CPUs by [`Vm::signal_msi`] and [`Vm::set_ext_int`].
 #![forbid(unsafe_code)]
 
+mod debug;
 mod profile;
 mod report;
 mod trace;
 
+pub use debug::{DebugStop, Debugging, WatchKind, Watchpoint};
 pub use profile::{GuestSample, MAX_CALLERS, Profiler};
 pub use report::{CrashReport, ExitCounts, HardwareStats, RecentInstruction, Stats, TranslatorStats};
 pub use trace::{EventKind, TracedEvent, Tracer};
@@ -51,6 +53,8 @@ pub enum HvError {
     Host { doing: String, source: std::io::Error },
     #[error("the CPU state cannot be restored: {0}")]
     State(String),
+    #[error("the debugger asks for more than the {engine} engine can do: {limit}")]
+    Debugging { engine: &'static str, limit: String },
     #[error("the guest cannot go on at RIP {rip:#x}: {trouble}")]
     Stuck { rip: u64, trouble: Trouble },
 }
@@ -105,6 +109,8 @@ pub enum Exit {
     Kicked,
     /// The guest shut the processor down (triple fault).
     Shutdown,
+    /// What [`Vcpu::set_debugging`] asked for has come.
+    Debug(DebugStop),
     /// The engine cannot go on, and it is not the guest's doing. The state is that between two instructions.
     Stuck(Trouble),
 }
@@ -149,6 +155,11 @@ pub trait Vcpu: Send {
     /// # Errors
     /// The host lacks a resource.
     fn set_profiler(&mut self, profiler: Option<Box<dyn Profiler>>) -> Result<(), HvError>;
+    /// Stops from now on where `debugging` says, in place of what was said before; `None` when no debugger is attached.
+    ///
+    /// # Errors
+    /// The engine cannot do so much at once; then it stops as before.
+    fn set_debugging(&mut self, debugging: Option<&Debugging>) -> Result<(), HvError>;
 }
 
 /// The board as a CPU sees it. Every method may be called from any vCPU thread.

@@ -14,6 +14,7 @@
 
 mod backing;
 mod cpuid;
+mod debug;
 mod facts;
 mod host;
 mod kick;

@@ -1,12 +1,13 @@
 //! The run loop of one vCPU.
 
+use crate::debug::Debugger;
 use crate::host::failed;
 use crate::kick::Door;
 use crate::msr::OwnMsrs;
 use crate::vm::{Setup, Shared};
-use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_run};
+use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_RUNNABLE, kvm_debug_exit_arch, kvm_mp_state, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use motu_hv::{CrashReport, Exit, GuestBus, HardwareStats, HvError, Kick, Stats, Trouble, Vcpu};
+use motu_hv::{CrashReport, Debugging, Exit, GuestBus, HardwareStats, HvError, Kick, Stats, Trouble, Vcpu};
 use motu_x86::{CpuState, Gpa, Nanos};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub struct KvmVcpu {
     pub(crate) setup: Setup,
     pub(crate) msrs: OwnMsrs,
     door: Arc<Door>,
+    pub(crate) debugger: Debugger,
     /// The guest has shut the CPU down; the kernel forgets.
     pub(crate) shut_down: bool,
     stats: Stats,
@@ -35,6 +37,7 @@ enum Wanted {
     Nothing,
     PortAccess,
     Shutdown,
+    Debug(kvm_debug_exit_arch),
     InternalError,
     Stuck(Trouble),
 }
@@ -45,7 +48,8 @@ impl KvmVcpu {
         // SAFETY: the byte is `immediate_exit` in a mapping that lives as long as `fd`; `drop` closes the door first.
         let door = unsafe { Door::new(byte) };
         let msrs = OwnMsrs::new(setup.contract, setup.spec_ctrl);
-        let mut vcpu = Self { id, fd, shared, setup, msrs, door, shut_down: false, stats: Stats::default(), exits: 0 };
+        let (debugger, stats) = (Debugger::default(), Stats::default());
+        let mut vcpu = Self { id, fd, shared, setup, msrs, door, debugger, shut_down: false, stats, exits: 0 };
         vcpu.restore(&CpuState::default(), Nanos(0))?;
         Ok(vcpu)
     }
@@ -90,6 +94,10 @@ impl KvmVcpu {
                     self.shut_down = true;
                     return Exit::Shutdown;
                 }
+                Wanted::Debug(exit) => match self.debug_stop(&exit) {
+                    Ok(stop) => return Exit::Debug(stop),
+                    Err(error) => return self.host_failed(&error),
+                },
                 Wanted::InternalError => return Exit::Stuck(internal_error(self.fd.get_kvm_run())),
                 Wanted::Stuck(trouble) => return Exit::Stuck(trouble),
             }
@@ -103,7 +111,8 @@ impl KvmVcpu {
 
     /// Gives the guest the 8259 pair's interrupt if it can take one now, and else asks the kernel to tell when.
     fn offer_ext_int(&mut self, bus: &dyn GuestBus, half_done: bool) -> Result<(), kvm_ioctls::Error> {
-        if self.id != 0 {
+        // None comes before the instruction that is stepped.
+        if self.id != 0 || self.debugger.step {
             return Ok(());
         }
         let pending = self.shared.ext_int.is_pending();
@@ -191,6 +200,7 @@ fn answer(exit: VcpuExit<'_>, bus: &dyn GuestBus, msrs: &mut OwnMsrs, stats: &mu
             return Wanted::Nothing;
         }
         VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt => return Wanted::Nothing,
+        VcpuExit::Debug(exit) => return Wanted::Debug(exit),
         VcpuExit::Shutdown => return Wanted::Shutdown,
         VcpuExit::InternalError => return Wanted::InternalError,
         VcpuExit::FailEntry(reason, _) => return Wanted::Stuck(Trouble::Host { code: reason }),
@@ -244,6 +254,10 @@ impl Vcpu for KvmVcpu {
             None => Ok(()),
             Some(_) => Err(failed("profiling a guest on the kvm engine")(kvm_ioctls::Error::new(libc::EOPNOTSUPP))),
         }
+    }
+
+    fn set_debugging(&mut self, debugging: Option<&Debugging>) -> Result<(), HvError> {
+        self.debug(debugging)
     }
 }
 

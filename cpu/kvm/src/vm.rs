@@ -118,7 +118,9 @@ impl Hypervisor for KvmHypervisor {
             boot_processor: OnceLock::new(),
         });
         let components = Components::new(contract, facts.xcr0());
-        let setup = Setup { contract, vcpus: config.vcpus, spec_ctrl, scales_tsc: facts.tsc_scaling, components };
+        let watches = *self.backing() == Backing::Hardware;
+        let (vcpus, scales_tsc) = (config.vcpus, facts.tsc_scaling);
+        let setup = Setup { contract, vcpus, spec_ctrl, scales_tsc, components, watches };
         Ok(Arc::new(KvmVm { shared, setup, levels: Mutex::default() }))
     }
 }
@@ -176,6 +178,8 @@ pub struct Setup {
     pub spec_ctrl: bool,
     pub scales_tsc: bool,
     pub components: Components,
+    /// Data breakpoints of the host's debugger hit.
+    pub watches: bool,
 }
 
 /// The 8259 pair's side of the boot processor.

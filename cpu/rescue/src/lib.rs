@@ -17,8 +17,8 @@
 mod tests;
 
 use motu_hv::{
-    Capabilities, CrashReport, Exit, GuestBus, HardwareStats, HvError, Hypervisor, Kick, Msi, Profiler,
-    RecentInstruction, Stats, TracedEvent, Tracer, Trouble, Vcpu, Vm, VmConfig,
+    Capabilities, CrashReport, DebugStop, Debugging, Exit, GuestBus, HardwareStats, HvError, Hypervisor, Kick, Msi,
+    Profiler, RecentInstruction, Stats, TracedEvent, Tracer, Trouble, Vcpu, Vm, VmConfig,
 };
 use motu_x86::{CpuState, Gpa, Nanos};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -90,7 +90,7 @@ impl Vm for RescuingVm {
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, HvError> {
         let first = self.shared.first.create_vcpu(id)?;
         let rescuer = Rescuer { hypervisor: Arc::clone(&self.second), config: self.config.clone(), vcpu: None };
-        Ok(Box::new(RescuingVcpu { id, first, rescuer, shared: Arc::clone(&self.shared), rescues: 0 }))
+        Ok(Box::new(RescuingVcpu { id, first, rescuer, shared: Arc::clone(&self.shared), rescues: 0, steps: false }))
     }
 
     fn signal_msi(&self, msi: Msi) {
@@ -108,6 +108,8 @@ struct RescuingVcpu {
     rescuer: Rescuer,
     shared: Arc<Shared>,
     rescues: u64,
+    /// The debugger has asked for one instruction.
+    steps: bool,
 }
 
 impl RescuingVcpu {
@@ -128,12 +130,17 @@ impl Vcpu for RescuingVcpu {
         loop {
             match self.first.run(bus) {
                 Exit::Stuck(Trouble::Instruction) => {}
-                exit => return exit,
+                exit => {
+                    self.steps &= !matches!(exit, Exit::Debug(_));
+                    return exit;
+                }
             }
             self.shared.hold();
             let rescued = self.rescue(bus);
             self.shared.release();
             match rescued {
+                // That was it. The first engine stops behind the next one, too, unless it is told otherwise before.
+                Ok(None) if self.steps => return Exit::Debug(DebugStop::Step),
                 Ok(None) => {}
                 Ok(Some(exit)) => return exit,
                 // What it had to say does not fit into an exit; that the guest cannot go on does.
@@ -170,6 +177,12 @@ impl Vcpu for RescuingVcpu {
 
     fn set_profiler(&mut self, profiler: Option<Box<dyn Profiler>>) -> Result<(), HvError> {
         self.first.set_profiler(profiler)
+    }
+
+    fn set_debugging(&mut self, debugging: Option<&Debugging>) -> Result<(), HvError> {
+        self.first.set_debugging(debugging)?;
+        self.steps = debugging.is_some_and(|debugging| debugging.step);
+        Ok(())
     }
 }
 

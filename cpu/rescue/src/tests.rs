@@ -108,6 +108,10 @@ impl Vcpu for Cpu {
         CrashReport { state: self.save(now), recent: Vec::new() }
     }
 
+    fn set_debugging(&mut self, _: Option<&Debugging>) -> Result<(), HvError> {
+        Ok(())
+    }
+
     fn set_tracer(&mut self, tracer: Option<Box<dyn Tracer>>) {
         self.tracer = tracer;
     }

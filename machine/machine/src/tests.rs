@@ -135,6 +135,10 @@ impl Vcpu for PlayedCpu {
 
     fn set_tracer(&mut self, _: Option<Box<dyn motu_hv::Tracer>>) {}
 
+    fn set_debugging(&mut self, _: Option<&motu_hv::Debugging>) -> Result<(), HvError> {
+        Ok(())
+    }
+
     fn set_profiler(&mut self, _: Option<Box<dyn motu_hv::Profiler>>) -> Result<(), HvError> {
         Ok(())
     }

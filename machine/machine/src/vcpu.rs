@@ -70,7 +70,7 @@ fn serve(mut vcpu: Box<dyn Vcpu>, commands: &Receiver<Start>, bus: &dyn GuestBus
 fn run(vcpu: &mut dyn Vcpu, bus: &dyn GuestBus, control: &Control) {
     while !control.is_halted() {
         match vcpu.run(bus) {
-            Exit::Kicked => {}
+            Exit::Kicked | Exit::Debug(_) => {}
             Exit::Shutdown => {
                 control.send(Event::Crashed(Box::new(vcpu.crash_report(bus.now()))));
                 return;

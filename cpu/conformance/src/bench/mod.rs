@@ -205,7 +205,8 @@ impl<'h> Bench<'h> {
                     Exit::Kicked if board.ended.load(Ordering::SeqCst) || endless.load(Ordering::SeqCst) => {
                         break false;
                     }
-                    Exit::Kicked => {}
+                    // No debugger is attached.
+                    Exit::Kicked | Exit::Debug(_) => {}
                 }
             };
             drop(done);

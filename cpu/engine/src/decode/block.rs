@@ -2,8 +2,9 @@
 
 use super::Op;
 use super::gate;
-use super::lower::{ends_block, is_way_out, lower};
+use super::lower::{ends_block, hold, is_way_out, lower};
 use crate::cpu::{CodeSize, Cpu, Faulting};
+use crate::debugger::Debugger;
 use crate::exec::system;
 use crate::mmu::{PAGE, PAGE_MASK};
 use crate::native::NativeCache;
@@ -72,6 +73,9 @@ pub struct Context<'a> {
     pub key: u32,
     pub contract: &'static Contract,
     pub native: &'a mut NativeCache,
+    pub debugger: &'a Debugger,
+    /// Where the code begins in its page.
+    pub start: u64,
 }
 
 impl Cpu {
@@ -89,8 +93,14 @@ impl Cpu {
         // SAFETY: `host_page` is a whole page of guest RAM, of which `first` bytes from `start` on are copied because the
         // guest may change it while we look; the buffer is longer.
         unsafe { std::ptr::copy_nonoverlapping(host_page.add(start), bytes.as_mut_ptr(), first) };
-        let mut context =
-            Context { code_size: self.code_size, key: self.key, contract: self.contract, native: &mut self.native };
+        let mut context = Context {
+            code_size: self.code_size,
+            key: self.key,
+            contract: self.contract,
+            native: &mut self.native,
+            debugger: &self.debugger,
+            start: start as u64,
+        };
         let mut ops = std::mem::take(&mut self.decoded);
         ops.clear();
         let mut len = decode_run(bytes.get(..first).unwrap_or(&[]), rip, extended, &mut context, &mut ops);
@@ -105,8 +115,14 @@ impl Cpu {
                 std::ptr::copy_nonoverlapping(next_host.cast_const(), bytes.as_mut_ptr().add(first), MAX_LEN);
             }
             let code = bytes.get(..first + MAX_LEN).unwrap_or(&[]);
-            let mut context =
-                Context { code_size: self.code_size, key: self.key, contract: self.contract, native: &mut self.native };
+            let mut context = Context {
+                code_size: self.code_size,
+                key: self.key,
+                contract: self.contract,
+                native: &mut self.native,
+                debugger: &self.debugger,
+                start: start as u64,
+            };
             len = decode_one(code, rip, &mut context, &mut ops);
         }
         let of_block = ops.drain(..).collect();
@@ -148,6 +164,9 @@ fn decode_run(code: &[u8], rip: u64, extended: bool, context: &mut Context<'_>, 
             }
             op.run = system::too_long;
         }
+        if context.debugger.may_stop_at((context.start + used as u64) & PAGE_MASK) {
+            hold(&instruction, &mut op);
+        }
         ops.push(op);
         used += instruction.len().max(1);
         if extended && ways_out < MAX_WAYS_OUT && is_way_out(&instruction) {
@@ -166,6 +185,9 @@ fn decode_one(code: &[u8], rip: u64, context: &mut Context<'_>, ops: &mut Vec<Op
     let mut op = lower(&instruction, 0, context.key, context.contract, context.native);
     if instruction.is_invalid() && is_too_long(code, context) {
         op.run = system::too_long;
+    }
+    if context.debugger.may_stop_at(context.start) {
+        hold(&instruction, &mut op);
     }
     ops.push(op);
     instruction.len().max(1)
@@ -246,7 +268,9 @@ mod tests {
     fn too_long(code: &[u8], code_size: CodeSize) -> bool {
         let contract = Contract::by_name("v2-2026").unwrap();
         let mut native = NativeCache::new().unwrap();
-        let mut context = Context { code_size, key: code_size as u32, contract, native: &mut native };
+        let debugger = &Debugger::default();
+        let key = code_size as u32;
+        let mut context = Context { code_size, key, contract, native: &mut native, debugger, start: 0 };
         let mut ops = Vec::new();
         let mut bytes = code.to_vec();
         bytes.resize(2 * MAX_LEN, 0);
@@ -285,7 +309,9 @@ mod tests {
         let contract = Contract::by_name("v2-2026").unwrap();
         let mut native = NativeCache::new().unwrap();
         let code_size = CodeSize::Bits64;
-        let mut context = Context { code_size, key: code_size as u32, contract, native: &mut native };
+        let debugger = &Debugger::default();
+        let key = code_size as u32;
+        let mut context = Context { code_size, key, contract, native: &mut native, debugger, start: 0 };
         let mut ops = Vec::new();
         decode_run(code, 0x1000, extended, &mut context, &mut ops);
         ops.len()

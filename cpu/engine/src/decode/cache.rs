@@ -296,6 +296,16 @@ impl BlockCache {
         }
     }
 
+    /// Takes away the blocks with code at one of these offsets in its page.
+    pub fn forget_offsets(&mut self, offsets: &[u64], cpu: &mut Cpu) {
+        let covers = |block: &Block| {
+            let (start, len) = (block.physical & PAGE_MASK, u64::from(block.len));
+            offsets.iter().any(|offset| offset.wrapping_sub(start) & PAGE_MASK < len)
+        };
+        let hit: Vec<u32> = self.by_address.values().copied().filter(|&index| covers(self.get(index))).collect();
+        hit.into_iter().for_each(|index| self.drop_block(index, cpu));
+    }
+
     fn drop_block(&mut self, index: u32, cpu: &mut Cpu) {
         let translated = Translated::default();
         let empty = Block {

@@ -3,6 +3,7 @@
 use super::op::{Extra, Handler, Op};
 use super::operands::operation;
 use super::{gate, lower_integer, lower_system};
+use crate::debugger;
 use crate::exec::{guard, host, system};
 use crate::native::NativeCache;
 use iced_x86::Instruction;
@@ -15,14 +16,23 @@ pub fn lower(instruction: &Instruction, offset: u16, key: u32, contract: &Contra
     // #UD comes before anything that a guard finds.
     let exists = !std::ptr::fn_addr_eq(op.run, system::undefined as Handler);
     if exists && let Some(guard) = guard::guard(instruction, key, &op) {
-        let bare = || Box::new(Extra { instruction: *instruction, thunk: None, guard: None });
-        let extra = op.extra.get_or_insert_with(bare);
+        let extra = op.extra.get_or_insert_with(|| bare(instruction));
         extra.guard = Some(guard);
         if extra.thunk.is_none() {
             op.run = guard::guarded;
         }
     }
     op
+}
+
+/// Has an operation stop where the host's debugger wants it to.
+pub fn hold(instruction: &Instruction, op: &mut Op) {
+    op.extra.get_or_insert_with(|| bare(instruction)).held = Some(op.run);
+    op.run = debugger::held;
+}
+
+fn bare(instruction: &Instruction) -> Box<Extra> {
+    Box::new(Extra { instruction: *instruction, thunk: None, guard: None, held: None })
 }
 
 fn lower_unguarded(instruction: &Instruction, offset: u16, contract: &Contract, native: &mut NativeCache) -> Op {
@@ -38,7 +48,7 @@ fn lower_unguarded(instruction: &Instruction, offset: u16, contract: &Contract, 
     }
     let (handler, thunk) = host::lower(instruction, native);
     op.run = handler;
-    op.extra = Some(Box::new(Extra { instruction: *instruction, thunk, guard: None }));
+    op.extra = Some(Box::new(Extra { thunk, ..*bare(instruction) }));
     op
 }
 

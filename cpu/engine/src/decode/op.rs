@@ -44,6 +44,8 @@ pub struct Extra {
     pub instruction: Instruction,
     pub thunk: Option<Thunk>,
     pub guard: Option<Guard>,
+    /// What runs where the host's debugger does not stop: see [`crate::debugger`].
+    pub held: Option<Handler>,
 }
 
 impl Op {
@@ -59,6 +61,11 @@ impl Op {
     pub fn effective(&self, cpu: &Cpu) -> u64 {
         let index = cpu.gpr(self.index) << (self.scale & 3);
         cpu.gpr(self.base).wrapping_add(index).wrapping_add(self.disp) & self.address_mask
+    }
+
+    /// Whether it may stop for the host's debugger.
+    pub fn is_held(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.held.is_some())
     }
 
     /// Address of the next instruction.

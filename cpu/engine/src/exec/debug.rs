@@ -60,7 +60,7 @@ impl Cpu {
         })
     }
 
-    /// Takes over what DR7 and CR4.DE say.
+    /// Takes over what DR7 and CR4.DE say, and the host's debugger and tracer.
     pub fn breakpoints_changed(&mut self) {
         let ports = self.cr4 & cr4::DE != 0;
         let (mut execute, mut data, mut port) = (false, false, false);
@@ -72,8 +72,8 @@ impl Cpu {
             }
         }
         let traced = self.tracer.as_ref().is_some_and(|tracer| tracer.wants_instructions());
-        self.set_alert(alert::BREAKPOINT, execute || traced);
-        self.watches_data = data;
+        self.set_alert(alert::BREAKPOINT, execute || traced || self.debugger.steps());
+        self.watches_data = data || self.debugger.watches();
         self.watches_ports = port;
         self.mode_changed();
     }
@@ -104,7 +104,7 @@ impl Cpu {
         };
         let overlaps = |b: &Breakpoint| b.first <= last && linear <= b.last;
         let hits = self.breakpoints().filter(|b| watched(b) && overlaps(b)).fold(0, |bits, b| bits | b.bit);
-        self.watch_hits |= hits;
+        self.watch_hits |= hits | self.watch_for_debugger(linear, bytes, write);
     }
 
     /// Notes which I/O breakpoints an access of `bytes` ports from `port` on hits; they trap behind the instruction.
@@ -122,7 +122,10 @@ impl Cpu {
     pub fn note_watch_hits(&mut self) {
         if self.watch_hits != 0 {
             let hits = std::mem::take(&mut self.watch_hits);
-            self.note_debug_trap(hits);
+            let guests = self.note_debugger_hit(hits);
+            if guests != 0 {
+                self.note_debug_trap(guests);
+            }
         }
     }
 

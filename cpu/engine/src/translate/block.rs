@@ -74,6 +74,11 @@ impl BlockTranslator {
         }
     }
 
+    /// Makes code from now on in which all flags matter everywhere, or not. True if that is a change.
+    pub fn make_exact(&mut self, exact: bool) -> bool {
+        std::mem::replace(&mut self.exact, exact) != exact
+    }
+
     /// Translates `block`. `None` if the code has changed since it was decoded, or an instruction cannot be encoded.
     pub fn translate(&mut self, block: &Block, place: &Place<'_>) -> Option<Code<'_>> {
         self.select(block, place)?;
@@ -163,7 +168,7 @@ impl BlockTranslator {
             };
             // The check of a divisor changes flags.
             let inexact = self.exact && selected.kind == Kind::Divide;
-            let own = inexact || leaves_address_space(&instruction, selected.kind);
+            let own = inexact || op.is_held() || leaves_address_space(&instruction, selected.kind);
             let selected = if own { INTERPRET } else { selected };
             self.steps.push((instruction, selected));
             let goes_on = selected.kind == Kind::JumpIf && n + 1 < block.ops.len();

@@ -152,6 +152,13 @@ impl Translator {
         &mut self.code
     }
 
+    /// Makes code in which all arithmetic flags are right everywhere, for a debugger to look at, or no longer.
+    pub fn show_flags(&mut self, on: bool, cpu: &mut Cpu, cache: &mut BlockCache) {
+        if self.blocks.make_exact(on || self.options.exact_flags) {
+            self.clear(cpu, cache);
+        }
+    }
+
     fn frame(&mut self) -> *mut Frame {
         self.frame.as_ptr()
     }
