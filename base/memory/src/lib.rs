@@ -1,12 +1,12 @@
 //! Guest RAM: where it lies, typed access, and which of its pages hold decoded code.
 //!
 //! [`GuestRam`] wraps `vm-memory`, so that virtqueues and loaders work on it unchanged. Every write
-//! through it by the board (loaders, device DMA) is seen by a [`PageTracker`], which remembers
-//! writes to pages that an engine has decoded code from.
+//! through it by the board (loaders, device DMA) is seen by a [`PageTracker`], which tells the engine of
+//! writes to pages that it has decoded code from.
 
 mod tracker;
 
-pub use tracker::{Listener, PageTracker};
+pub use tracker::{CodeWrite, Listener, MAX_HOLDERS, PageTracker};
 
 use motu_x86::Gpa;
 use std::sync::Arc;
@@ -113,18 +113,6 @@ impl GuestRam {
         let bytes = data.len();
         self.mmap.read_slice(data, GuestAddress(address.0)).map_err(|_| MemoryError::Range { address, bytes })
     }
-
-    /// Pages with decoded code that the board wrote to since the last call.
-    pub fn take_code_writes(&self) -> Vec<Gpa> {
-        self.regions()
-            .flat_map(|r| r.tracker.take_writes().into_iter().map(move |page| Gpa(r.start.0 + page * PAGE_SIZE)))
-            .collect()
-    }
-
-    /// Whether [`GuestRam::take_code_writes`] has anything to give.
-    pub fn has_code_writes(&self) -> bool {
-        self.regions().any(|r| r.tracker.has_writes())
-    }
 }
 
 impl std::fmt::Debug for GuestRam {
@@ -153,14 +141,15 @@ mod tests {
     }
 
     #[test]
-    fn writes_to_code_pages_are_remembered_once() {
+    fn writes_to_code_pages_are_told_of() {
         let ram = GuestRam::new(16 * PAGE_SIZE).unwrap();
+        let tracker = ram.regions().next().unwrap().tracker;
+        let (told, heard) = std::sync::mpsc::channel();
+        tracker.listen(Box::new(move |write| told.send(write).unwrap()));
         ram.write(Gpa(3 * PAGE_SIZE), &[1]).unwrap();
-        assert!(!ram.has_code_writes(), "no page holds code yet");
-        ram.regions().next().unwrap().tracker.set_code(3);
+        tracker.hold(3, 1);
         ram.write(Gpa(2 * PAGE_SIZE + 4000), &[0; 200]).unwrap();
-        assert!(ram.has_code_writes());
-        assert_eq!(ram.take_code_writes(), [Gpa(3 * PAGE_SIZE)]);
-        assert!(ram.take_code_writes().is_empty());
+        let told: Vec<_> = heard.try_iter().collect();
+        assert_eq!(told, [CodeWrite { page: 3, first: 0, last: 103, holders: 2 }]);
     }
 }

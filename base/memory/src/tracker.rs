@@ -1,15 +1,23 @@
-//! Which pages hold decoded code, and which of those the board has written to.
+//! Which pages hold decoded code, by whom, and who may write to them unseen.
+//!
+//! Up to 64 holders (CPUs) share one table. Before a CPU decodes code of a page it says so by [`PageTracker::hold`]; before it
+//! lets itself write to a page without looking here each time, by [`PageTracker::allow_writes`]. Each of the two looks at
+//! what the other has said, and their order is one for all CPUs: so either a writer learns of the holder, or the holder of the writer.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{Arc, PoisonError, RwLock};
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 
 const PAGE_SHIFT: usize = 12;
+const PAGE_MASK: usize = (1 << PAGE_SHIFT) - 1;
 
-/// Per page of one RAM region: whether an engine holds code decoded from it.
+/// CPUs that a table knows at most.
+pub const MAX_HOLDERS: u32 = 64;
+
+/// Per page of one RAM region: which CPUs hold code decoded from it, and which may write to it.
 ///
-/// It is `vm-memory`'s write hook: [`Bitmap::mark_dirty`] runs on every write by a loader or a
-/// device. The engine's own stores do not come here; it checks [`PageTracker::is_code`] itself.
+/// It is `vm-memory`'s write hook: [`Bitmap::mark_dirty`] runs behind every write by a loader or a
+/// device. The engine's own stores do not come here; it asks [`PageTracker::holders`] itself.
 #[derive(Clone, Debug, Default)]
 pub struct PageTracker {
     inner: Arc<Inner>,
@@ -17,91 +25,138 @@ pub struct PageTracker {
     offset: usize,
 }
 
-/// Called on every write to a code page, on the thread that writes.
-pub type Listener = Box<dyn Fn() + Send + Sync>;
+/// A write to bytes `first` to `last` of page number `page`, which `holders` hold code of: a bit for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeWrite {
+    pub page: u64,
+    pub first: u16,
+    pub last: u16,
+    pub holders: u64,
+}
+
+/// Called behind every write to a code page, on the thread that writes.
+pub type Listener = Box<dyn Fn(CodeWrite) + Send + Sync>;
+
+/// One page; a bit for each CPU.
+#[derive(Debug)]
+#[repr(C)]
+struct Page {
+    holders: AtomicU64,
+    writers: AtomicU64,
+}
 
 #[derive(Default)]
 struct Inner {
-    code: Box<[AtomicU8]>,
-    writes: Mutex<Vec<u64>>,
-    pending: AtomicBool,
-    listener: OnceLock<Listener>,
+    pages: Box<[Page]>,
+    listener: RwLock<Option<Listener>>,
 }
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inner").field("pages", &self.code.len()).finish_non_exhaustive()
+        f.debug_struct("Inner").field("pages", &self.pages.len()).finish_non_exhaustive()
     }
 }
 
+fn bit(cpu: u32) -> u64 {
+    1 << (cpu % MAX_HOLDERS)
+}
+
 impl PageTracker {
-    /// Code has been decoded from the region's page number `page`.
-    pub fn set_code(&self, page: u64) {
-        self.store(page, 1);
+    fn page(&self, page: u64) -> Option<&Page> {
+        usize::try_from(page).ok().and_then(|page| self.inner.pages.get(page))
     }
 
-    /// No decoded code is left from page number `page`.
-    pub fn clear_code(&self, page: u64) {
-        self.store(page, 0);
-    }
-
-    /// Whether code has been decoded from page number `page`.
-    pub fn is_code(&self, page: u64) -> bool {
-        usize::try_from(page).ok().and_then(|p| self.inner.code.get(p)).is_some_and(|c| c.load(Ordering::SeqCst) != 0)
-    }
-
-    /// Sets who is told of writes to code pages; only the first call counts.
-    pub fn listen(&self, listener: Listener) {
-        let _ = self.inner.listener.set(listener);
-    }
-
-    /// Whether a code page has been written to since [`PageTracker::take_writes`].
-    pub fn has_writes(&self) -> bool {
-        self.inner.pending.load(Ordering::Acquire)
-    }
-
-    /// Numbers of the code pages written to since the last call, each once.
-    pub fn take_writes(&self) -> Vec<u64> {
-        if !self.has_writes() {
-            return Vec::new();
+    /// `cpu` is about to decode code of page number `page`.
+    pub fn hold(&self, page: u64, cpu: u32) {
+        if let Some(page) = self.page(page) {
+            page.holders.fetch_or(bit(cpu), Ordering::SeqCst);
         }
-        let mut writes = self.inner.writes.lock().unwrap_or_else(PoisonError::into_inner);
-        self.inner.pending.store(false, Ordering::Release);
-        std::mem::take(&mut writes)
     }
 
-    fn store(&self, page: u64, value: u8) {
-        if let Some(code) = usize::try_from(page).ok().and_then(|p| self.inner.code.get(p)) {
-            code.store(value, Ordering::SeqCst);
+    /// `cpu` has no decoded code of page number `page` any more.
+    pub fn let_go(&self, page: u64, cpu: u32) {
+        if let Some(page) = self.page(page) {
+            page.holders.fetch_and(!bit(cpu), Ordering::SeqCst);
+        }
+    }
+
+    /// The CPUs that hold code of page number `page`, as bits.
+    pub fn holders(&self, page: u64) -> u64 {
+        self.page(page).map_or(0, |page| page.holders.load(Ordering::SeqCst))
+    }
+
+    /// The same behind a store to the page that has been made without [`PageTracker::allow_writes`]: who is not told of here decodes
+    /// what was stored.
+    pub fn holders_behind_store(&self, page: u64) -> u64 {
+        fence(Ordering::SeqCst);
+        self.holders(page)
+    }
+
+    /// Whether `cpu` may write to page number `page` from now on without a look at its holders, of which there are none. It may
+    /// until it says [`PageTracker::forgo_writes`].
+    pub fn allow_writes(&self, page: u64, cpu: u32) -> bool {
+        let Some(page) = self.page(page) else { return true };
+        if page.holders.load(Ordering::SeqCst) != 0 {
+            return false;
+        }
+        if page.writers.load(Ordering::Relaxed) & bit(cpu) != 0 {
+            // A holder that comes now finds this CPU among the writers.
+            return true;
+        }
+        page.writers.fetch_or(bit(cpu), Ordering::SeqCst);
+        let allowed = page.holders.load(Ordering::SeqCst) == 0;
+        if !allowed {
+            page.writers.fetch_and(!bit(cpu), Ordering::SeqCst);
+        }
+        allowed
+    }
+
+    /// The CPUs that may write to page number `page` unseen, as bits.
+    pub fn writers(&self, page: u64) -> u64 {
+        self.page(page).map_or(0, |page| page.writers.load(Ordering::SeqCst))
+    }
+
+    /// `cpu` writes to page number `page` no more without asking.
+    pub fn forgo_writes(&self, page: u64, cpu: u32) {
+        if let Some(page) = self.page(page) {
+            page.writers.fetch_and(!bit(cpu), Ordering::SeqCst);
+        }
+    }
+
+    /// Sets who is told of the board's writes to code pages.
+    pub fn listen(&self, listener: Listener) {
+        *self.inner.listener.write().unwrap_or_else(PoisonError::into_inner) = Some(listener);
+    }
+
+    fn tell(&self, write: CodeWrite) {
+        if let Some(listener) = &*self.inner.listener.read().unwrap_or_else(PoisonError::into_inner) {
+            listener(write);
         }
     }
 }
 
 impl Bitmap for PageTracker {
     fn mark_dirty(&self, offset: usize, len: usize) {
-        let Some(last) = len.checked_sub(1).and_then(|l| offset.checked_add(self.offset)?.checked_add(l)) else {
+        let first = offset.checked_add(self.offset);
+        let Some((first, last)) = first.zip(len.checked_sub(1)).and_then(|(f, l)| Some((f, f.checked_add(l)?))) else {
             return;
         };
-        let first = (self.offset + offset) >> PAGE_SHIFT;
-        for page in first..=last >> PAGE_SHIFT {
-            let Some(code) = self.inner.code.get(page) else { return };
-            if code.load(Ordering::SeqCst) != 0 {
-                let mut writes = self.inner.writes.lock().unwrap_or_else(PoisonError::into_inner);
-                if !writes.contains(&(page as u64)) {
-                    writes.push(page as u64);
-                }
-                drop(writes);
-                self.inner.pending.store(true, Ordering::Release);
-                if let Some(listener) = self.inner.listener.get() {
-                    listener();
-                }
+        // A CPU that is not among the holders yet finds what was written.
+        fence(Ordering::SeqCst);
+        for number in first >> PAGE_SHIFT..=last >> PAGE_SHIFT {
+            let Some(page) = self.inner.pages.get(number) else { return };
+            let holders = page.holders.load(Ordering::SeqCst);
+            if holders != 0 {
+                let start = number << PAGE_SHIFT;
+                let within = |at: usize| at.clamp(start, start | PAGE_MASK) as u16 & PAGE_MASK as u16;
+                self.tell(CodeWrite { page: number as u64, first: within(first), last: within(last), holders });
             }
         }
     }
 
-    fn dirty_at(&self, offset: usize) -> bool {
-        let page = ((self.offset + offset) >> PAGE_SHIFT) as u64;
-        self.inner.writes.lock().unwrap_or_else(PoisonError::into_inner).contains(&page)
+    /// Nobody asks: what is written is told of at once.
+    fn dirty_at(&self, _: usize) -> bool {
+        false
     }
 
     fn slice_at(&self, offset: usize) -> Self {
@@ -117,8 +172,73 @@ impl BitmapSlice for PageTracker {}
 
 impl NewBitmap for PageTracker {
     fn with_len(len: usize) -> Self {
-        let pages = len.div_ceil(1 << PAGE_SHIFT);
-        let code = (0..pages).map(|_| AtomicU8::new(0)).collect();
-        Self { inner: Arc::new(Inner { code, ..Inner::default() }), offset: 0 }
+        let pages = zeroed_pages(len.div_ceil(1 << PAGE_SHIFT));
+        Self { inner: Arc::new(Inner { pages, ..Inner::default() }), offset: 0 }
+    }
+}
+
+/// Pages that nobody holds. The host gives memory for them only where they are used.
+fn zeroed_pages(count: usize) -> Box<[Page]> {
+    let zeros: Box<[[u64; 2]]> = vec![[0u64; 2]; count].into_boxed_slice();
+    const _: () = assert!(size_of::<Page>() == size_of::<[u64; 2]>() && align_of::<Page>() == align_of::<[u64; 2]>());
+    // SAFETY: a page is two atomic words, which have the layout of two words, and zeros are valid in them; the box is handed on whole.
+    unsafe { Box::from_raw(Box::into_raw(zeros) as *mut [Page]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tracker() -> PageTracker {
+        PageTracker::with_len(16 << PAGE_SHIFT)
+    }
+
+    #[test]
+    fn a_holder_keeps_writers_away_and_a_writer_is_known_to_holders() {
+        let tracker = tracker();
+        assert!(tracker.allow_writes(3, 5));
+        assert_eq!(tracker.writers(3), 1 << 5);
+        tracker.hold(3, 63);
+        assert!(!tracker.allow_writes(3, 6), "held");
+        assert_eq!(tracker.writers(3), 1 << 5, "the one that may write is still to be asked");
+        tracker.forgo_writes(3, 5);
+        assert_eq!((tracker.holders(3), tracker.writers(3)), (1 << 63, 0));
+        tracker.let_go(3, 63);
+        assert!(tracker.allow_writes(3, 6));
+        assert_eq!(tracker.holders(4), 0);
+        assert!(tracker.allow_writes(1000, 0) && tracker.writers(1000) == 0, "no page");
+    }
+
+    #[test]
+    fn either_the_writer_or_the_holder_learns_of_the_other() {
+        for _ in 0..2000 {
+            let tracker = tracker();
+            let barrier = std::sync::Barrier::new(2);
+            let (allowed, writers) = std::thread::scope(|scope| {
+                let holder = scope.spawn(|| {
+                    barrier.wait();
+                    tracker.hold(0, 1);
+                    tracker.writers(0)
+                });
+                barrier.wait();
+                (tracker.allow_writes(0, 0), holder.join().unwrap())
+            });
+            assert!(!allowed || writers == 1, "a write right that nobody knows of");
+        }
+    }
+
+    #[test]
+    fn writes_of_the_board_are_told_by_page() {
+        let tracker = tracker();
+        let (told, heard) = std::sync::mpsc::channel();
+        tracker.listen(Box::new(move |write| told.send(write).unwrap()));
+        tracker.mark_dirty(0x3000, 1);
+        tracker.hold(3, 0);
+        tracker.hold(5, 2);
+        tracker.slice_at(0x2ff0).mark_dirty(0x20, 0x2000);
+        tracker.mark_dirty(usize::MAX, 2);
+        let told: Vec<_> = heard.try_iter().collect();
+        let write = |page, first, last, holders| CodeWrite { page, first, last, holders };
+        assert_eq!(told, [write(3, 0x10, 0xfff, 1), write(5, 0, 0xf, 4)]);
     }
 }

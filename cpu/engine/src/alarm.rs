@@ -1,6 +1,6 @@
 //! Makes a vCPU look up when its timer is due: translated code does not look at the clock.
 
-use crate::vm::Mailbox;
+use crate::smp::Mailbox;
 use motu_hv::HvError;
 use motu_x86::Nanos;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -47,7 +47,7 @@ impl Cpu {
         match action {
             Action::None => {}
             Action::EndOfInterrupt { vector } => self.bus().end_of_interrupt(vector),
-            Action::Send(message) => self.receive(message),
+            Action::Send(message) => self.send(message),
         }
         self.note_events();
     }
@@ -56,14 +56,29 @@ impl Cpu {
     pub fn note_events(&mut self) {
         let waiting = self.lapic.pending_interrupt().is_some() || self.lapic.ext_int_pending();
         self.set_alert(alert::EVENT, waiting || self.acknowledged.is_some() || (self.nmi_pending && !self.nmi_blocked));
+        self.tell_address();
     }
 
-    /// Takes a message if it is for this CPU.
-    pub fn receive(&mut self, message: Message) {
-        if self.lapic.is_destination(message.destination) {
-            let signal = self.lapic.deliver(message);
-            self.signal(signal);
+    /// Lets the other processors know what messages this one takes.
+    pub fn tell_address(&self) {
+        self.processors.set_address(self.id, self.lapic.address(), self.lapic.processor_priority());
+    }
+
+    fn send(&mut self, message: Message) {
+        // What the write has just changed counts.
+        self.tell_address();
+        let to = self.processors.destinations(&message);
+        let own = 1 << self.id;
+        self.processors.send(to & !own, message);
+        if to & own != 0 {
+            self.receive(message);
         }
+    }
+
+    /// Takes a message, which is for this CPU.
+    pub fn receive(&mut self, message: Message) {
+        let signal = self.lapic.deliver(message);
+        self.signal(signal);
     }
 
     pub fn signal(&mut self, signal: Signal) {

@@ -6,11 +6,13 @@ use crate::exec::width::{Arith, Width, arith};
 use crate::lapic::Lapic;
 use crate::mmu::{Mmu, Privilege};
 use crate::native::NativeCache;
+use crate::smp::{Processors, Spin, Written};
 use motu_hv::{GuestBus, Stats};
 use motu_x86::contract::Contract;
 use motu_x86::flags::{cr0, cr4, efer, rflags};
 use motu_x86::{DescriptorTable, Exception, Msrs, Nanos, Segment, XsaveArea};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// An exception is waiting in [`Cpu::fault`]. Carries nothing, so that a `Result` stays in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +160,10 @@ pub struct Cpu {
     pub lapic: Lapic,
     pub contract: &'static Contract,
     pub id: u32,
-    pub vcpus: u32,
+    /// All processors of the machine, this one too.
+    pub processors: Arc<Processors>,
+    /// How long it has been waiting by PAUSE.
+    pub spin: Spin,
     /// Guest TSC minus the machine's time in nanoseconds: the guest's TSC counts at 1 GHz.
     pub tsc_offset: u64,
     /// What keeps the run loop from going straight on: bits of [`alert`].
@@ -187,8 +192,8 @@ pub struct Cpu {
     pub nmi_blocked: bool,
     /// Operations of the running block that may still run; a store to decoded code lowers it.
     pub limit: usize,
-    /// A write to a page with decoded code: (page, first byte, last byte) in guest-physical space.
-    pub code_writes: Vec<(u64, u16, u16)>,
+    /// Stores of this CPU's to pages that it holds decoded code of.
+    pub code_writes: Vec<Written>,
     /// Operations of the block that is being decoded.
     pub decoded: Vec<Op>,
     pub stats: Stats,
@@ -203,7 +208,13 @@ pub struct Cpu {
 unsafe impl Send for Cpu {}
 
 impl Cpu {
-    pub fn new(id: u32, vcpus: u32, contract: &'static Contract, mmu: Mmu, native: NativeCache) -> Self {
+    pub fn new(
+        id: u32,
+        processors: Arc<Processors>,
+        contract: &'static Contract,
+        mmu: Mmu,
+        native: NativeCache,
+    ) -> Self {
         let reset = motu_x86::CpuState::default();
         Self {
             registers: [0; SLOTS],
@@ -239,7 +250,8 @@ impl Cpu {
             lapic: Lapic::new(id, contract),
             contract,
             id,
-            vcpus,
+            processors,
+            spin: Spin::default(),
             tsc_offset: 0,
             alerts: 0,
             restart: None,

@@ -2,8 +2,8 @@
 
 use crate::cpu::Flow;
 use crate::exec::segment::Descriptor;
-use crate::mmu::RamMap;
 use crate::options::{Options, Translate};
+use crate::smp::Processors;
 use crate::translate::{Left, Step, Translator, in_rflags};
 use crate::vcpu::SoftVcpu;
 use motu_hv::{HvError, Vcpu};
@@ -12,7 +12,6 @@ use motu_x86::contract::Contract;
 use motu_x86::flags::{cr0, cr4, efer, rflags};
 use motu_x86::{CpuState, DescriptorTable, Exception, Gpa, Segment, XsaveArea};
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// What a user-mode program sees of a CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +117,7 @@ impl UserHarness {
         let table: Vec<u8> = GDT.iter().flat_map(|descriptor| descriptor.to_le_bytes()).collect();
         ram.write(Gpa(gdt), &table).expect("the table is RAM");
         tables.map(BUS, BUS_GPA | TABLE);
-        let mut vcpu = SoftVcpu::new(0, 1, contract, RamMap::new(ram.clone()), Arc::default(), options)?;
+        let mut vcpu = SoftVcpu::new(0, contract, ram.clone(), Processors::new(1).into(), options)?;
         vcpu.restore(&user_mode(contract, root), motu_x86::Nanos(0))?;
         let host = ram.regions().next().expect("RAM has a region").host;
         Ok(Self { vcpu, ram, host, frames })
@@ -219,8 +218,9 @@ impl UserHarness {
     }
 
     fn put(&mut self, state: &UserState) {
-        let SoftVcpu { cpu, cache, .. } = &mut self.vcpu;
-        cache.forget_board_writes(cpu);
+        // What was written to code.
+        self.vcpu.take_post();
+        let SoftVcpu { cpu, .. } = &mut self.vcpu;
         if cpu.segments.map(|segment| segment.selector) != state.selectors {
             cpu.segments = state.selectors.map(segment);
             cpu.mode_changed();
@@ -262,7 +262,7 @@ impl UserHarness {
 
 /// The bus of a program that runs by itself: a store to the page at [`BUS`] ends the run.
 #[cfg(test)]
-pub(crate) struct KickingBus(pub Arc<dyn motu_hv::Kick>);
+pub(crate) struct KickingBus(pub std::sync::Arc<dyn motu_hv::Kick>);
 
 #[cfg(test)]
 impl motu_hv::GuestBus for KickingBus {

@@ -24,6 +24,7 @@ mod options;
 mod profile;
 mod reset;
 mod run;
+mod smp;
 mod state;
 mod translate;
 mod vcpu;

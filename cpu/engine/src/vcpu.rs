@@ -16,9 +16,10 @@ use crate::mmu::{Mmu, RamMap};
 use crate::native::NativeCache;
 use crate::options::{Options, Translate};
 use crate::profile::Sampler;
+use crate::smp::{Mailbox, Post, Processors, Written};
 use crate::translate::{Next, Translator, host_suffices};
-use crate::vm::Mailbox;
 use motu_hv::{CrashReport, Debugging, Exit, GuestBus, HvError, Kick, Stats, Vcpu};
+use motu_memory::GuestRam;
 use motu_x86::contract::Contract;
 use motu_x86::{CpuState, Nanos};
 use std::ptr::NonNull;
@@ -49,10 +50,9 @@ pub struct SoftVcpu {
 impl SoftVcpu {
     pub fn new(
         id: u32,
-        vcpus: u32,
         contract: &'static Contract,
-        ram: RamMap,
-        mailbox: Arc<Mailbox>,
+        ram: GuestRam,
+        processors: Arc<Processors>,
         options: &Options,
     ) -> Result<Self, HvError> {
         let failed = |doing: &str| {
@@ -60,21 +60,27 @@ impl SoftVcpu {
             move |source| HvError::Host { doing, source }
         };
         let native = NativeCache::new().map_err(failed("mapping memory for generated code"))?;
-        let listener = Arc::clone(&mailbox);
-        ram.on_code_write(move || listener.ring());
+        let ram = RamMap::of_cpu(ram, id, processors.count());
+        let told = Arc::clone(&processors);
+        ram.on_code_write(move |page, write| {
+            told.code_written(write.holders, Written { page, first: write.first, last: write.last });
+        });
+        let mailbox = Arc::clone(processors.mailbox(id));
         let mmu = Mmu::new(ram).map_err(failed("mapping memory for the TLB"))?;
         mailbox.belongs_to(mmu.tlb.workspace());
-        let cpu = Cpu::new(id, vcpus, contract, mmu, native);
+        let cpu = Cpu::new(id, processors, contract, mmu, native);
         let translates = options.translate != Translate::Off && host_suffices();
+        let make = if cpu.processors.is_alone() { Translator::new } else { Translator::of_several };
         let translator = translates
-            .then(|| Translator::new(cpu.mmu.tlb.frame(), options))
+            .then(|| make(cpu.mmu.tlb.frame(), options))
             .transpose()
             .map_err(failed("mapping memory for translated code"))?;
         let alarm = translates.then(|| Alarm::start(Arc::clone(&mailbox))).transpose()?;
         let lockstep = (options.translate == Translate::Lockstep).then(Lockstep::default);
         let (cache, history) = (BlockCache::new(), History::default());
         let mut vcpu = Self { cpu, cache, translator, lockstep, mailbox, history, sampler: None, alarm, countdown: 0 };
-        vcpu.restore(&CpuState::default(), Nanos(0))?;
+        let lapic = vcpu.cpu.lapic.save(vcpu.cpu.moment());
+        vcpu.restore(&CpuState { lapic, ..CpuState::default() }, Nanos(0))?;
         Ok(vcpu)
     }
 
@@ -85,22 +91,10 @@ impl SoftVcpu {
         self.countdown = BLOCKS_PER_TICK;
         self.mailbox.settle();
         self.sample(false);
+        self.cpu.set_alert(alert::TIMER, false);
+        let kicked = self.take_post();
+        self.cpu.processors.exclusive().make_way(self.cpu.id);
         let cpu = &mut self.cpu;
-        cpu.set_alert(alert::TIMER, false);
-        let mut kicked = false;
-        if self.mailbox.has_post() {
-            let post = self.mailbox.take();
-            kicked = post.kicked;
-            for msi in post.messages {
-                if let Some(message) = crate::lapic::Message::from_msi(msi) {
-                    cpu.receive(message);
-                }
-            }
-            if let Some(level) = post.ext_int {
-                let signal = cpu.lapic.set_lint0(level);
-                cpu.signal(signal);
-            }
-        }
         if cpu.init_pending {
             cpu.initialize();
         }
@@ -114,8 +108,33 @@ impl SoftVcpu {
             alarm.set(at.now, deadline);
         }
         cpu.note_events();
-        self.cache.forget_board_writes(cpu);
         cpu.debug_exit().or(kicked.then_some(Exit::Kicked))
+    }
+
+    /// Takes in what other threads sent. Says whether one of them wants [`Vcpu::run`] to return.
+    pub(crate) fn take_post(&mut self) -> bool {
+        if !self.mailbox.has_post() {
+            return false;
+        }
+        let Post { kicked, messages, ext_int, protect, written, forget_all } = self.mailbox.take();
+        let cpu = &mut self.cpu;
+        cpu.forgo_writes(&protect);
+        if forget_all {
+            self.cache.clear(cpu);
+        }
+        self.cache.forget_written(&written, cpu);
+        for message in messages {
+            // What came before a start-up message has happened.
+            if cpu.init_pending {
+                cpu.initialize();
+            }
+            cpu.receive(message);
+        }
+        if let Some(level) = ext_int {
+            let signal = cpu.lapic.set_lint0(level);
+            cpu.signal(signal);
+        }
+        kicked
     }
 
     /// Sleeps in HLT until there is something to do. `Some` ends `run`.
@@ -134,7 +153,9 @@ impl SoftVcpu {
                 .cpu
                 .timer_deadline(at)
                 .map(|deadline: Nanos| Duration::from_nanos(deadline.saturating_sub(at.now).0.max(1)));
+            self.cpu.processors.note_sleep(true);
             self.mailbox.wait(limit);
+            self.cpu.processors.note_sleep(false);
             self.sample(true);
         }
     }
@@ -305,9 +326,13 @@ impl Vcpu for SoftVcpu {
         // back before it returns.
         let erased = unsafe { std::mem::transmute::<&dyn GuestBus, &'static dyn GuestBus>(bus) };
         self.cpu.bus = Some(NonNull::from(erased));
+        // The first thing that it does is to look up.
         self.countdown = 0;
+        self.mailbox.set_rests(false);
         self.sampler.iter().for_each(Sampler::forget);
         let exit = self.run_guest();
+        self.mailbox.set_rests(true);
+        self.cpu.processors.exclusive().rests();
         self.cpu.bus = None;
         exit
     }
@@ -352,6 +377,13 @@ impl Vcpu for SoftVcpu {
     fn set_debugging(&mut self, debugging: Option<&Debugging>) -> Result<(), HvError> {
         self.debug(debugging);
         Ok(())
+    }
+}
+
+impl Drop for SoftVcpu {
+    /// The memory may live on, with other CPUs.
+    fn drop(&mut self) {
+        self.cache.clear(&mut self.cpu);
     }
 }
 

@@ -1,17 +1,18 @@
 //! The software engine as `motu-hv` sees it.
 
-use crate::mmu::RamMap;
-use crate::options::Options;
-use crate::translate::Workspace;
+use crate::lapic::Message;
+use crate::options::{Options, Translate};
+use crate::smp::Processors;
 use crate::vcpu::SoftVcpu;
-use motu_hv::{Capabilities, HvError, Hypervisor, Kick, Msi, Vcpu, Vm, VmConfig};
+use motu_hv::{Capabilities, HvError, Hypervisor, Msi, Vcpu, Vm, VmConfig};
+use motu_memory::MAX_HOLDERS;
 use motu_x86::contract::{Contract, CpuidResult};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 /// CPUs of one machine at most.
-const MAX_VCPUS: u32 = 1;
+const MAX_VCPUS: u32 = MAX_HOLDERS;
+/// The processor that the 8259 pair's line leads to.
+const BOOTSTRAP: u32 = 0;
 
 /// The engine that needs nothing of the host but x86-64 user mode.
 #[derive(Debug, Default)]
@@ -44,15 +45,28 @@ fn host_xcr0() -> u64 {
     unsafe { std::arch::x86_64::_xgetbv(0) }
 }
 
+impl SoftHypervisor {
+    /// The engine's name in errors, and how many CPUs it runs at most: what a second one writes to memory meanwhile would be a
+    /// difference between two runs of one block.
+    fn limit(&self) -> (&'static str, u32) {
+        match self.options.translate {
+            Translate::Lockstep => ("soft,translate=lockstep", 1),
+            _ => ("soft", MAX_VCPUS),
+        }
+    }
+}
+
 impl Hypervisor for SoftHypervisor {
     fn capabilities(&self) -> Capabilities {
         let contracts = Contract::ALL.iter().filter(|c| missing(c).is_empty()).map(Contract::name).collect();
-        Capabilities { name: "soft", max_vcpus: MAX_VCPUS, contracts }
+        let (_, max_vcpus) = self.limit();
+        Capabilities { name: "soft", max_vcpus, contracts }
     }
 
     fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>, HvError> {
-        if config.vcpus == 0 || config.vcpus > MAX_VCPUS {
-            return Err(HvError::TooManyVcpus { engine: "soft", asked: config.vcpus, max: MAX_VCPUS });
+        let (engine, max) = self.limit();
+        if config.vcpus == 0 || config.vcpus > max {
+            return Err(HvError::TooManyVcpus { engine, asked: config.vcpus, max });
         }
         let name = config.contract;
         let unknown =
@@ -62,7 +76,8 @@ impl Hypervisor for SoftHypervisor {
         if !lacking.is_empty() {
             return Err(HvError::Contract { name: name.into(), missing: lacking.join(", ") });
         }
-        Ok(Arc::new(SoftVm { config, contract, options: self.options.clone(), mailbox: Arc::default() }))
+        let processors = Arc::new(Processors::new(config.vcpus));
+        Ok(Arc::new(SoftVm { config, contract, options: self.options.clone(), processors }))
     }
 }
 
@@ -70,7 +85,7 @@ struct SoftVm {
     config: VmConfig,
     contract: &'static Contract,
     options: Options,
-    mailbox: Arc<Mailbox>,
+    processors: Arc<Processors>,
 }
 
 impl Vm for SoftVm {
@@ -78,99 +93,18 @@ impl Vm for SoftVm {
         if id >= self.config.vcpus {
             return Err(HvError::TooManyVcpus { engine: "soft", asked: id + 1, max: self.config.vcpus });
         }
-        let ram = RamMap::new(self.config.ram.clone());
-        let mailbox = Arc::clone(&self.mailbox);
-        let vcpu = SoftVcpu::new(id, self.config.vcpus, self.contract, ram, mailbox, &self.options)?;
+        let processors = Arc::clone(&self.processors);
+        let vcpu = SoftVcpu::new(id, self.contract, self.config.ram.clone(), processors, &self.options)?;
         Ok(Box::new(vcpu))
     }
 
     fn signal_msi(&self, msi: Msi) {
-        self.mailbox.put(|post| post.messages.push(msi));
+        if let Some(message) = Message::from_msi(msi) {
+            self.processors.send(self.processors.destinations(&message), message);
+        }
     }
 
     fn set_ext_int(&self, level: bool) {
-        self.mailbox.put(|post| post.ext_int = Some(level));
-    }
-}
-
-/// What other threads have for a vCPU, and how they reach it, running or halted.
-#[derive(Debug, Default)]
-pub struct Mailbox {
-    /// There is something in `post`: read between blocks.
-    flag: AtomicBool,
-    post: Mutex<Post>,
-    arrived: Condvar,
-    /// What tells translated code to leave.
-    workspace: OnceLock<Arc<Workspace>>,
-}
-
-/// Everything that arrived since the vCPU last looked.
-#[derive(Debug, Default)]
-pub struct Post {
-    pub kicked: bool,
-    pub messages: Vec<Msi>,
-    pub ext_int: Option<bool>,
-}
-
-impl Mailbox {
-    fn lock(&self) -> MutexGuard<'_, Post> {
-        self.post.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn put(&self, change: impl FnOnce(&mut Post)) {
-        change(&mut self.lock());
-        self.ring();
-        self.arrived.notify_all();
-    }
-
-    /// Makes the vCPU look up, with nothing to say.
-    pub fn ring(&self) {
-        self.flag.store(true, Ordering::Release);
-        if let Some(workspace) = self.workspace.get() {
-            workspace.disturb();
-        }
-    }
-
-    /// Whose translated code is to leave for what is posted.
-    pub fn belongs_to(&self, workspace: &Arc<Workspace>) {
-        // A mailbox has one vCPU.
-        let _ = self.workspace.set(Arc::clone(workspace));
-    }
-
-    /// Lets translated code run until the next post. What has been posted before is there for [`Mailbox::take`].
-    pub fn settle(&self) {
-        if let Some(workspace) = self.workspace.get() {
-            workspace.settle();
-        }
-    }
-
-    /// Whether [`Mailbox::take`] has anything to give.
-    #[inline(always)]
-    pub fn has_post(&self) -> bool {
-        self.flag.load(Ordering::Acquire)
-    }
-
-    pub fn take(&self) -> Post {
-        let mut post = self.lock();
-        self.flag.store(false, Ordering::Release);
-        std::mem::take(&mut *post)
-    }
-
-    /// Sleeps until there is post, or for `limit`.
-    pub fn wait(&self, limit: Option<Duration>) {
-        let guard = self.lock();
-        if self.has_post() {
-            return;
-        }
-        match limit {
-            Some(limit) => drop(self.arrived.wait_timeout(guard, limit)),
-            None => drop(self.arrived.wait(guard)),
-        }
-    }
-}
-
-impl Kick for Mailbox {
-    fn kick(&self) {
-        self.put(|post| post.kicked = true);
+        self.processors.mailbox(BOOTSTRAP).set_ext_int(level);
     }
 }

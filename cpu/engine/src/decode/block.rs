@@ -6,13 +6,13 @@ use super::lower::{ends_block, hold, is_way_out, lower};
 use crate::cpu::{CodeSize, Cpu, Faulting};
 use crate::debugger::Debugger;
 use crate::exec::system;
-use crate::mmu::{PAGE, PAGE_MASK};
+use crate::mmu::{PAGE, PAGE_MASK, shared};
 use crate::native::NativeCache;
 use iced_x86::{Decoder, DecoderError, Instruction};
 use motu_x86::contract::Contract;
 
 /// Instructions of one block at most.
-const MAX_OPS: usize = 64;
+pub const MAX_OPS: usize = 64;
 /// Conditional jumps that an extended block goes on behind.
 const MAX_WAYS_OUT: usize = 4;
 /// Bytes of one instruction at most (SDM vol. 2, 2.3.11).
@@ -22,6 +22,8 @@ pub const MAX_LEN: usize = 15;
 #[derive(Debug)]
 pub struct Block {
     pub ops: Box<[Op]>,
+    /// The bytes that they were decoded from: the guest's memory may hold others by now.
+    pub code: Box<[u8]>,
     /// Bytes of code.
     pub len: u32,
     /// Guest-physical address of the first byte.
@@ -60,10 +62,24 @@ pub struct Single {
 }
 
 impl Translated {
+    /// [`Translated::runs`] of a block that is not to be translated.
+    pub const NEVER: u32 = u32::MAX;
+
     /// All translations.
     pub fn numbers(&self) -> impl Iterator<Item = u32> {
         self.at.iter().map(|&(_, number)| number).chain(self.singles.iter().map(|single| single.number))
     }
+}
+
+/// How far a block goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// One instruction.
+    Instruction,
+    /// Up to the first jump.
+    Block,
+    /// Behind conditional jumps that close no loop: what is run often is worth that.
+    Extended,
 }
 
 /// What decoding depends on beside the bytes.
@@ -79,20 +95,21 @@ pub struct Context<'a> {
 }
 
 impl Cpu {
-    /// Decodes the block at the current instruction, whose first byte is at `physical` in `host_page`. One that is `extended` goes
-    /// on behind conditional jumps that close no loop: what is run often is worth that.
+    /// Decodes the block at the current instruction, whose first byte is at `physical` in `host_page`.
     ///
     /// # Errors
     /// The first instruction runs over into a page that cannot be fetched.
-    pub fn decode_block(&mut self, physical: u64, host_page: *const u8, extended: bool) -> Faulting<Block> {
+    pub fn decode_block(&mut self, physical: u64, host_page: *const u8, reach: Reach) -> Faulting<Block> {
         let rip = self.rip;
         let start = (physical & PAGE_MASK) as usize;
         let rest = PAGE as usize - start;
         let first = rest.min(MAX_OPS * MAX_LEN);
         let mut bytes = [0u8; MAX_OPS * MAX_LEN + MAX_LEN];
-        // SAFETY: `host_page` is a whole page of guest RAM, of which `first` bytes from `start` on are copied because the
-        // guest may change it while we look; the buffer is longer.
-        unsafe { std::ptr::copy_nonoverlapping(host_page.add(start), bytes.as_mut_ptr(), first) };
+        if let Some(room) = bytes.get_mut(..first) {
+            // SAFETY: `host_page` is a whole page of guest RAM, of which `first` bytes from `start` on are copied because the
+            // guest may change it while we look.
+            unsafe { shared::copy_in(host_page.add(start), room) };
+        }
         let mut context = Context {
             code_size: self.code_size,
             key: self.key,
@@ -103,16 +120,16 @@ impl Cpu {
         };
         let mut ops = std::mem::take(&mut self.decoded);
         ops.clear();
-        let mut len = decode_run(bytes.get(..first).unwrap_or(&[]), rip, extended, &mut context, &mut ops);
+        let mut len = decode_run(bytes.get(..first).unwrap_or(&[]), rip, reach, &mut context, &mut ops);
         let mut second_page = None;
         if ops.is_empty() {
             // The first instruction does not fit into the page, of which fewer than MAX_LEN bytes are left.
             let next = rip.wrapping_add(rest as u64);
             let (next_physical, next_host, _) = self.fetch_page(self.code_linear(next))?;
             second_page = Some(next_physical & !PAGE_MASK);
-            // SAFETY: as above; the buffer has MAX_LEN bytes behind `first`.
-            unsafe {
-                std::ptr::copy_nonoverlapping(next_host.cast_const(), bytes.as_mut_ptr().add(first), MAX_LEN);
+            if let Some(room) = bytes.get_mut(first..first + MAX_LEN) {
+                // SAFETY: as above.
+                unsafe { shared::copy_in(next_host, room) };
             }
             let code = bytes.get(..first + MAX_LEN).unwrap_or(&[]);
             let mut context = Context {
@@ -129,11 +146,12 @@ impl Cpu {
         self.decoded = ops;
         Ok(Block {
             ops: of_block,
+            code: bytes.get(..len).unwrap_or(&[]).into(),
             len: len as u32,
             physical,
             key: self.decode_key(),
             second_page,
-            extended,
+            extended: reach == Reach::Extended,
             id: 0,
             translated: Translated::default(),
         })
@@ -146,12 +164,13 @@ fn decoder<'a>(code: &'a [u8], rip: u64, context: &Context<'_>) -> Decoder<'a> {
 }
 
 /// Decodes up to the end of the block or of `code`. Bytes used; nothing if not even one instruction is whole.
-fn decode_run(code: &[u8], rip: u64, extended: bool, context: &mut Context<'_>, ops: &mut Vec<Op>) -> usize {
+fn decode_run(code: &[u8], rip: u64, reach: Reach, context: &mut Context<'_>, ops: &mut Vec<Op>) -> usize {
     let mut decoder = decoder(code, rip, context);
     let mut instruction = Instruction::default();
     let mut used = 0;
     let mut ways_out = 0;
-    while decoder.can_decode() && ops.len() < MAX_OPS {
+    let most = if reach == Reach::Instruction { 1 } else { MAX_OPS };
+    while decoder.can_decode() && ops.len() < most {
         decoder.decode_out(&mut instruction);
         if decoder.last_error() == DecoderError::NoMoreBytes && code.len() - used < MAX_LEN {
             break;
@@ -169,7 +188,7 @@ fn decode_run(code: &[u8], rip: u64, extended: bool, context: &mut Context<'_>, 
         }
         ops.push(op);
         used += instruction.len().max(1);
-        if extended && ways_out < MAX_WAYS_OUT && is_way_out(&instruction) {
+        if reach == Reach::Extended && ways_out < MAX_WAYS_OUT && is_way_out(&instruction) {
             ways_out += 1;
         } else if instruction.is_invalid() || ends_block(&instruction) {
             break;
@@ -313,7 +332,8 @@ mod tests {
         let key = code_size as u32;
         let mut context = Context { code_size, key, contract, native: &mut native, debugger, start: 0 };
         let mut ops = Vec::new();
-        decode_run(code, 0x1000, extended, &mut context, &mut ops);
+        let reach = if extended { Reach::Extended } else { Reach::Block };
+        decode_run(code, 0x1000, reach, &mut context, &mut ops);
         ops.len()
     }
 

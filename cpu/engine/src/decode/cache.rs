@@ -3,10 +3,11 @@
 //! A block is looked up by the linear address first, in a direct-mapped table whose entries hold only
 //! while the translation does (see [`Mmu::local_epoch`]); then by guest-physical address.
 
-use super::{Block, Translated};
+use super::{Block, Reach, Translated, block};
 use crate::cpu::{Cpu, Faulting};
 use crate::mmu::{Mmu, PAGE, PAGE_MASK};
-use std::collections::HashMap;
+use crate::smp::Written;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// Entries of the table by linear address; a power of two.
@@ -37,6 +38,7 @@ impl Hasher for AddressHasher {
 }
 
 type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
+type AddressSet<K> = HashSet<K, BuildHasherDefault<AddressHasher>>;
 
 /// One entry of the table by linear address: 32 bytes.
 #[derive(Clone, Copy, Default)]
@@ -81,6 +83,10 @@ pub struct BlockCache {
     free: Vec<u32>,
     by_address: AddressMap<(u64, u32), u32>,
     pages: AddressMap<u64, PageBlocks>,
+    /// Pages to which other CPUs may still write unseen: their code is decoded anew each time.
+    contested: AddressSet<u64>,
+    /// The place of an instruction that is not kept.
+    passing: Option<u32>,
     jumps: Box<[Jump]>,
     /// Blocks made so far, plus one: identity zero belongs to none.
     made: u64,
@@ -106,6 +112,8 @@ impl BlockCache {
             free: Vec::new(),
             by_address: AddressMap::default(),
             pages: AddressMap::default(),
+            contested: AddressSet::default(),
+            passing: None,
             jumps: vec![Jump::default(); JUMPS].into_boxed_slice(),
             made: 1,
             ops: 0,
@@ -164,8 +172,10 @@ impl BlockCache {
                 if let Some(stale) = stale {
                     self.drop_block(stale, cpu);
                 }
-                let block = cpu.decode_block(physical, host, false)?;
-                self.insert(block, cpu)
+                match self.decode(physical, host, cpu)? {
+                    Some(block) => self.insert(block, cpu),
+                    None => return self.decode_passing(physical, host, cpu),
+                }
             }
         };
         let block = self.get(index);
@@ -174,6 +184,72 @@ impl BlockCache {
         let jump = Jump { linear, epoch: 0, id: block.id, key, global: global && !straddles, straddles };
         self.jumps[jump_index(linear)] = Jump { epoch: jump.epoch_now(&cpu.mmu), ..jump };
         Ok(index)
+    }
+
+    /// Decodes the block at the CPU's RIP, if nobody can write to it unseen.
+    fn decode(&mut self, physical: u64, host: *const u8, cpu: &mut Cpu) -> Faulting<Option<Block>> {
+        if self.ops + block::MAX_OPS > MAX_OPS {
+            self.clear(cpu);
+        }
+        if !self.hold(physical & !PAGE_MASK, cpu) {
+            return Ok(None);
+        }
+        let block = cpu.decode_block(physical, host, Reach::Block)?;
+        match block.second_page {
+            Some(page) if !self.pages.contains_key(&page) => {
+                if !self.hold(page, cpu) {
+                    return Ok(None);
+                }
+                // What was read of that page may have been written since.
+                cpu.decode_block(physical, host, Reach::Block).map(Some)
+            }
+            _ => Ok(Some(block)),
+        }
+    }
+
+    /// Makes a page one whose code this CPU may keep decoded, so that whoever writes to it tells. False as long as another CPU may
+    /// write to it unseen, which it was asked to forgo.
+    fn hold(&mut self, page: u64, cpu: &mut Cpu) -> bool {
+        if self.pages.contains_key(&page) {
+            return true;
+        }
+        let asked = self.contested.contains(&page);
+        if !asked {
+            cpu.hold_code(page);
+        }
+        let writers = cpu.other_writers(page);
+        if writers == 0 || (!asked && cpu.ask_to_forgo_writes(page, writers)) {
+            self.contested.remove(&page);
+            return true;
+        }
+        self.contested.insert(page);
+        false
+    }
+
+    /// Decodes the one instruction at the CPU's RIP, for this time only.
+    #[cold]
+    fn decode_passing(&mut self, physical: u64, host: *const u8, cpu: &mut Cpu) -> Faulting<u32> {
+        let mut block = cpu.decode_block(physical, host, Reach::Instruction)?;
+        cpu.stats.blocks_decoded += 1;
+        block.translated.runs = Translated::NEVER;
+        self.ops += block.ops.len();
+        let index = match self.passing {
+            Some(index) => index,
+            None => self.free.pop().unwrap_or(self.blocks.len() as u32),
+        };
+        self.passing = Some(index);
+        block.id = self.new_id(index);
+        match self.blocks.get_mut(index as usize) {
+            Some(slot) => self.ops -= std::mem::replace(slot, block).ops.len(),
+            None => self.blocks.push(block),
+        }
+        Ok(index)
+    }
+
+    fn new_id(&mut self, index: u32) -> u64 {
+        let id = self.made << INDEX_BITS | u64::from(index);
+        self.made += 1;
+        id
     }
 
     /// Whether a block's second page, if it has one, is still where it was decoded from.
@@ -192,17 +268,13 @@ impl BlockCache {
     }
 
     fn insert(&mut self, mut block: Block, cpu: &mut Cpu) -> u32 {
-        if self.ops + block.ops.len() > MAX_OPS {
-            self.clear(cpu);
-        }
         cpu.stats.blocks_decoded += 1;
         self.ops += block.ops.len();
         let address = (block.physical, block.key);
         let (first, len) = (block.physical & PAGE_MASK, u64::from(block.len));
         let pages = [Some(block.physical & !PAGE_MASK), block.second_page];
         let index = self.free.pop().unwrap_or(self.blocks.len() as u32);
-        block.id = self.made << INDEX_BITS | u64::from(index);
-        self.made += 1;
+        block.id = self.new_id(index);
         match self.blocks.get_mut(index as usize) {
             Some(slot) => *slot = block,
             None => self.blocks.push(block),
@@ -210,12 +282,6 @@ impl BlockCache {
         self.by_address.insert(address, index);
         for (n, page) in pages.into_iter().flatten().enumerate() {
             let entry = self.pages.entry(page).or_default();
-            if entry.blocks.is_empty() {
-                cpu.mmu.ram.set_code(page, true);
-                if let Some(host) = cpu.mmu.ram.page(page) {
-                    cpu.mmu.tlb.protect(host);
-                }
-            }
             entry.blocks.push(index);
             let end = first + len - 1;
             entry.granules |= if n == 0 { granules(first, end) } else { granules(0, end & PAGE_MASK) };
@@ -231,7 +297,7 @@ impl BlockCache {
         }
         let Some(host) = cpu.mmu.ram.page(old.physical) else { return };
         // A block whose first instruction fits into the page needs no other page, so that there is no fault.
-        let Ok(new) = cpu.decode_block(old.physical, host, true) else { return };
+        let Ok(new) = cpu.decode_block(old.physical, host, Reach::Extended) else { return };
         if new.second_page.is_some() || self.ops - old.ops.len() + new.ops.len() > MAX_OPS {
             return;
         }
@@ -250,18 +316,13 @@ impl BlockCache {
     /// Takes away what was decoded from code that the CPU itself has written to since the last call.
     #[cold]
     pub fn forget_own_writes(&mut self, cpu: &mut Cpu) {
-        for (page, first, last) in std::mem::take(&mut cpu.code_writes) {
-            self.invalidate(page, first, last, cpu);
-        }
+        let written = std::mem::take(&mut cpu.code_writes);
+        self.forget_written(&written, cpu);
     }
 
-    /// Takes away what was decoded from pages that the board has written to since the last call.
-    pub fn forget_board_writes(&mut self, cpu: &mut Cpu) {
-        if cpu.mmu.ram.has_code_writes() {
-            for page in cpu.mmu.ram.take_code_writes() {
-                self.invalidate(page, 0, PAGE_MASK as u16, cpu);
-            }
-        }
+    /// Takes away what was decoded from code that others, CPUs or devices, have written.
+    pub fn forget_written(&mut self, written: &[Written], cpu: &mut Cpu) {
+        written.iter().for_each(|w| self.invalidate(w.page, w.first, w.last, cpu));
     }
 
     /// The translation of a block depends on more of its page, given as 64-byte pieces.
@@ -276,7 +337,12 @@ impl BlockCache {
 
     /// Takes away what was decoded from bytes `first` to `last` of a page, because they were written.
     fn invalidate(&mut self, page: u64, first: u16, last: u16, cpu: &mut Cpu) {
-        let Some(entry) = self.pages.get(&page) else { return };
+        let Some(entry) = self.pages.get(&page) else {
+            // None was decoded in the end.
+            self.contested.remove(&page);
+            cpu.mmu.ram.let_go(page);
+            return;
+        };
         if entry.granules & granules(first.into(), last.into()) == 0 {
             return;
         }
@@ -310,6 +376,7 @@ impl BlockCache {
         let translated = Translated::default();
         let empty = Block {
             ops: Box::new([]),
+            code: Box::new([]),
             len: 0,
             physical: 0,
             key: 0,
@@ -328,7 +395,7 @@ impl BlockCache {
             entry.blocks.retain(|&i| i != index);
             if entry.blocks.is_empty() {
                 self.pages.remove(&page);
-                cpu.mmu.ram.set_code(page, false);
+                cpu.mmu.ram.let_go(page);
             }
         }
         self.free.push(index);
@@ -336,10 +403,12 @@ impl BlockCache {
 
     /// Drops every block.
     pub fn clear(&mut self, cpu: &mut Cpu) {
-        for &page in self.pages.keys() {
-            cpu.mmu.ram.set_code(page, false);
+        for &page in self.pages.keys().chain(&self.contested) {
+            cpu.mmu.ram.let_go(page);
         }
         self.pages.clear();
+        self.contested.clear();
+        self.passing = None;
         self.by_address.clear();
         for block in &self.blocks {
             self.dropped.extend(block.translated.numbers());

@@ -2,7 +2,7 @@
 
 use super::op::{Extra, Handler, Op};
 use super::operands::operation;
-use super::{gate, lower_integer, lower_system};
+use super::{gate, lower_integer, lower_locked, lower_system};
 use crate::debugger;
 use crate::exec::{guard, host, system};
 use crate::native::NativeCache;
@@ -41,7 +41,9 @@ fn lower_unguarded(instruction: &Instruction, offset: u16, contract: &Contract, 
         op.run = system::undefined;
         return op;
     }
-    let found = lower_integer::handler(instruction, &mut op).or_else(|| lower_system::handler(instruction, &mut op));
+    let found = lower_locked::handler(instruction, &mut op)
+        .or_else(|| lower_integer::handler(instruction, &mut op))
+        .or_else(|| lower_system::handler(instruction, &mut op));
     if let Some(handler) = found {
         op.run = handler;
         return op;

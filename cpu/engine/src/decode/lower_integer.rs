@@ -237,13 +237,7 @@ fn transfer(i: &Instruction, op: &mut Op) -> Option<Handler> {
         M::Movzx => extend::<false>(i),
         M::Movsx | M::Movsxd => extend::<true>(i),
         M::Lea => wide!(bytes, W => data::lea::<W>),
-        M::Xchg => {
-            if kinds == (Kind::Register, Kind::Memory) {
-                op.src = op.dst;
-                return widths!(bytes, W => data::xchg::<W, Mem>);
-            }
-            place!(kinds.0, D => widths!(bytes, W => data::xchg::<W, D>))
-        }
+        M::Xchg => widths!(bytes, W => data::xchg::<W, Dst>),
         M::Bswap => wide!(bytes, W => data::bswap::<W>),
         M::Movbe if kinds.0 == Kind::Memory => wide!(bytes, W => data::movbe::<W, Mem, Src>),
         M::Movbe => wide!(bytes, W => data::movbe::<W, Dst, Mem>),
@@ -274,7 +268,8 @@ fn transfer(i: &Instruction, op: &mut Op) -> Option<Handler> {
             };
             wide!(bytes, W => data::enter::<W>)
         }
-        M::Nop | M::Endbr64 | M::Endbr32 | M::Pause | M::Reservednop => Some(data::nop),
+        M::Nop | M::Endbr64 | M::Endbr32 | M::Reservednop => Some(data::nop),
+        M::Pause => Some(data::pause),
         _ if i.is_jcc_short_or_near() => None,
         _ => conditional(i, kinds, bytes),
     }
@@ -384,7 +379,7 @@ fn bit(i: &Instruction) -> Option<Handler> {
                 (Kind::Register, Kind::Register) => wide!(bytes, W => bits::bit::<{ $O }, W, Dst, Src>),
                 (Kind::Register, Kind::Immediate) => wide!(bytes, W => bits::bit::<{ $O }, W, Dst, Imm>),
                 (Kind::Memory, Kind::Immediate) => wide!(bytes, W => bits::bit::<{ $O }, W, Mem, Imm>),
-                (Kind::Memory, Kind::Register) => wide!(bytes, W => bits::bit_string::<{ $O }, W>),
+                (Kind::Memory, Kind::Register) => wide!(bytes, W => bits::bit_string::<{ $O }, false, W>),
                 _ => None,
             }
         };
@@ -397,10 +392,10 @@ fn bit(i: &Instruction) -> Option<Handler> {
         M::Bsf => source!(kinds.1, S => wide!(bytes, W => bits::scan::<false, W, S>)),
         M::Bsr => source!(kinds.1, S => wide!(bytes, W => bits::scan::<true, W, S>)),
         M::Cmpxchg if kinds.0 == Kind::Register => widths!(bytes, W => bits::cmpxchg_register::<W>),
-        M::Cmpxchg => widths!(bytes, W => bits::cmpxchg_memory::<W>),
+        M::Cmpxchg => widths!(bytes, W => bits::cmpxchg_memory::<W, Mem>),
         M::Xadd if kinds.0 == Kind::Register => widths!(bytes, W => bits::xadd_register::<W>),
-        M::Xadd => widths!(bytes, W => bits::xadd_memory::<W>),
-        M::Cmpxchg8b => Some(bits::cmpxchg8b),
+        M::Xadd => widths!(bytes, W => bits::xadd_memory::<W, Mem>),
+        M::Cmpxchg8b => Some(bits::cmpxchg8b::<Mem>),
         M::Cmpxchg16b => Some(bits::cmpxchg16b),
         _ => None,
     }

@@ -5,11 +5,12 @@ mod cache;
 mod gate;
 mod lower;
 mod lower_integer;
+mod lower_locked;
 mod lower_system;
 mod op;
 mod operands;
 
-pub use block::{Block, MAX_LEN, Single, Translated};
+pub use block::{Block, MAX_LEN, Reach, Single, Translated};
 #[cfg(test)]
 pub use cache::MAX_OPS;
 pub use cache::{BlockCache, granules};

@@ -1,6 +1,6 @@
 //! Bit tests, scans, and the compare-and-exchange family (Intel SDM vol. 2).
 
-use super::operand::{Mem, Place, Source, in_segment};
+use super::operand::{Place, Source, in_segment};
 use super::width::{Width, arith};
 use crate::cpu::{Cpu, Done, Flow, slot};
 use crate::decode::Op;
@@ -37,7 +37,7 @@ pub fn bit<const O: u8, W: Width, D: Place, S: Source>(cpu: &mut Cpu, op: &Op) -
 }
 
 /// BT family, memory with a register: the bit string reaches as far as the register's signed range.
-pub fn bit_string<const O: u8, W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
+pub fn bit_string<const O: u8, const LOCKED: bool, W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
     let number = cpu.register::<W>(op.src).sign_extend() as i64;
     let unit = (number >> W::BITS.trailing_zeros()).wrapping_mul(W::BYTES as i64) as u64;
     let base = cpu.bases[(op.segment & 7) as usize];
@@ -51,11 +51,12 @@ pub fn bit_string<const O: u8, W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
         cpu.note_watch_hits();
         return Ok(Flow::Next);
     }
-    let changed = cpu.modify::<W>(address, |cpu, value| {
+    let change = |cpu: &mut Cpu, value: W| {
         let value = value.to_u64();
         cpu.set_flags(arith::CF, value & mask != 0);
         W::from_u64(apply::<O>(value, mask))
-    });
+    };
+    let changed = if LOCKED { cpu.modify_locked(address, change) } else { cpu.modify(address, change) };
     changed.map_err(|fault| in_segment(cpu, op, fault))?;
     cpu.note_watch_hits();
     Ok(Flow::Next)
@@ -76,11 +77,11 @@ pub fn scan<const REVERSE: bool, W: Width, S: Source>(cpu: &mut Cpu, op: &Op) ->
 }
 
 /// CMPXCHG m, r: the destination is written either way (SDM vol. 2, CMPXCHG).
-pub fn cmpxchg_memory<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
+pub fn cmpxchg_memory<W: Width, D: Place>(cpu: &mut Cpu, op: &Op) -> Done {
     let expected = cpu.register::<W>(0);
     let new = cpu.register::<W>(op.src);
     let mut found = expected;
-    Mem::update::<W>(cpu, op, |cpu, value| {
+    D::update::<W>(cpu, op, |cpu, value| {
         found = value;
         cpu.arith = Width::sub(expected, value).1;
         if value == expected { new } else { value }
@@ -105,10 +106,10 @@ pub fn cmpxchg_register<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
     Ok(Flow::Next)
 }
 
-pub fn xadd_memory<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
+pub fn xadd_memory<W: Width, D: Place>(cpu: &mut Cpu, op: &Op) -> Done {
     let addend = cpu.register::<W>(op.src);
     let mut old = addend;
-    Mem::update::<W>(cpu, op, |cpu, value| {
+    D::update::<W>(cpu, op, |cpu, value| {
         old = value;
         let (sum, flags) = Width::add(value, addend);
         cpu.arith = flags;
@@ -129,12 +130,12 @@ pub fn xadd_register<W: Width>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 /// CMPXCHG8B.
-pub fn cmpxchg8b(cpu: &mut Cpu, op: &Op) -> Done {
+pub fn cmpxchg8b<D: Place>(cpu: &mut Cpu, op: &Op) -> Done {
     let pair = |high: u64, low: u64| (high << 32) | (low & 0xffff_ffff);
     let expected = pair(cpu.gpr(slot::RDX), cpu.gpr(slot::RAX));
     let new = pair(cpu.gpr(slot::RCX), cpu.gpr(slot::RBX));
     let mut found = expected;
-    Mem::update::<u64>(cpu, op, |_, value| {
+    D::update::<u64>(cpu, op, |_, value| {
         found = value;
         if value == expected { new } else { value }
     })?;
@@ -149,20 +150,16 @@ pub fn cmpxchg8b(cpu: &mut Cpu, op: &Op) -> Done {
 /// CMPXCHG16B: the operand must be 16-byte aligned.
 pub fn cmpxchg16b(cpu: &mut Cpu, op: &Op) -> Done {
     let address = op.linear(cpu);
+    let pair = |low: u8, high: u8| [cpu.gpr(low), cpu.gpr(high)];
+    let (expected, new) = (pair(slot::RAX, slot::RDX), pair(slot::RBX, slot::RCX));
     if address & 15 != 0 {
         return cpu.general_protection(0);
     }
-    cpu.check_write(address, 16).map_err(|fault| in_segment(cpu, op, fault))?;
-    let low = cpu.load::<u64>(address)?;
-    let high = cpu.load::<u64>(address.wrapping_add(8))?;
-    let equal = low == cpu.gpr(slot::RAX) && high == cpu.gpr(slot::RDX);
-    if equal {
-        cpu.store(address, cpu.gpr(slot::RBX))?;
-        cpu.store(address.wrapping_add(8), cpu.gpr(slot::RCX))?;
-    } else {
-        cpu.set_gpr(slot::RAX, low);
-        cpu.set_gpr(slot::RDX, high);
+    let found = cpu.compare_exchange_16(address, expected, new).map_err(|fault| in_segment(cpu, op, fault))?;
+    if found != expected {
+        cpu.set_gpr(slot::RAX, found[0]);
+        cpu.set_gpr(slot::RDX, found[1]);
     }
-    cpu.set_flags(arith::ZF, equal);
+    cpu.set_flags(arith::ZF, found == expected);
     Ok(Flow::Next)
 }

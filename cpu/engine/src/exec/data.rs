@@ -240,3 +240,12 @@ pub fn cmov<const CC: u8, W: Width, S: Source>(cpu: &mut Cpu, op: &Op) -> Done {
 pub fn nop(_: &mut Cpu, _: &Op) -> Done {
     Ok(Flow::Next)
 }
+
+/// PAUSE: what is waited for comes from another processor, if there is one.
+pub fn pause(cpu: &mut Cpu, _: &Op) -> Done {
+    if cpu.processors.is_alone() {
+        return Ok(Flow::Next);
+    }
+    cpu.spin.pause(&cpu.processors);
+    Ok(Flow::Stop)
+}

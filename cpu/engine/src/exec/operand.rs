@@ -14,7 +14,8 @@ pub trait Place: Source {
     /// It is the memory operand.
     const IN_MEMORY: bool;
     fn set<W: Width>(cpu: &mut Cpu, op: &Op, value: W) -> Faulting<()>;
-    fn update<W: Width>(cpu: &mut Cpu, op: &Op, change: impl FnOnce(&mut Cpu, W) -> W) -> Faulting<()>;
+    /// `change` may run more than once, each time from the same arithmetic flags.
+    fn update<W: Width>(cpu: &mut Cpu, op: &Op, change: impl FnMut(&mut Cpu, W) -> W) -> Faulting<()>;
 }
 
 /// The register named by `op.dst`.
@@ -23,6 +24,8 @@ pub enum Dst {}
 pub enum Src {}
 /// The memory operand.
 pub enum Mem {}
+/// The memory operand, changed in one step for all processors.
+pub enum Locked {}
 /// The immediate.
 pub enum Imm {}
 
@@ -43,7 +46,7 @@ impl Place for Dst {
     }
 
     #[inline(always)]
-    fn update<W: Width>(cpu: &mut Cpu, op: &Op, change: impl FnOnce(&mut Cpu, W) -> W) -> Faulting<()> {
+    fn update<W: Width>(cpu: &mut Cpu, op: &Op, mut change: impl FnMut(&mut Cpu, W) -> W) -> Faulting<()> {
         let old = cpu.register(op.dst);
         let new = change(cpu, old);
         cpu.set_register(op.dst, new);
@@ -83,9 +86,31 @@ impl Place for Mem {
     }
 
     #[inline(always)]
-    fn update<W: Width>(cpu: &mut Cpu, op: &Op, change: impl FnOnce(&mut Cpu, W) -> W) -> Faulting<()> {
+    fn update<W: Width>(cpu: &mut Cpu, op: &Op, change: impl FnMut(&mut Cpu, W) -> W) -> Faulting<()> {
         let address = op.linear(cpu);
         cpu.modify(address, change).map_err(|fault| in_segment(cpu, op, fault))
+    }
+}
+
+impl Source for Locked {
+    #[inline(always)]
+    fn get<W: Width>(cpu: &mut Cpu, op: &Op) -> Faulting<W> {
+        Mem::get(cpu, op)
+    }
+}
+
+impl Place for Locked {
+    const IN_MEMORY: bool = true;
+
+    #[inline(always)]
+    fn set<W: Width>(cpu: &mut Cpu, op: &Op, value: W) -> Faulting<()> {
+        Mem::set(cpu, op, value)
+    }
+
+    #[inline(always)]
+    fn update<W: Width>(cpu: &mut Cpu, op: &Op, change: impl FnMut(&mut Cpu, W) -> W) -> Faulting<()> {
+        let address = op.linear(cpu);
+        cpu.modify_locked(address, change).map_err(|fault| in_segment(cpu, op, fault))
     }
 }
 

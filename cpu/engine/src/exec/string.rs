@@ -7,7 +7,7 @@ use super::arithmetic::{Binary, Cmp};
 use super::width::{Width, arith};
 use crate::cpu::{Cpu, Done, Faulting, Flow, seg, slot};
 use crate::decode::Op;
-use crate::mmu::Access;
+use crate::mmu::{Access, shared};
 use motu_x86::flags::rflags;
 
 /// No prefix; also what a prefix without meaning is.
@@ -149,8 +149,8 @@ fn move_many<W: Width>(cpu: &mut Cpu, op: &Op, limit: u64) -> Faulting<u64> {
     if bytes == 0 || (distance < bytes && distance != 0) {
         return Ok(0);
     }
-    // SAFETY: `span` gave that many readable and writable bytes; `copy` allows them to overlap.
-    unsafe { std::ptr::copy(source, target, bytes as usize) };
+    // SAFETY: `span` gave that many readable and writable bytes.
+    unsafe { shared::copy(source, target, bytes as usize) };
     let elements = bytes / W::BYTES;
     cpu.advance(slot::RSI, op, elements, W::BYTES);
     cpu.advance(slot::RDI, op, elements, W::BYTES);
@@ -193,25 +193,8 @@ unsafe fn fill<W: Width>(target: *mut u8, value: W, elements: usize) {
     for bits in [8, 16, 32].into_iter().filter(|&bits| bits >= 8 * W::BYTES) {
         pattern |= pattern << bits;
     }
-    let [first, ..] = pattern.to_le_bytes();
-    let bytes = elements * W::BYTES as usize;
-    if pattern == u64::from_le_bytes([first; 8]) {
-        // SAFETY: as the caller says.
-        unsafe { std::ptr::write_bytes(target, first, bytes) };
-        return;
-    }
-    // SAFETY: the quads and what is left are all the bytes that the caller speaks of; the direction flag is clear in Rust code.
-    unsafe {
-        let rest: *mut u8;
-        core::arch::asm!(
-            "rep stosq",
-            in("rax") pattern,
-            inout("rcx") bytes / 8 => _,
-            inout("rdi") target => rest,
-            options(nostack, preserves_flags),
-        );
-        std::ptr::copy_nonoverlapping(pattern.to_le_bytes().as_ptr(), rest, bytes % 8);
-    }
+    // SAFETY: as the caller says.
+    unsafe { shared::fill(target, pattern, elements * W::BYTES as usize) };
 }
 
 pub fn lods<W: Width, const PREFIX: u8>(cpu: &mut Cpu, op: &Op) -> Done {

@@ -265,7 +265,7 @@ impl Cpu {
     pub fn cpuid_inputs(&self) -> CpuidInputs {
         CpuidInputs {
             apic_id: self.id,
-            cpus: self.vcpus,
+            cpus: self.processors.count(),
             cr4: self.cr4,
             misc_enable: self.msrs.misc_enable,
             xcr0: self.xcr0,
@@ -283,7 +283,9 @@ pub fn cpuid(cpu: &mut Cpu, _: &Op) -> Done {
     cpu.set_gpr(slot::RBX, found.ebx.into());
     cpu.set_gpr(slot::RCX, found.ecx.into());
     cpu.set_gpr(slot::RDX, found.edx.into());
-    Ok(Flow::Next)
+    // It serialises (SDM vol. 3, 9.3): what other processors have written to the code behind it runs.
+    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    Ok(Flow::Stop)
 }
 
 fn set_pair(cpu: &mut Cpu, value: u64) {

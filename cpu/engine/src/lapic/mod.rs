@@ -12,6 +12,7 @@
 //! [`Lapic::pending_interrupt`] is read between blocks of guest code: every change of IRR, ISR or
 //! TPR renews the cached answer.
 
+mod address;
 mod lvt;
 mod message;
 mod registers;
@@ -22,6 +23,7 @@ mod vectors;
 #[cfg(test)]
 mod tests;
 
+pub use address::Address;
 pub use message::{DeliveryMode, Destination, Message, Trigger};
 pub use registers::X2APIC_NAMES;
 
@@ -43,7 +45,7 @@ pub struct Moment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     None,
-    /// To be delivered to every local APIC that [`Lapic::is_destination`] names, the sender's too.
+    /// To be delivered to every local APIC whose [`Address::answers_to`] says so, the sender's too.
     Send(Message),
     /// The end of a level-triggered interrupt, for the I/O APICs.
     EndOfInterrupt {
@@ -234,29 +236,21 @@ impl Lapic {
         self.refresh();
     }
 
-    /// Whether a message is for this APIC (SDM vol. 3, 11.6.2 and 11.12.10). Among several
-    /// destinations of [`DeliveryMode::LowestPriority`] the caller picks one.
-    pub fn is_destination(&self, destination: Destination) -> bool {
-        self.is_enabled()
-            && match destination {
-                Destination::Physical(id) => id == self.id,
-                Destination::Logical(address) => self.is_logical_destination(address),
-                Destination::All => true,
-                Destination::AllBut(id) => id != self.id,
-            }
+    /// What decides whether a message is for this APIC.
+    pub fn address(&self) -> Address {
+        Address {
+            enabled: self.is_enabled(),
+            x2apic: self.is_x2apic(),
+            accepts: self.accepts_interrupts(),
+            logical: self.logical_id(),
+            model: (self.dfr >> 28) as u8,
+        }
     }
 
-    fn is_logical_destination(&self, address: u32) -> bool {
-        let own = self.logical_id();
-        if self.is_x2apic() {
-            return address == u32::MAX || (address >> 16 == own >> 16 && address & own & 0xffff != 0);
-        }
-        let own = own >> 24;
-        match self.dfr >> 28 {
-            0xf => address & own & 0xff != 0,
-            0 => address & 0xff == 0xff || (address >> 4 & 0xf == own >> 4 && address & own & 0xf != 0),
-            _ => false,
-        }
+    /// Whether a message is for this APIC.
+    #[cfg(test)]
+    pub fn is_destination(&self, destination: Destination) -> bool {
+        self.address().answers_to(self.id, destination)
     }
 
     /// The LDR as software reads it.

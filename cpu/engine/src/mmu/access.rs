@@ -1,6 +1,6 @@
 //! Loads and stores of guest-linear memory: the fast path, and what happens when it does not match.
 
-use super::{Access, Entry, PAGE, PAGE_MASK, Page, PageInfo, Privilege};
+use super::{Access, Entry, PAGE, PAGE_MASK, Page, PageInfo, Privilege, shared};
 use crate::cpu::{Cpu, Fault, Faulting};
 use crate::exec::width::Width;
 use motu_x86::{Exception, Gpa};
@@ -10,7 +10,7 @@ const NON_CANONICAL: Exception = Exception::with_code(Exception::GP, 0);
 
 /// Where an access ends up.
 #[derive(Clone, Copy, Debug)]
-enum Target {
+pub(super) enum Target {
     /// RAM; the pointer is good up to the page's end.
     Ram { host: *mut u8, physical: u64 },
     /// Anything else the board answers for.
@@ -30,7 +30,7 @@ impl Cpu {
         let entry = self.mmu.tlb.entry(address);
         if let Some(host) = entry.lookup(entry.read, address, W::BYTES) {
             // SAFETY: the tag matched: `host` leads to W::BYTES bytes of mapped guest RAM.
-            return Ok(unsafe { host.cast::<W>().read_unaligned() });
+            return Ok(unsafe { shared::load(host) });
         }
         self.load_slow(address)
     }
@@ -41,7 +41,7 @@ impl Cpu {
         let entry = self.mmu.tlb.entry(address);
         if let Some(host) = entry.lookup(entry.write, address, W::BYTES) {
             // SAFETY: the tag matched: `host` leads to W::BYTES writable bytes of mapped guest RAM.
-            unsafe { host.cast::<W>().write_unaligned(value) };
+            unsafe { shared::store(host, value) };
             return Ok(());
         }
         self.store_slow(address, value)
@@ -61,10 +61,10 @@ impl Cpu {
         let entry = self.mmu.tlb.entry(address);
         if let Some(host) = entry.lookup(entry.write, address, W::BYTES) {
             // SAFETY: the tag matched: `host` leads to W::BYTES writable bytes of mapped guest RAM.
-            let old = unsafe { host.cast::<W>().read_unaligned() };
+            let old = unsafe { shared::load(host) };
             let new = change(self, old);
             // SAFETY: as above; `change` computes and neither flushes the TLB nor unmaps RAM.
-            unsafe { host.cast::<W>().write_unaligned(new) };
+            unsafe { shared::store(host, new) };
             return Ok(());
         }
         self.modify_slow(address, change)
@@ -142,7 +142,7 @@ impl Cpu {
         match self.known(address, out.len() as u64, Access::Read, privilege) {
             Some(host) => {
                 // SAFETY: the TLB has that many bytes of mapped guest RAM there.
-                unsafe { std::ptr::copy_nonoverlapping(host, out.as_mut_ptr(), out.len()) };
+                unsafe { shared::copy_in(host, out) };
                 Ok(())
             }
             None => self.read_pages(address, out, privilege),
@@ -159,9 +159,7 @@ impl Cpu {
             let Some(part) = out.get_mut(done..done + piece) else { break };
             match self.translate(at, Access::Read, privilege)? {
                 // SAFETY: `piece` bytes from `at` lie inside the page that `host` leads into.
-                Target::Ram { host, .. } => unsafe {
-                    std::ptr::copy_nonoverlapping(host, part.as_mut_ptr(), piece);
-                },
+                Target::Ram { host, .. } => unsafe { shared::copy_in(host, part) },
                 Target::Device { physical } => self.device_read(physical, part),
             }
             done += piece;
@@ -174,7 +172,7 @@ impl Cpu {
         match self.known(address, data.len() as u64, Access::Write, privilege) {
             Some(host) => {
                 // SAFETY: the TLB has that many writable bytes of mapped guest RAM there.
-                unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), host, data.len()) };
+                unsafe { shared::copy_out(data, host) };
                 Ok(())
             }
             None => self.write_pages(address, data, privilege),
@@ -195,7 +193,7 @@ impl Cpu {
             match self.translate(at, Access::Write, privilege)? {
                 Target::Ram { host, physical } => {
                     // SAFETY: as for reading; the page is writable.
-                    unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), host, piece) };
+                    unsafe { shared::copy_out(part, host) };
                     self.wrote(physical, piece);
                 }
                 Target::Device { physical } => self.device_write(physical, part),
@@ -253,11 +251,11 @@ impl Cpu {
     #[inline(never)]
     fn span_of_page(&mut self, address: u64, room: u64, access: Access) -> Faulting<Option<(*mut u8, u64)>> {
         self.check_canonical(address, 1)?;
-        Ok(match self.translate(address, access, self.mmu.control.privilege)? {
-            Target::Ram { host, physical } if access != Access::Write || !self.mmu.ram.is_code(physical) => {
-                Some((host, room))
-            }
-            _ => None,
+        let privilege = self.mmu.control.privilege;
+        Ok(match self.translate(address, access, privilege)? {
+            // What is written there without the TLB's right would have to be told of.
+            Target::Ram { .. } => self.known(address, room, access, privilege).map(|host| (host, room)),
+            Target::Device { .. } => None,
         })
     }
 
@@ -293,7 +291,7 @@ impl Cpu {
     }
 
     /// Finds the page, by the TLB or by a walk that fills it.
-    fn translate(&mut self, address: u64, access: Access, privilege: Privilege) -> Faulting<Target> {
+    pub(super) fn translate(&mut self, address: u64, access: Access, privilege: Privilege) -> Faulting<Target> {
         let privilege = self.mmu.control.effective(privilege);
         if let Some(host) = self.known(address, 1, access, privilege) {
             let physical = self.mmu.tlb.info_of(privilege, address).physical | (address & PAGE_MASK);
@@ -331,7 +329,7 @@ impl Cpu {
             return Target::Device { physical };
         };
         let linear = address & !PAGE_MASK;
-        let writable = page.writable && page.dirty && !self.mmu.ram.is_code(page.physical);
+        let writable = page.writable && page.dirty && self.mmu.ram.may_write(page.physical);
         let none = !linear;
         let entry = Entry {
             read: if page.readable { linear } else { none },
@@ -362,15 +360,6 @@ impl Cpu {
                 Ok((physical, tlb.entry(address).host(address & !PAGE_MASK), tlb.info(address).global))
             }
             Target::Device { .. } => self.undefined(),
-        }
-    }
-
-    /// The CPU itself wrote to a page that holds decoded code.
-    fn wrote(&mut self, physical: u64, bytes: usize) {
-        if self.mmu.ram.is_code(physical) {
-            let first = (physical & PAGE_MASK) as u16;
-            self.code_writes.push((physical & !PAGE_MASK, first, first + bytes as u16 - 1));
-            self.limit = 0;
         }
     }
 

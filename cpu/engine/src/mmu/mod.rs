@@ -5,7 +5,10 @@
 //! A tag that does not apply names a page of another entry, which no address of this one matches.
 
 mod access;
+mod code;
+mod locked;
 mod ram;
+pub mod shared;
 mod tlb;
 mod walk;
 

@@ -1,7 +1,9 @@
 //! Guest RAM as the CPU reaches it: host pointers, and which pages hold decoded code.
 
 use super::{PAGE, PAGE_MASK};
-use motu_memory::{GuestRam, PageTracker, RamRegion};
+use crate::smp::Set;
+use motu_memory::{CodeWrite, GuestRam, PageTracker, RamRegion};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Asks the host for large pages, so that guest addresses cost fewer misses of the host's TLB. A hint: without them all
 /// works too.
@@ -18,12 +20,16 @@ struct Region {
     tracker: PageTracker,
 }
 
-/// All RAM of the machine.
+/// All RAM of the machine, as one CPU knows it.
 #[derive(Debug)]
 pub struct RamMap {
     regions: Vec<Region>,
     /// Keeps the mappings alive.
-    ram: GuestRam,
+    _ram: GuestRam,
+    /// The CPU.
+    cpu: u32,
+    /// There are other CPUs.
+    shared: bool,
 }
 
 // SAFETY: the pointers lead into `ram`, which is owned and may be used from any thread; races with
@@ -31,13 +37,19 @@ pub struct RamMap {
 unsafe impl Send for RamMap {}
 
 impl RamMap {
+    /// For a CPU that is alone.
     pub fn new(ram: GuestRam) -> Self {
         let region = |r: RamRegion| {
             prefer_large_pages(r.host, r.len);
             Region { start: r.start.0, len: r.len, host: r.host, tracker: r.tracker }
         };
         let regions = ram.regions().map(region).collect();
-        Self { regions, ram }
+        Self { regions, _ram: ram, cpu: 0, shared: false }
+    }
+
+    /// For CPU `cpu` of `count`.
+    pub fn of_cpu(ram: GuestRam, cpu: u32, count: u32) -> Self {
+        Self { cpu, shared: count > 1, ..Self::new(ram) }
     }
 
     #[inline(always)]
@@ -70,51 +82,102 @@ impl RamMap {
     /// Reads the paging-structure entry at `physical`, a multiple of 8.
     #[inline(always)]
     pub fn quad(&self, physical: u64) -> Option<u64> {
+        Some(self.quad_at(physical)?.load(Ordering::Acquire))
+    }
+
+    #[inline(always)]
+    fn quad_at(&self, physical: u64) -> Option<&AtomicU64> {
         let (region, offset) = self.region(physical & !7)?;
-        // SAFETY: a region is whole pages, and the aligned offset lies inside it.
-        Some(unsafe { region.host.add(offset as usize).cast::<u64>().read() })
+        // SAFETY: a region is whole pages, and the aligned offset lies inside it; an AtomicU64 has the layout of a u64.
+        Some(unsafe { AtomicU64::from_ptr(region.host.add(offset as usize).cast()) })
     }
 
-    /// Sets bits of the naturally aligned 8-byte or 4-byte paging entry at `physical`, atomically as the
-    /// processor does (SDM vol. 3, 4.8). Only the low byte carries A and D.
-    pub fn set_bits(&self, physical: u64, bits: u8) {
-        if let Some(page) = self.page(physical) {
-            // SAFETY: the byte lies inside the page; an AtomicU8 has the layout of a byte.
-            let byte = unsafe { &*page.add((physical & PAGE_MASK) as usize).cast::<std::sync::atomic::AtomicU8>() };
-            byte.fetch_or(bits, std::sync::atomic::Ordering::SeqCst);
+    /// Reads the paging-structure entry of 4 bytes at `physical`, a multiple of 4.
+    pub fn long(&self, physical: u64) -> Option<u32> {
+        Some(self.long_at(physical)?.load(Ordering::Acquire))
+    }
+
+    fn long_at(&self, physical: u64) -> Option<&AtomicU32> {
+        let (region, offset) = self.region(physical & !3)?;
+        // SAFETY: as above.
+        Some(unsafe { AtomicU32::from_ptr(region.host.add(offset as usize).cast()) })
+    }
+
+    /// Makes the paging-structure entry at `physical`, of 8 bytes if it is `wide` and else of 4, `new` if it is still `old`, in one
+    /// step (SDM vol. 3, 4.8 and 9.1.2.1). False if it is not.
+    #[must_use]
+    pub fn exchange(&self, physical: u64, wide: bool, old: u64, new: u64) -> bool {
+        const ORDER: (Ordering, Ordering) = (Ordering::SeqCst, Ordering::SeqCst);
+        if wide {
+            self.quad_at(physical).is_some_and(|at| at.compare_exchange(old, new, ORDER.0, ORDER.1).is_ok())
+        } else {
+            let (old, new) = (old as u32, new as u32);
+            self.long_at(physical).is_some_and(|at| at.compare_exchange(old, new, ORDER.0, ORDER.1).is_ok())
         }
     }
 
+    /// Whether this CPU may write to a page without looking here each time. If so, it may until [`RamMap::forgo_writes`], or, where it is
+    /// alone, until it decodes code of the page.
     #[inline]
-    pub fn is_code(&self, physical: u64) -> bool {
-        self.region(physical).is_some_and(|(r, offset)| r.tracker.is_code(offset / PAGE))
+    pub fn may_write(&self, physical: u64) -> bool {
+        let Some((region, offset)) = self.region(physical) else { return false };
+        let page = offset / PAGE;
+        if self.shared { region.tracker.allow_writes(page, self.cpu) } else { region.tracker.holders(page) == 0 }
     }
 
-    pub fn set_code(&self, physical: u64, code: bool) {
+    pub fn forgo_writes(&self, physical: u64) {
+        self.forgo_writes_of(physical, self.cpu);
+    }
+
+    /// The same for another CPU, which rests.
+    pub fn forgo_writes_of(&self, physical: u64, cpu: u32) {
         if let Some((region, offset)) = self.region(physical) {
-            if code {
-                region.tracker.set_code(offset / PAGE);
-            } else {
-                region.tracker.clear_code(offset / PAGE);
-            }
+            region.tracker.forgo_writes(offset / PAGE, cpu);
         }
     }
 
-    /// Has `told` called whenever a device writes to a code page.
-    pub fn on_code_write(&self, told: impl Fn() + Clone + Send + Sync + 'static) {
-        for region in &self.regions {
-            region.tracker.listen(Box::new(told.clone()));
-        }
+    /// The other CPUs that may write to a page without looking here.
+    pub fn other_writers(&self, physical: u64) -> Set {
+        let writers = self.region(physical).map_or(0, |(region, offset)| region.tracker.writers(offset / PAGE));
+        writers & !(1 << self.cpu)
     }
 
-    /// Whether devices wrote to code pages.
+    /// Behind a store to a page without such a right: who holds code of it, this CPU or others.
     #[inline]
-    pub fn has_code_writes(&self) -> bool {
-        self.regions.iter().any(|r| r.tracker.has_writes())
+    pub fn holders(&self, physical: u64) -> Holders {
+        let Some((region, offset)) = self.region(physical) else { return Holders::default() };
+        let page = offset / PAGE;
+        let all = if self.shared { region.tracker.holders_behind_store(page) } else { region.tracker.holders(page) };
+        let own = 1 << self.cpu;
+        Holders { own: all & own != 0, others: all & !own }
     }
 
-    /// The code pages that devices wrote to.
-    pub fn take_code_writes(&self) -> Vec<u64> {
-        self.ram.take_code_writes().into_iter().map(|page| page.0).collect()
+    /// This CPU is about to decode code of a page.
+    pub fn hold(&self, physical: u64) {
+        if let Some((region, offset)) = self.region(physical) {
+            region.tracker.hold(offset / PAGE, self.cpu);
+        }
     }
+
+    /// This CPU has no decoded code of a page any more.
+    pub fn let_go(&self, physical: u64) {
+        if let Some((region, offset)) = self.region(physical) {
+            region.tracker.let_go(offset / PAGE, self.cpu);
+        }
+    }
+
+    /// Has `told` called whenever a device writes to a code page, with its guest-physical address.
+    pub fn on_code_write(&self, told: impl Fn(u64, CodeWrite) + Clone + Send + Sync + 'static) {
+        for region in &self.regions {
+            let (told, start) = (told.clone(), region.start);
+            region.tracker.listen(Box::new(move |write| told(start + write.page * PAGE, write)));
+        }
+    }
+}
+
+/// Who has decoded code of a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holders {
+    pub own: bool,
+    pub others: Set,
 }

@@ -104,11 +104,20 @@ impl Mmu {
     /// # Errors
     /// The error code of the page fault to raise.
     pub fn walk(&self, address: u64, access: Access, privilege: Privilege) -> Result<Page, u32> {
+        loop {
+            if let Some(page) = self.try_walk(address, access, privilege)? {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// The same; `None` if another processor changed an entry that was to be marked.
+    fn try_walk(&self, address: u64, access: Access, privilege: Privilege) -> Result<Option<Page>, u32> {
         let c = &self.control;
         if !c.paging {
             let physical = address & 0xffff_ffff & !PAGE_MASK;
             let all = true;
-            return Ok(Page {
+            return Ok(Some(Page {
                 physical,
                 readable: all,
                 writable: all,
@@ -116,12 +125,13 @@ impl Mmu {
                 dirty: all,
                 global: false,
                 large: false,
-            });
+            }));
         }
         let user = privilege == Privilege::User;
         let fetch_bit = if access == Access::Execute && (c.no_execute || c.smep) { pf::FETCH } else { 0 };
         let code = fetch_bit | if access == Access::Write { pf::WRITE } else { 0 } | if user { pf::USER } else { 0 };
         let found = if c.pae { self.walk_wide(address, code)? } else { self.walk_legacy(address, code)? };
+        let Some(found) = found else { return Ok(None) };
 
         let user_page = found.rights & entry::US != 0;
         let shut = c.smap && user_page && privilege == Privilege::Supervisor;
@@ -144,10 +154,10 @@ impl Mmu {
             // The key is told of even where the page's own rights forbid as much (SDM vol. 3, 4.7).
             return Err(code | pf::PRESENT | if denied { pf::PROTECTION_KEY } else { 0 });
         }
-        if access == Access::Write && found.leaf & entry::D == 0 {
-            self.ram.set_bits(found.leaf_at, entry::D as u8);
+        if access == Access::Write && found.leaf & entry::D == 0 && !self.set(&found, entry::D) {
+            return Ok(None);
         }
-        Ok(Page {
+        Ok(Some(Page {
             physical: found.physical,
             readable: readable && keys.read,
             writable: writable && keys.write,
@@ -155,7 +165,12 @@ impl Mmu {
             dirty: access == Access::Write || found.leaf & entry::D != 0,
             global: c.global && found.leaf & entry::G != 0,
             large: found.large,
-        })
+        }))
+    }
+
+    /// Sets a bit of the entry that a walk ended with. False if that is another by now.
+    fn set(&self, found: &Leaf, bit: u64) -> bool {
+        self.ram.exchange(found.leaf_at, self.control.pae, found.leaf, found.leaf | bit)
     }
 
     /// What PKRU leaves of the rights of a user page (SDM vol. 3, 4.6.2).
@@ -171,7 +186,7 @@ impl Mmu {
     }
 
     /// PAE and 4-level paging: 8-byte entries.
-    fn walk_wide(&self, address: u64, code: u32) -> Result<Leaf, u32> {
+    fn walk_wide(&self, address: u64, code: u32) -> Result<Option<Leaf>, u32> {
         let c = &self.control;
         let reserved_xd = if c.no_execute { 0 } else { entry::XD };
         let mut rights = entry::RW | entry::US;
@@ -186,7 +201,7 @@ impl Mmu {
         };
         loop {
             let at = table + ((address >> shift) & 0x1ff) * 8;
-            let value = self.entry(at);
+            let mut value = self.entry(at);
             if value & entry::P == 0 {
                 return Err(code);
             }
@@ -202,12 +217,15 @@ impl Mmu {
             rights &= value | entry::XD;
             rights |= value & entry::XD;
             if value & entry::A == 0 {
-                self.ram.set_bits(at, entry::A as u8);
+                if !self.ram.exchange(at, true, value, value | entry::A) {
+                    return Ok(None);
+                }
+                value |= entry::A;
             }
             if large || shift == 12 {
                 let offset = (1u64 << shift) - 1;
                 let physical = (value & entry::ADDRESS & !offset) | (address & offset & !PAGE_MASK);
-                return Ok(Leaf { physical, rights, leaf: value, leaf_at: at, large });
+                return Ok(Some(Leaf { physical, rights, leaf: value, leaf_at: at, large }));
             }
             table = value & entry::ADDRESS;
             shift -= 9;
@@ -228,8 +246,13 @@ impl Mmu {
     }
 
     /// 32-bit paging: 4-byte entries; with PSE 4 MiB pages, whose address has 40 bits (PSE-36).
-    fn walk_legacy(&self, address: u64, code: u32) -> Result<Leaf, u32> {
-        let read = |at: u64| self.ram.read::<4>(at).map_or(0, |b| u64::from(u32::from_le_bytes(b)));
+    fn walk_legacy(&self, address: u64, code: u32) -> Result<Option<Leaf>, u32> {
+        let read = |at: u64| self.ram.long(at).map_or(0, u64::from);
+        // Marks an entry; gives it as it is then, if nobody has changed it.
+        let mark = |at: u64, value: u64| {
+            let marked = value | entry::A;
+            (marked == value || self.ram.exchange(at, false, value, marked)).then_some(marked)
+        };
         let mut rights = entry::RW | entry::US;
         let directory_at = (self.control.root & 0xffff_f000) + ((address >> 22) & 0x3ff) * 4;
         let directory = read(directory_at);
@@ -243,19 +266,21 @@ impl Mmu {
             if directory & 0x0020_0000 != 0 || high & self.control.reserved != 0 {
                 return Err(code | pf::PRESENT | pf::RESERVED);
             }
-            self.ram.set_bits(directory_at, entry::A as u8);
+            let Some(leaf) = mark(directory_at, directory) else { return Ok(None) };
             let physical = high | (directory & 0xffc0_0000) | (address & 0x003f_f000);
-            return Ok(Leaf { physical, rights, leaf: directory, leaf_at: directory_at, large: true });
+            return Ok(Some(Leaf { physical, rights, leaf, leaf_at: directory_at, large: true }));
         }
-        self.ram.set_bits(directory_at, entry::A as u8);
+        if mark(directory_at, directory).is_none() {
+            return Ok(None);
+        }
         let at = (directory & 0xffff_f000) + ((address >> 12) & 0x3ff) * 4;
         let value = read(at);
         if value & entry::P == 0 {
             return Err(code);
         }
         rights &= value;
-        self.ram.set_bits(at, entry::A as u8);
-        Ok(Leaf { physical: value & 0xffff_f000, rights, leaf: value, leaf_at: at, large: false })
+        let Some(leaf) = mark(at, value) else { return Ok(None) };
+        Ok(Some(Leaf { physical: value & 0xffff_f000, rights, leaf, leaf_at: at, large: false }))
     }
 
     /// An 8-byte entry; where there is no RAM, zero: not present.

@@ -2,6 +2,7 @@ use super::table::find;
 use super::*;
 use crate::mmu::{Mmu, RamMap};
 use crate::native::NativeCache;
+use crate::smp::Processors;
 use motu_memory::{GuestRam, PAGE_SIZE};
 use motu_x86::contract::{Contract, MISC_ENABLE_RESET};
 use motu_x86::flags::{cr0, efer, misc_enable};
@@ -15,7 +16,7 @@ const HOLE: u64 = 1 << 47;
 fn cpu_of(contract: &str) -> Cpu {
     let ram = RamMap::new(GuestRam::new(PAGE_SIZE).unwrap());
     let contract = Contract::by_name(contract).unwrap();
-    let mut cpu = Cpu::new(0, 1, contract, Mmu::new(ram).unwrap(), NativeCache::new().unwrap());
+    let mut cpu = Cpu::new(0, Processors::new(1).into(), contract, Mmu::new(ram).unwrap(), NativeCache::new().unwrap());
     cpu.msrs.misc_enable = MISC_ENABLE_RESET;
     cpu
 }

@@ -8,7 +8,7 @@ mod chain;
 mod look;
 
 use crate::cpu::{CodeSize, Cpu, seg, slot};
-use crate::vm::Mailbox;
+use crate::smp::Mailbox;
 use chain::Frames;
 use motu_hv::{GuestSample, HvError, MAX_CALLERS, Profiler};
 use motu_x86::Nanos;

@@ -3,6 +3,7 @@ use super::look::physical_page;
 use super::*;
 use crate::mmu::{Access, Control, Mmu, PAGE, Privilege, RamMap};
 use crate::options::Options;
+use crate::smp::Processors;
 use crate::vcpu::SoftVcpu;
 use motu_hv::{Exit, Kick, Vcpu};
 use motu_memory::GuestRam;
@@ -184,8 +185,7 @@ fn a_running_cpu_is_told_of_where_it_is() {
     // jmp $
     ram.write(Gpa(0x7c00), &[0xeb, 0xfe]).unwrap();
     let contract = Contract::by_name("v2-2026").unwrap();
-    let map = RamMap::new(ram);
-    let mut vcpu = SoftVcpu::new(0, 1, contract, map, Arc::default(), &Options::default()).unwrap();
+    let mut vcpu = SoftVcpu::new(0, contract, ram, Processors::new(1).into(), &Options::default()).unwrap();
     let mut state = CpuState { rip: 0xc00, ..CpuState::default() };
     state.segments.cs = Segment { selector: 0x700, base: 0x7000, limit: 0xffff, attributes: 0x9b };
     vcpu.restore(&state, Nanos(0)).unwrap();

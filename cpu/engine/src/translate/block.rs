@@ -9,7 +9,7 @@ use super::select::{INTERPRET, Kind, Selected, select, system, widen};
 use super::step::{Current, lets_rsp_wait};
 use crate::decode::{Block, MAX_LEN, granules};
 use crate::mmu::{PAGE, PAGE_MASK, is_canonical};
-use iced_x86::{Decoder, DecoderError, FlowControl, Instruction, InstructionInfoFactory};
+use iced_x86::{Decoder, DecoderError, FlowControl, Instruction, InstructionInfoFactory, Mnemonic};
 
 /// Where and how a block is to run.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +56,8 @@ pub struct BlockTranslator {
     planner: Planner,
     /// All flags matter everywhere.
     pub(super) exact: bool,
+    /// There are other processors to wait for: PAUSE is the interpreter's.
+    waits: bool,
     /// Where the code begins, and the flags that matter there.
     start: (u64, u32),
 }
@@ -70,6 +72,7 @@ impl BlockTranslator {
             live: Vec::new(),
             planner: Planner::new(),
             exact,
+            waits: false,
             start: (0, flags::ALL),
         }
     }
@@ -77,6 +80,12 @@ impl BlockTranslator {
     /// Makes code from now on in which all flags matter everywhere, or not. True if that is a change.
     pub fn make_exact(&mut self, exact: bool) -> bool {
         std::mem::replace(&mut self.exact, exact) != exact
+    }
+
+    /// For a processor that is one of several.
+    #[must_use]
+    pub fn waiting(self) -> Self {
+        Self { waits: true, ..self }
     }
 
     /// Translates `block`. `None` if the code has changed since it was decoded, or an instruction cannot be encoded.
@@ -147,7 +156,8 @@ impl BlockTranslator {
     pub(super) fn select(&mut self, block: &Block, place: &Place<'_>) -> Option<()> {
         self.steps.clear();
         let start = (block.physical & PAGE_MASK) as usize;
-        let code = place.page.get(start..start + block.len as usize)?;
+        // What is known of the operations is of the code that they were decoded from; memory may hold other code by now.
+        let code = place.page.get(start..start + block.len as usize).filter(|&code| *code == *block.code)?;
         if place.mode.narrow && place.rip + u64::from(block.len) > u64::from(u32::MAX) {
             // EIP would wrap around.
             return None;
@@ -168,7 +178,8 @@ impl BlockTranslator {
             };
             // The check of a divisor changes flags.
             let inexact = self.exact && selected.kind == Kind::Divide;
-            let own = inexact || op.is_held() || leaves_address_space(&instruction, selected.kind);
+            let waits = self.waits && instruction.mnemonic() == Mnemonic::Pause;
+            let own = inexact || waits || op.is_held() || leaves_address_space(&instruction, selected.kind);
             let selected = if own { INTERPRET } else { selected };
             self.steps.push((instruction, selected));
             let goes_on = selected.kind == Kind::JumpIf && n + 1 < block.ops.len();

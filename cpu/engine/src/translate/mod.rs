@@ -34,7 +34,7 @@ pub use run::Next;
 
 use crate::arena::Arena;
 use crate::cpu::Cpu;
-use crate::decode::{Block, BlockCache, MAX_LEN, Single, decoder_options};
+use crate::decode::{Block, BlockCache, MAX_LEN, Single, Translated, decoder_options};
 use crate::mmu::{ENTRIES, PAGE, PAGE_MASK};
 use crate::options::{Options, Translate};
 use block::{BlockTranslator, Place};
@@ -55,7 +55,7 @@ const MAX_EXITS: usize = 300_000;
 /// Times that the interpreter runs a block before it is translated.
 const HOT: u32 = 16;
 /// Runs of a block that is not to be translated.
-const NEVER: u32 = u32::MAX;
+const NEVER: u32 = Translated::NEVER;
 
 /// One block's host code.
 #[derive(Debug)]
@@ -139,6 +139,15 @@ impl Translator {
         translator.prepare_frame();
         translator.exits.push(Exit { kind: ExitKind::Lookup, rip: 0, translation: 0 });
         Ok(translator)
+    }
+
+    /// The same for a CPU that is one of several.
+    ///
+    /// # Errors
+    /// As of [`Translator::new`].
+    pub fn of_several(frame: NonNull<Frame>, options: &Options) -> io::Result<Self> {
+        let alone = Self::new(frame, options)?;
+        Ok(Self { blocks: alone.blocks.waiting(), ..alone })
     }
 
     /// What it did so far.
@@ -373,13 +382,10 @@ type Page = [u8; PAGE as usize + MAX_LEN];
 /// Copies what the pages of a block hold now, as the guest may change it while we look: all of its page, and as much of
 /// its second page, if it has one, as one instruction may take.
 fn copy_code<'a>(cpu: &Cpu, block: &Block, page: &'a mut Page) -> Option<&'a [u8]> {
-    let host = cpu.mmu.ram.page(block.physical)?;
-    // SAFETY: `host` is a whole page of guest RAM, and there is room for more.
-    unsafe { std::ptr::copy_nonoverlapping(host, page.as_mut_ptr(), PAGE as usize) };
+    let (first, next) = page.split_at_mut(PAGE as usize);
+    cpu.mmu.ram.copy_page(block.physical, first)?;
     let Some(second) = block.second_page else { return page.get(..PAGE as usize) };
-    let host = cpu.mmu.ram.page(second)?;
-    // SAFETY: as above; the room is one page and MAX_LEN bytes.
-    unsafe { std::ptr::copy_nonoverlapping(host, page.as_mut_ptr().add(PAGE as usize), MAX_LEN) };
+    cpu.mmu.ram.copy_page(second, next)?;
     Some(page)
 }
 

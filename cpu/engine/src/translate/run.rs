@@ -13,7 +13,7 @@ use crate::decode::BlockCache;
 use crate::history::History;
 use crate::mmu::is_canonical;
 use crate::options::Translate;
-use crate::vm::Mailbox;
+use crate::smp::Mailbox;
 use motu_x86::flags::rflags;
 
 /// What a way out costs of the stress mode's budget, in backward jumps.

@@ -3,6 +3,7 @@ use crate::cpu::{CodeSize, seg};
 use crate::decode::lower;
 use crate::mmu::{Mmu, RamMap};
 use crate::native::NativeCache;
+use crate::smp::Processors;
 use iced_x86::{Code, Register};
 use motu_memory::{GuestRam, PAGE_SIZE};
 use motu_x86::Segment;
@@ -17,7 +18,7 @@ const ALL: u64 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::PKRU;
 fn cpu() -> Cpu {
     let ram = RamMap::new(GuestRam::new(4 * PAGE_SIZE).unwrap());
     let contract = Contract::by_name("max-2026").unwrap();
-    let mut cpu = Cpu::new(0, 1, contract, Mmu::new(ram).unwrap(), NativeCache::new().unwrap());
+    let mut cpu = Cpu::new(0, Processors::new(1).into(), contract, Mmu::new(ram).unwrap(), NativeCache::new().unwrap());
     cpu.segments[seg::CS] = Segment::flat_code(8, true);
     cpu.msrs.efer = efer::LMA;
     cpu.mode_changed();

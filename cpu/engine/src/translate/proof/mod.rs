@@ -32,7 +32,7 @@ use super::block::{BlockTranslator, Place};
 use super::exit::ExitKind;
 use super::mode::Mode;
 use crate::cpu::CodeSize;
-use crate::decode::decoder_options;
+use crate::decode::{Reach, decoder_options};
 use crate::harness::UserHarness;
 use crate::inventory::{foreign, forms};
 use cases::{NARROW_SHAPES, Random, Run, SHAPES, Shape};
@@ -83,7 +83,7 @@ impl Bench {
         cpu.rip = rip;
         cpu.code_size = if mode.narrow { CodeSize::Bits32 } else { CodeSize::Bits64 };
         cpu.key = cpu.code_size as u32;
-        let block = cpu.decode_block(start as u64, page.as_ptr(), true).unwrap();
+        let block = cpu.decode_block(start as u64, page.as_ptr(), Reach::Extended).unwrap();
         let instructions: Vec<Instruction> =
             Decoder::with_ip(mode.bits(), code, rip, decoder_options(cpu.contract)).iter().collect();
         let place = Place {
