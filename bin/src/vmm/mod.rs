@@ -94,6 +94,7 @@ impl Vmm {
             on_reset: boot.on_reset,
             debug_exit: spec.debug_exit,
             tracing: outputs.tracing(),
+            waits_for_debugger: false,
         };
         let machine = Machine::new(config, engine.hypervisor.as_ref())?;
         let handle = machine.handle();

@@ -297,8 +297,8 @@ impl Board {
         Arc::clone(&self.schedule)
     }
 
-    pub fn clock(&self) -> Arc<dyn Clock> {
-        Arc::<MachineClock>::clone(&self.clock)
+    pub fn clock(&self) -> Arc<MachineClock> {
+        Arc::clone(&self.clock)
     }
 
     pub fn timed(&self) -> Vec<Shared<dyn Timed>> {

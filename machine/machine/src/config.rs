@@ -28,6 +28,8 @@ pub struct MachineConfig {
     /// A write to port 0xf4 ends the machine with [`crate::Outcome::DebugExit`].
     pub debug_exit: bool,
     pub tracing: Tracing,
+    /// The CPUs stand still until a debugger lets them go on ([`crate::DebugPort`]).
+    pub waits_for_debugger: bool,
 }
 
 impl fmt::Debug for MachineConfig {
@@ -41,6 +43,7 @@ impl fmt::Debug for MachineConfig {
             .field("on_reset", &self.on_reset)
             .field("debug_exit", &self.debug_exit)
             .field("tracing", &self.tracing)
+            .field("waits_for_debugger", &self.waits_for_debugger)
             .finish_non_exhaustive()
     }
 }

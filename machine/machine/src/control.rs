@@ -1,7 +1,8 @@
 //! What anything on the board may ask of the machine as a whole, and how the CPUs are halted for it.
 
+use crate::debug::DebugRequest;
 use motu_bus::Effect;
-use motu_hv::{CrashReport, Kick};
+use motu_hv::{CrashReport, DebugStop, Kick};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,9 +21,20 @@ pub(crate) enum Event {
     /// A vCPU thread runs no guest code until it is told to.
     Parked,
     /// A vCPU shut down (triple fault); [`Event::Parked`] follows.
-    Crashed(Box<CrashReport>),
+    Crashed {
+        cpu: u32,
+        report: Box<CrashReport>,
+    },
+    /// A vCPU came to what the debugger had asked for; [`Event::Parked`] follows.
+    Stopped {
+        cpu: u32,
+        stop: DebugStop,
+    },
+    Debug(DebugRequest),
     /// A vCPU's thread ended without being told to.
-    CpuLost { id: u32 },
+    CpuLost {
+        id: u32,
+    },
     /// A vCPU refused the state that it was to start from, or its engine cannot go on.
     Refused(motu_hv::HvError),
 }

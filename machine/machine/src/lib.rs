@@ -15,6 +15,7 @@ mod board;
 mod clock;
 mod config;
 mod control;
+mod debug;
 pub mod driver;
 mod error;
 mod guest_bus;
@@ -27,6 +28,7 @@ mod trace;
 mod vcpu;
 
 pub use config::MachineConfig;
+pub use debug::{CpuStop, DebugEvent, DebugPort, Orders, Resume, StopCause, Told};
 pub use driver::OnReset;
 pub use error::MachineError;
 pub use guest_bus::BusCounters;

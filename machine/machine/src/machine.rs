@@ -2,6 +2,7 @@
 
 use crate::board::{Board, HostSide};
 use crate::control::{Control, Event};
+use crate::debug::{DebugPort, Orders};
 use crate::driver::{Driver, OnReset, Startup};
 use crate::timers::Timers;
 use crate::trace::{AccessTracer, TracedBus};
@@ -54,6 +55,7 @@ pub struct Machine {
     control: Arc<Control>,
     events: Receiver<Event>,
     on_reset: OnReset,
+    waits: bool,
 }
 
 /// Reaches a machine from any thread.
@@ -88,7 +90,7 @@ impl Machine {
     /// # Errors
     /// The kernel or initrd cannot be booted, or the host lacks a resource.
     pub fn new(config: MachineConfig, hypervisor: &dyn Hypervisor) -> Result<Self, MachineError> {
-        let MachineConfig { contract, cpus, on_reset, tracing, .. } = config;
+        let MachineConfig { contract, cpus, on_reset, tracing, waits_for_debugger: waits, .. } = config;
         let ram = GuestRam::new(config.memory)?;
         let vm = hypervisor.create_vm(VmConfig { ram: ram.clone(), contract, vcpus: cpus })?;
         let (sender, events) = mpsc::channel();
@@ -109,11 +111,17 @@ impl Machine {
         let mut board = Board::new(ram, vm, tables(cpus, contract), Arc::clone(&control), host)?;
         let boot = config.boot;
         let first = Loader { board: &mut board, boot: &boot }.start_states()?;
-        Ok(Self { board, boot, first, vcpus, accesses, control, events, on_reset })
+        Ok(Self { board, boot, first, vcpus, accesses, control, events, on_reset, waits })
     }
 
     pub fn handle(&self) -> MachineHandle {
         MachineHandle { control: Arc::clone(&self.control) }
+    }
+
+    /// The way of the debugger, of which there is one at a time.
+    pub fn debug_port(&self) -> DebugPort {
+        let cpus = self.board.tables().cpus;
+        DebugPort { control: Arc::clone(&self.control), ram: self.board.ram().clone(), cpus }
     }
 
     /// The first serial port's receiver.
@@ -146,8 +154,17 @@ impl Machine {
                 .map_err(|source| MachineError::Thread { what: "virtual CPU", source })?;
             vcpus.push(thread);
         }
-        let (clock, on_reset) = (self.board.clock(), self.on_reset);
-        let mut driver = Driver { control: &self.control, events: self.events, vcpus, clock, on_reset };
+        let mut driver = Driver {
+            control: &self.control,
+            events: self.events,
+            vcpus,
+            clock: self.board.clock(),
+            on_reset: self.on_reset,
+            waits: self.waits,
+            debugger: None,
+            orders: Orders::default(),
+            owes_pause: false,
+        };
         let outcome = driver.drive(self.first, &mut Loader { board: &mut self.board, boot: &self.boot })?;
         let cpus = driver.vcpus.into_iter().filter_map(VcpuThread::finish).collect();
         Ok(Finished { outcome, cpus, bus: bus.counters(), ram: self.board.ram().clone() })

@@ -1,5 +1,7 @@
 //! The machine with CPUs that the tests play.
 
+mod debug;
+
 use crate::{Access, AccessTracer, Direction, Space, Tracing};
 use crate::{BootSource, Image, Machine, MachineConfig, MachineError, OnReset, Outcome, Role};
 use motu_hv::{Capabilities, CrashReport, Exit, GuestBus, HvError, Hypervisor, Kick, Msi, Stats, Vcpu, Vm, VmConfig};
@@ -193,6 +195,7 @@ fn config(serial: Sheet) -> MachineConfig {
         on_reset: OnReset::Restart,
         debug_exit: false,
         tracing: Tracing::default(),
+        waits_for_debugger: false,
     }
 }
 

@@ -1,7 +1,8 @@
 //! The thread of one virtual CPU.
 
 use crate::control::{Control, Event};
-use motu_hv::{Exit, GuestBus, HvError, Stats, Vcpu};
+use crate::debug::Work;
+use motu_hv::{Debugging, Exit, GuestBus, HvError, Stats, Vcpu};
 use motu_x86::{CpuState, Nanos};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -10,13 +11,21 @@ use std::thread::JoinHandle;
 /// Runs one vCPU whenever it is told to, and parks it whenever the machine is halted.
 ///
 /// ```text
-///   parked --Run--> running --halt, or the CPU shut down--> parked --command channel closed--> ended
+///   parked --Run--> running --halt, or the CPU stopped by itself--> parked --command channel closed--> ended
 /// ```
-/// Every `Run` is answered by exactly one [`Event::Parked`], after every other event of that run.
+/// Every `Run` is answered by exactly one [`Event::Parked`], after every other event of that run. While it is parked, its
+/// state is set and looked at.
 #[derive(Debug)]
 pub(crate) struct VcpuThread {
-    runs: Sender<Start>,
+    commands: Sender<Command>,
     thread: JoinHandle<Stats>,
+}
+
+enum Command {
+    Restore(Start),
+    /// With what a debugger asks for, if there is one.
+    Run(Option<Debugging>),
+    Look(Work, Nanos),
 }
 
 impl VcpuThread {
@@ -28,22 +37,32 @@ impl VcpuThread {
         bus: Arc<dyn GuestBus + Send + Sync>,
         control: Arc<Control>,
     ) -> std::io::Result<Self> {
-        let (runs, commands) = mpsc::channel();
+        let (sender, commands) = mpsc::channel();
         let thread = std::thread::Builder::new().name(format!("vcpu{id}")).spawn(move || {
             let _lost = ReportLoss { id, control: &control };
-            serve(vcpu, &commands, bus.as_ref(), &control)
+            serve(id, vcpu, &commands, bus.as_ref(), &control)
         })?;
-        Ok(Self { runs, thread })
+        Ok(Self { commands: sender, thread })
     }
 
-    /// Starts the CPU. A thread that is lost has said so on the event queue.
-    pub fn run(&self, start: Start) {
-        let _ = self.runs.send(start);
+    /// Gives the CPU a state to run from. A thread that is lost has said so on the event queue.
+    pub fn restore(&self, start: Start) {
+        let _ = self.commands.send(Command::Restore(start));
+    }
+
+    /// Lets the CPU go on.
+    pub fn run(&self, debugging: Option<Debugging>) {
+        let _ = self.commands.send(Command::Run(debugging));
+    }
+
+    /// Has something done with the CPU.
+    pub fn look(&self, work: Work, now: Nanos) {
+        let _ = self.commands.send(Command::Look(work, now));
     }
 
     /// Ends the parked thread; what its CPU counted, or `None` if it panicked.
     pub fn finish(self) -> Option<Stats> {
-        drop(self.runs);
+        drop(self.commands);
         self.thread.join().ok()
     }
 }
@@ -56,23 +75,45 @@ pub(crate) struct Start {
     pub at: Nanos,
 }
 
-fn serve(mut vcpu: Box<dyn Vcpu>, commands: &Receiver<Start>, bus: &dyn GuestBus, control: &Control) -> Stats {
-    while let Ok(Start { state, at }) = commands.recv() {
-        match vcpu.restore(&state, at) {
-            Ok(()) => run(vcpu.as_mut(), bus, control),
-            Err(error) => control.send(Event::Refused(error)),
+fn serve(
+    id: u32,
+    mut vcpu: Box<dyn Vcpu>,
+    commands: &Receiver<Command>,
+    bus: &dyn GuestBus,
+    control: &Control,
+) -> Stats {
+    let mut refused = None;
+    let mut debugged = false;
+    while let Ok(command) = commands.recv() {
+        match command {
+            Command::Restore(Start { state, at }) => refused = vcpu.restore(&state, at).err(),
+            Command::Look(work, now) => work(vcpu.as_mut(), now),
+            Command::Run(debugging) => {
+                if debugged || debugging.is_some() {
+                    debugged = debugging.is_some();
+                    refused = refused.or(vcpu.set_debugging(debugging.as_ref()).err());
+                }
+                match refused.take() {
+                    None => run(id, vcpu.as_mut(), bus, control),
+                    Some(error) => control.send(Event::Refused(error)),
+                }
+                control.send(Event::Parked);
+            }
         }
-        control.send(Event::Parked);
     }
     vcpu.stats()
 }
 
-fn run(vcpu: &mut dyn Vcpu, bus: &dyn GuestBus, control: &Control) {
+fn run(id: u32, vcpu: &mut dyn Vcpu, bus: &dyn GuestBus, control: &Control) {
     while !control.is_halted() {
         match vcpu.run(bus) {
-            Exit::Kicked | Exit::Debug(_) => {}
+            Exit::Kicked => {}
+            Exit::Debug(stop) => {
+                control.send(Event::Stopped { cpu: id, stop });
+                return;
+            }
             Exit::Shutdown => {
-                control.send(Event::Crashed(Box::new(vcpu.crash_report(bus.now()))));
+                control.send(Event::Crashed { cpu: id, report: Box::new(vcpu.crash_report(bus.now())) });
                 return;
             }
             Exit::Stuck(trouble) => {
