@@ -3,7 +3,7 @@
 use crate::commands::doctor::Form;
 use crate::status;
 use clap::{ArgAction, Args, Parser, Subcommand};
-use motu_spec::{ByteSize, Console, EngineChoice, GuestAddress, KernelMode, Profile, Timeout, Trace, VmSpec};
+use motu_spec::{ByteSize, Console, EngineChoice, Gdb, GuestAddress, KernelMode, Profile, Timeout, Trace, VmSpec};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -136,6 +136,10 @@ pub struct RunArgs {
     /// What the kernel's code is called, for --profile: System.map, vmlinux or the guest's /proc/kallsyms
     #[arg(long, value_name = "FILE", requires = "profile")]
     pub symbols: Option<PathBuf>,
+    /// Let gdb attach at ADDR: [HOST]:PORT (127.0.0.1 if HOST is left out) or a Unix socket's path. With ,wait the
+    /// machine runs its first instruction only when gdb says so (as QEMU's -gdb and -S)
+    #[arg(long, value_name = "ADDR[,wait]")]
+    pub gdb: Option<Gdb>,
 }
 
 /// What one `--trace` asks for.
@@ -176,6 +180,7 @@ impl RunArgs {
             debug_exit: self.debug_exit,
             traces: self.traces.iter().flat_map(|traces| traces.0.clone()).collect(),
             profile: self.profile.clone().map(|file| Profile { file, symbols: self.symbols.clone() }),
+            gdb: self.gdb.clone(),
         }
     }
 }
@@ -214,7 +219,8 @@ mod tests {
 
     #[test]
     fn bad_values_say_what_would_have_been_right() {
-        let cases: [(&[&str], &str); 17] = [
+        let cases: [(&[&str], &str); 18] = [
+            (&["--gdb", "localhost"], "127.0.0.1:1234"),
             (&["--memory", "lots"], "512M"),
             (&["--timeout", "-1"], "30s"),
             (&["--cpus", "-1"], "0..="),

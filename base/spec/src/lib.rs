@@ -8,6 +8,7 @@
 mod address;
 mod duration;
 mod engine;
+mod gdb;
 mod size;
 mod trace;
 mod vm;
@@ -15,6 +16,7 @@ mod vm;
 pub use address::{GuestAddress, ParseAddressError};
 pub use duration::{ParseTimeoutError, Timeout};
 pub use engine::{EngineChoice, Flags, ParseEngineError, SoftOptions, Translate};
+pub use gdb::{Gdb, GdbAddress, ParseGdbError};
 pub use size::{ByteSize, ParseSizeError};
 pub use trace::{ParseTraceError, Profile, Trace, TraceKind};
 pub use vm::{

@@ -1,6 +1,6 @@
 //! One machine as asked for, and the rules it must keep.
 
-use crate::{ByteSize, EngineChoice, GuestAddress, Profile, Timeout, Trace};
+use crate::{ByteSize, EngineChoice, Gdb, GuestAddress, Profile, Timeout, Trace};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::PathBuf;
@@ -68,6 +68,8 @@ pub struct VmSpec {
     pub traces: Vec<Trace>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gdb: Option<Gdb>,
 }
 
 /// The mode that the processor starts a binary in which is loaded at an address of its own.
@@ -177,6 +179,7 @@ impl Default for VmSpec {
             debug_exit: false,
             traces: Vec::new(),
             profile: None,
+            gdb: None,
         }
     }
 }

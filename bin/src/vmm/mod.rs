@@ -4,6 +4,7 @@
 mod background;
 mod crash;
 mod ending;
+mod gdb;
 mod output;
 mod outputs;
 mod profile;
@@ -12,6 +13,7 @@ mod trace;
 
 pub use crash::Shown as ShownCrash;
 pub use ending::{Deadline, Ending, Why};
+use gdb::Gdb;
 pub use output::Output;
 pub use outputs::Outputs;
 pub use profile::Profile;
@@ -64,6 +66,7 @@ pub struct Vmm {
     machine: Machine,
     outputs: Outputs,
     ending: Arc<Ending>,
+    gdb: Option<Gdb>,
     contract: &'static str,
     started: Instant,
 }
@@ -82,6 +85,7 @@ impl Vmm {
     /// What is to be booted cannot be, or the host lacks a resource.
     pub fn new(spec: &VmSpec, boot: Boot, engine: &Engine, outputs: Outputs) -> Result<Self> {
         let started = Instant::now();
+        let gdb = spec.gdb.as_ref().map(Gdb::listen).transpose()?;
         let contract = contract(spec, engine)?;
         let config = MachineConfig {
             memory: spec.memory.0,
@@ -94,7 +98,7 @@ impl Vmm {
             on_reset: boot.on_reset,
             debug_exit: spec.debug_exit,
             tracing: outputs.tracing(),
-            waits_for_debugger: false,
+            waits_for_debugger: spec.gdb.as_ref().is_some_and(|gdb| gdb.wait),
         };
         let machine = Machine::new(config, engine.hypervisor.as_ref())?;
         let handle = machine.handle();
@@ -111,7 +115,7 @@ impl Vmm {
                 ending.end(Why::Signal(SIGPIPE));
             }
         });
-        Ok(Self { machine, outputs, ending, contract, started })
+        Ok(Self { machine, outputs, ending, gdb, contract, started })
     }
 
     pub fn machine(&mut self) -> &mut Machine {
@@ -127,13 +131,15 @@ impl Vmm {
     /// # Errors
     /// The host's trouble.
     pub fn run(self, spec: &VmSpec) -> Result<Ended> {
-        let Self { machine, outputs, ending, contract, started } = self;
+        let Self { machine, outputs, ending, gdb, contract, started } = self;
         let limit = spec.timeout.map(|timeout| Deadline::start(timeout.duration(), Arc::clone(&ending)));
         let _deadline = limit.transpose().context("starting the thread for --timeout")?;
+        let gdb = gdb.map(|gdb| gdb.serve(&machine, &ending)).transpose()?;
         let ended = machine.run().map(|finished| {
             let stats = Stats::collect(&finished, contract, started.elapsed());
             Ended { why: ending.take(), finished, stats }
         });
+        drop(gdb);
         outputs.finish(ended.as_ref().map_or(true, |ended| ended.why.is_some()));
         Ok(ended?)
     }

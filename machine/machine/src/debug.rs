@@ -113,7 +113,7 @@ impl DebugPort {
         self.request(DebugRequest::Detach);
     }
 
-    /// Pauses the machine; told when it is so, even if it was before.
+    /// Pauses the machine; told when it is so, unless it was before.
     pub fn pause(&self) {
         self.request(DebugRequest::Pause);
     }
@@ -140,6 +140,11 @@ impl DebugPort {
     /// Resets the machine as its reset button does; a paused one stays so.
     pub fn reset(&self) {
         self.control.send(Event::Reset);
+    }
+
+    /// Ends the machine, as [`crate::MachineHandle::stop`] does.
+    pub fn stop(&self) {
+        self.control.send(Event::Stop);
     }
 
     fn request(&self, request: DebugRequest) {

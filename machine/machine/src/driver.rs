@@ -134,6 +134,9 @@ impl Driver<'_> {
             }
             running += 1;
         }
+        if running == 0 {
+            return Ok(Goal::Pause(None));
+        }
         let mut goal: Option<Goal> = None;
         let mut refused = None;
         while running > 0 {
@@ -229,7 +232,8 @@ impl Driver<'_> {
                     self.debugger = None;
                     break;
                 }
-                Event::Debug(DebugRequest::Pause) => self.tell(DebugEvent::Paused(None)),
+                // It has been told.
+                Event::Debug(DebugRequest::Pause) => {}
                 Event::Debug(DebugRequest::Resume(orders)) => {
                     self.orders = orders;
                     break;

@@ -87,7 +87,11 @@ fn serve(
     while let Ok(command) = commands.recv() {
         match command {
             Command::Restore(Start { state, at }) => refused = vcpu.restore(&state, at).err(),
-            Command::Look(work, now) => work(vcpu.as_mut(), now),
+            Command::Look(work, now) => {
+                // It may have asked for anything.
+                debugged = true;
+                work(vcpu.as_mut(), now);
+            }
             Command::Run(debugging) => {
                 if debugged || debugging.is_some() {
                     debugged = debugging.is_some();

@@ -107,7 +107,7 @@ const RESERVED: &[Reserved] = &[
 ];
 
 /// Edges that a crate's tests may have though the crate itself may not.
-const TEST_EDGES: &[(&str, &str)] = &[("machine/machine", "cpu/engine")];
+const TEST_EDGES: &[(&str, &str)] = &[("machine/machine", "cpu/engine"), ("machine/gdb", "cpu/engine")];
 
 /// Crates that may have unsafe code.
 pub const UNSAFE_ALLOWED: &[&str] =

@@ -64,7 +64,13 @@ fn an_attached_debugger_pauses_looks_and_lets_go() {
     assert!(debugged.port.look(0, |_, _| ()).is_none(), "it runs");
     debugged.port.pause();
     assert_eq!(debugged.next(), DebugEvent::Paused(None));
+    // It is paused already, which is told once.
     debugged.port.pause();
+    debugged.port.resume(Orders::default());
+    debugged.port.pause();
+    assert_eq!(debugged.next(), DebugEvent::Paused(None));
+    // Nobody runs: it is as if it had been paused again.
+    debugged.port.resume(Orders { cpus: vec![Resume::Stay], ..Orders::default() });
     assert_eq!(debugged.next(), DebugEvent::Paused(None));
     debugged.port.detach();
     debugged.handle.stop();
