@@ -85,7 +85,8 @@ struct Record {
 pub(crate) struct Board {
     pub vm: Arc<dyn Vm>,
     pub ram: GuestRam,
-    pub kick: Arc<dyn Kick>,
+    /// One for each CPU.
+    pub kicks: Vec<Arc<dyn Kick>>,
     pub action: Option<Arc<Action>>,
     pub start: Instant,
     record: Mutex<Record>,
@@ -93,8 +94,8 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    pub fn new(vm: Arc<dyn Vm>, ram: GuestRam, kick: Arc<dyn Kick>, action: Option<Arc<Action>>) -> Self {
-        Self { vm, ram, kick, action, start: Instant::now(), record: Mutex::default(), ended: AtomicBool::new(false) }
+    pub fn new(vm: Arc<dyn Vm>, ram: GuestRam, kicks: Vec<Arc<dyn Kick>>, action: Option<Arc<Action>>) -> Self {
+        Self { vm, ram, kicks, action, start: Instant::now(), record: Mutex::default(), ended: AtomicBool::new(false) }
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {
@@ -112,8 +113,13 @@ impl Board {
 
     fn end(&self, value: u32) {
         self.record().end.get_or_insert(value);
+        self.stop();
+    }
+
+    /// No CPU is to go on.
+    pub fn stop(&self) {
         self.ended.store(true, Ordering::SeqCst);
-        self.kick.kick();
+        self.kicks.iter().for_each(|kick| kick.kick());
     }
 
     /// What happened, and the value of the end if there was one.

@@ -58,6 +58,21 @@ pub mod selector {
     pub const BEYOND: u16 = 0x80;
 }
 
+/// Where things lie for processors 1 and up.
+pub mod smp {
+    /// Code of theirs.
+    pub const CODE: u64 = 0x1_8000;
+    /// Where they start in real-address mode: a page of the first MiB.
+    pub const START: u64 = 0x9_0000;
+    /// Of theirs, 4 KiB each.
+    const STACKS: u64 = 0xa_0000;
+
+    /// The top of the stack of processor `id`, 1 to 64.
+    pub const fn stack(id: u32) -> u64 {
+        STACKS + 0x1000 * id as u64
+    }
+}
+
 /// Where things lie for 16-bit and 32-bit code, beyond what they share with 64-bit code.
 pub mod legacy {
     pub const LDT: u64 = 0x6000;

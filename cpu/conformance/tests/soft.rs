@@ -1,13 +1,18 @@
 //! Every guest on the software engine.
 
+use motu_conformance::bench::Problem;
 use motu_engine::{Options, SoftHypervisor, Translate};
+use motu_hv::HvError;
 
 fn run_all(options: Options) {
+    // Lock-step is for one processor.
+    let alone = options.translate == Translate::Lockstep;
     let engine = SoftHypervisor::new(options);
     let wanted = std::env::var("GUEST").unwrap_or_default();
     let failures: Vec<String> = motu_conformance::all()
         .filter(|guest| guest.name.contains(&wanted))
         .filter_map(|guest| motu_conformance::run(guest, &engine).err())
+        .filter(|failure| !(alone && matches!(failure.problem, Problem::Engine(HvError::TooManyVcpus { .. }))))
         .map(|failure| failure.to_string())
         .collect();
     assert!(failures.is_empty(), "{} guests failed:\n\n{}", failures.len(), failures.join("\n\n"));

@@ -3,22 +3,22 @@
 mod legacy;
 mod outcome;
 mod paging;
+mod run;
 mod start;
 
 pub use legacy::{Asm, descriptor, gate};
 pub use outcome::{Checked, End, Problem, Run, same};
 pub use paging::{Paging, page};
 
-use crate::board::{Action, Board, PAGE};
+use crate::board::{Action, PAGE};
 use crate::handlers;
 use crate::layout::{self, selector};
 use iced_x86::BlockEncoderOptions;
 use iced_x86::code_asm::{CodeAssembler, CodeLabel};
-use motu_hv::{Exit, GuestBus, HvError, Hypervisor, VmConfig};
+use motu_hv::Hypervisor;
 use motu_memory::GuestRam;
 use motu_x86::{CpuState, Gpa};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The processor that the guests are written for.
@@ -63,6 +63,8 @@ pub struct Bench<'h> {
     /// The state that the guest starts in: 64-bit mode, ring 0, interrupts off, RIP at
     /// [`layout::CODE`].
     pub state: CpuState,
+    /// The states of processors 1 and up, if there are more: see [`Bench::add_waiting`] and [`Bench::add_running`].
+    pub others: Vec<CpuState>,
     /// The processor, by the name of its contract.
     pub contract: &'static str,
     pub action: Option<Arc<Action>>,
@@ -82,6 +84,7 @@ impl<'h> Bench<'h> {
             hypervisor,
             ram,
             state: start::long(),
+            others: Vec::new(),
             contract: CONTRACT,
             action: None,
             faults: 0,
@@ -171,55 +174,6 @@ impl<'h> Bench<'h> {
     pub fn run(&mut self) -> Checked<Run> {
         let run = self.run_anyhow()?;
         same("the end of the guest", run.end, End::Value(0))?;
-        Ok(run)
-    }
-
-    /// Runs the guest to whatever end.
-    ///
-    /// # Errors
-    /// The engine cannot run it.
-    pub fn run_anyhow(&mut self) -> Checked<Run> {
-        let config = VmConfig { ram: self.ram.clone(), contract: self.contract, vcpus: 1 };
-        let vm = self.hypervisor.create_vm(config)?;
-        let mut vcpu = vm.create_vcpu(0)?;
-        let board = Board::new(vm, self.ram.clone(), vcpu.kicker(), self.action.clone());
-        vcpu.restore(&self.state, board.now())?;
-        let (done, waiting) = std::sync::mpsc::channel::<()>();
-        let endless = AtomicBool::new(false);
-        let shutdown = std::thread::scope(|scope| {
-            let (kick, endless, patience) = (vcpu.kicker(), &endless, self.patience);
-            scope.spawn(move || {
-                if waiting.recv_timeout(patience) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                    endless.store(true, Ordering::SeqCst);
-                    kick.kick();
-                }
-            });
-            let shutdown = loop {
-                match vcpu.run(&board) {
-                    Exit::Shutdown => break true,
-                    Exit::Stuck(trouble) => {
-                        drop(done);
-                        let rip = vcpu.save(board.now()).rip;
-                        return Err(HvError::Stuck { rip, trouble });
-                    }
-                    Exit::Kicked if board.ended.load(Ordering::SeqCst) || endless.load(Ordering::SeqCst) => {
-                        break false;
-                    }
-                    // No debugger is attached.
-                    Exit::Kicked | Exit::Debug(_) => {}
-                }
-            };
-            drop(done);
-            Ok(shutdown)
-        })?;
-        let (events, value) = board.take();
-        let end = match value {
-            _ if shutdown => End::Shutdown,
-            Some(value) => End::Value(value),
-            None => End::Endless,
-        };
-        let run = Run { end, events, report: vcpu.crash_report(board.now()) };
-        self.runs.push(run.clone());
         Ok(run)
     }
 }

@@ -19,6 +19,7 @@ mod reset;
 mod rights;
 mod segments;
 mod smc;
+mod smp;
 mod syscalls;
 mod system;
 mod tlb;
@@ -75,6 +76,13 @@ pub(crate) const THEMES: &[&[Guest]] = &[
     hot::DEBUGGING,
     hot::INTERRUPTS,
     hot::NARROW,
+    smp::START,
+    smp::IPI,
+    smp::ATOMICS,
+    smp::ORDERING,
+    smp::CODE,
+    smp::SHOOTDOWN,
+    smp::SPIN,
 ];
 
 /// One instruction, or a few.

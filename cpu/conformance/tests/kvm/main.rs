@@ -27,7 +27,7 @@ enum Verdict {
     Differs(String),
     /// KVM cannot execute an instruction of it.
     Stuck,
-    /// The host cannot keep its contract.
+    /// The host cannot keep its contract, or the engine has not as many processors.
     NotTried,
 }
 
@@ -37,7 +37,9 @@ fn judge(guest: &Guest, kvm: &KvmHypervisor, known: Option<Fault>) -> Verdict {
         Err(Failure { problem: Problem::Engine(HvError::Stuck { trouble: Trouble::Instruction, .. }), .. }) => {
             Verdict::Stuck
         }
-        Err(Failure { problem: Problem::Engine(HvError::Contract { .. }), .. }) => Verdict::NotTried,
+        Err(Failure { problem: Problem::Engine(HvError::Contract { .. } | HvError::TooManyVcpus { .. }), .. }) => {
+            Verdict::NotTried
+        }
         // Some guests say first which part of them it was.
         Err(failure) if failure.problem.to_string().contains(&Trouble::Instruction.to_string()) => Verdict::Stuck,
         Err(failure) => Verdict::Differs(failure.problem.to_string()),
