@@ -8,6 +8,9 @@ mod mailbox;
 mod routing;
 mod spin;
 
+#[cfg(test)]
+mod tests;
+
 pub use mailbox::{Mailbox, Post, Written};
 pub use routing::{Set, members};
 pub use spin::Spin;

@@ -72,3 +72,36 @@ impl Spin {
         Rest::Sleep
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of so many rounds of nothing but waiting.
+    fn rests(spin: &mut Spin, rounds: u32, too_many: bool) -> Vec<Rest> {
+        let mut now = Instant::now();
+        let round = |_| {
+            now += Duration::from_micros(10);
+            spin.round(now, too_many)
+        };
+        (0..rounds).map(round).collect()
+    }
+
+    #[test]
+    fn who_waits_gives_way_sooner_where_there_are_too_many() {
+        let count = |rests: &[Rest], rest| rests.iter().filter(|&&found| found == rest).count() as u32;
+        let patient = rests(&mut Spin::default(), 1 + 8 * PATIENT_ROUNDS, false);
+        assert_eq!((count(&patient, Rest::Yield), count(&patient, Rest::Sleep)), (8, 0));
+        let hurried = rests(&mut Spin::default(), 1 + 2 * YIELDS, true);
+        assert_eq!((count(&hurried, Rest::None), count(&hurried, Rest::Sleep)), (1, 2));
+    }
+
+    #[test]
+    fn who_does_something_else_between_does_not_wait() {
+        let mut spin = Spin::default();
+        let start = Instant::now();
+        for n in 0..100 {
+            assert_eq!(spin.round(start + 3 * n * WAITING, true), Rest::None);
+        }
+    }
+}

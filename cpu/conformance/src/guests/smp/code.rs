@@ -23,7 +23,7 @@ pub(crate) const GUESTS: &[Guest] = &[
     Guest { name: "code written by a device for another processor", manual: "vol. 3, 9.1.3", check: by_the_board },
 ];
 
-const ROUNDS: i32 = 500;
+const ROUNDS: i32 = 200;
 const ASKED: u64 = word(0);
 const ANSWERED: u64 = word(1);
 const ANSWER: u64 = word(2);
@@ -145,7 +145,7 @@ fn published(b: &mut Bench<'_>) -> Checked {
 
 /// Each page is written while the writer may do so unseen, called, written again at once, and called again.
 fn fresh_pages(b: &mut Bench<'_>) -> Checked {
-    const PAGES: i32 = 400;
+    const PAGES: i32 = 200;
     for n in 0..PAGES as u64 / 2 + 1 {
         b.map(FREE + 0x1000 * n, FRAMES + 0x1000 * n, page::KERNEL)?;
     }

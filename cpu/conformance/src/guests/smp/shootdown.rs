@@ -20,7 +20,7 @@ pub(crate) const GUESTS: &[Guest] = &[
 ];
 
 const OWN: u64 = HANDLERS + 0x8000;
-const ROUNDS: i32 = 300;
+const ROUNDS: i32 = 60;
 const FLUSHED: u64 = word(0);
 const WRONG: u64 = word(1);
 const STOP: u64 = word(2);
@@ -114,7 +114,7 @@ fn accessed_and_dirty(b: &mut Bench<'_>) -> Checked {
     kernel(b, |a| {
         let (mut again, mut look, mut fine) = (a.create_label(), a.create_label(), a.create_label());
         wait_for(a, READY, 1)?;
-        a.mov(ebp, 3 * ROUNDS)?;
+        a.mov(ebp, 20 * ROUNDS)?;
         a.set_label(&mut again)?;
         a.xor(eax, eax)?;
         a.xchg(qword_ptr(entry), rax)?;
