@@ -46,7 +46,7 @@ fn host_xcr0() -> u64 {
 }
 
 impl SoftHypervisor {
-    /// The engine's name in errors, and how many CPUs it runs at most: what a second one writes to memory meanwhile would be a
+    /// The engine's name, and how many CPUs it runs at most: in lock-step what a second one writes to memory meanwhile would be a
     /// difference between two runs of one block.
     fn limit(&self) -> (&'static str, u32) {
         match self.options.translate {
@@ -59,8 +59,8 @@ impl SoftHypervisor {
 impl Hypervisor for SoftHypervisor {
     fn capabilities(&self) -> Capabilities {
         let contracts = Contract::ALL.iter().filter(|c| missing(c).is_empty()).map(Contract::name).collect();
-        let (_, max_vcpus) = self.limit();
-        Capabilities { name: "soft", max_vcpus, contracts }
+        let (name, max_vcpus) = self.limit();
+        Capabilities { name, max_vcpus, contracts }
     }
 
     fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>, HvError> {

@@ -15,6 +15,9 @@ const JUMPS: usize = 8192;
 /// Operations kept at most; beyond it everything is dropped and decoded anew. About 20 MiB.
 pub const MAX_OPS: usize = 320_000;
 
+/// Instructions that are not kept before the host's CPU is given away.
+const PATIENCE: u32 = 64;
+
 /// Multiplicative hashing of the small integer keys below; the guest gains nothing by collisions but
 /// its own slowness.
 #[derive(Default)]
@@ -85,8 +88,9 @@ pub struct BlockCache {
     pages: AddressMap<u64, PageBlocks>,
     /// Pages to which other CPUs may still write unseen: their code is decoded anew each time.
     contested: AddressSet<u64>,
-    /// The place of an instruction that is not kept.
+    /// The place of an instruction that is not kept, and how many there were.
     passing: Option<u32>,
+    passed: u32,
     jumps: Box<[Jump]>,
     /// Blocks made so far, plus one: identity zero belongs to none.
     made: u64,
@@ -114,6 +118,7 @@ impl BlockCache {
             pages: AddressMap::default(),
             contested: AddressSet::default(),
             passing: None,
+            passed: 0,
             jumps: vec![Jump::default(); JUMPS].into_boxed_slice(),
             made: 1,
             ops: 0,
@@ -229,6 +234,11 @@ impl BlockCache {
     /// Decodes the one instruction at the CPU's RIP, for this time only.
     #[cold]
     fn decode_passing(&mut self, physical: u64, host: *const u8, cpu: &mut Cpu) -> Faulting<u32> {
+        self.passed = self.passed.wrapping_add(1);
+        if self.passed.is_multiple_of(PATIENCE) {
+            // Who is waited for may have no CPU of the host's.
+            std::thread::yield_now();
+        }
         let mut block = cpu.decode_block(physical, host, Reach::Instruction)?;
         cpu.stats.blocks_decoded += 1;
         block.translated.runs = Translated::NEVER;
