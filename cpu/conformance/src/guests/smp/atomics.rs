@@ -43,7 +43,7 @@ fn together(
         a.lock().inc(qword_ptr(word(61)))?;
         Ok(())
     };
-    others(b, COUNT, &rounds)?;
+    others(b, COUNT, rounds)?;
     kernel(b, |a| {
         a.xor(edi, edi)?;
         rounds(a)?;
@@ -152,7 +152,7 @@ fn wide(b: &mut Bench<'_>) -> Checked {
         a.jne(again)
     };
     let results = together(b, body, &[word(0), word(1), word(1) + 8])?;
-    same("the sums", results, vec![2 * TOTAL << 32 | TOTAL, 3 * TOTAL, 4 * TOTAL])
+    same("the sums", results, vec![((2 * TOTAL) << 32) | TOTAL, 3 * TOTAL, 4 * TOTAL])
 }
 
 /// What is added to under the lock is no atomic access itself.

@@ -230,7 +230,7 @@ fn nmi(b: &mut Bench<'_>) -> Checked {
         a.hlt()?;
         ready(a)?;
         a.hlt()?;
-        Ok(ready(a)?)
+        ready(a)
     })?;
     kernel(b, |a| {
         for n in 1..=2 {

@@ -109,7 +109,7 @@ fn accessed_and_dirty(b: &mut Bench<'_>) -> Checked {
         a.jne(done)?;
         a.jmp(again)?;
         a.set_label(&mut done)?;
-        Ok(ready(a)?)
+        ready(a)
     })?;
     kernel(b, |a| {
         let (mut again, mut look, mut fine) = (a.create_label(), a.create_label(), a.create_label());
