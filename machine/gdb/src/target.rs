@@ -1,8 +1,9 @@
 //! The machine as gdbstub's target: each CPU is a thread.
 
+use crate::description::TABLE;
 use crate::memory::View;
 use crate::monitor;
-use crate::registers::{Bytes, Number, TABLE, X86, get, put};
+use crate::registers::{Bytes, Number, X86, get, put};
 use gdbstub::common::{Signal, Tid};
 use gdbstub::stub::MultiThreadStopReason;
 use gdbstub::target::ext::base::BaseOps;

@@ -1,6 +1,7 @@
 //! gdb's side of the protocol, played, at a machine with the software engine.
 
-use crate::registers::{Bytes, Place, Refused, TABLE, get, put};
+use crate::description::TABLE;
+use crate::registers::{Bytes, Place, Refused, X87, get, put};
 use crate::{GdbServer, Listening};
 use motu_engine::SoftHypervisor;
 use motu_machine::{BootSource, Flat, FlatMode, Image, Machine, MachineConfig, MachineHandle, OnReset, Outcome, Role};
@@ -299,12 +300,12 @@ fn x87_tags_are_told_whole_and_kept_abridged() {
     let mut state = CpuState::default();
     state.xsave.0[XsaveArea::XSTATE_BV] = 3;
     // ST(0) is physical register 7: 1.0; ST(1) is register 0: zero; ST(2) is register 1: a NaN.
-    put(&mut state, Place::X87(crate::registers::X87::Status), &[0, 7 << 3, 0, 0]).unwrap();
+    put(&mut state, Place::X87(X87::Status), &[0, 7 << 3, 0, 0]).unwrap();
     put(&mut state, Place::Stack(0), &[0, 0, 0, 0, 0, 0, 0, 0x80, 0xff, 0x3f]).unwrap();
     put(&mut state, Place::Stack(2), &[0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0x7f]).unwrap();
-    put(&mut state, Place::X87(crate::registers::X87::Tag), &[0xf0, 0x3f, 0, 0]).unwrap();
+    put(&mut state, Place::X87(X87::Tag), &[0xf0, 0x3f, 0, 0]).unwrap();
     assert_eq!(state.xsave.0[4], 0b1000_0011);
-    assert_eq!(get(&state, Place::X87(crate::registers::X87::Tag)), 0b00_11_11_11_11_11_10_01);
+    assert_eq!(get(&state, Place::X87(X87::Tag)), 0b00_11_11_11_11_11_10_01);
 }
 
 /// A state with random contents, in 64-bit mode.

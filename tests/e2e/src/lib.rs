@@ -1,6 +1,7 @@
 //! motu as its users run it: the built program, its exit status and its output.
 #![forbid(unsafe_code)]
 
+pub mod gdb;
 mod guest;
 pub mod newc;
 pub mod packages;
