@@ -136,8 +136,8 @@ pub struct RunArgs {
     /// What the kernel's code is called, for --profile: System.map, vmlinux or the guest's /proc/kallsyms
     #[arg(long, value_name = "FILE", requires = "profile")]
     pub symbols: Option<PathBuf>,
-    /// Let gdb attach at ADDR: [HOST]:PORT (127.0.0.1 if HOST is left out) or a Unix socket's path. With ,wait the
-    /// machine runs its first instruction only when gdb says so (as QEMU's -gdb and -S)
+    /// Let gdb attach at ADDR: HOST:PORT, :PORT for 127.0.0.1, or a Unix socket's path. With ,wait the machine runs
+    /// its first instruction only when gdb says so (as QEMU's -gdb and -S)
     #[arg(long, value_name = "ADDR[,wait]")]
     pub gdb: Option<Gdb>,
 }
