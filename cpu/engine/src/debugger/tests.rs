@@ -4,6 +4,7 @@ use crate::options::{Options, Translate};
 use motu_hv::{DebugStop, Debugging, Exit, Vcpu, WatchKind, Watchpoint};
 use motu_x86::Nanos;
 use motu_x86::flags::rflags;
+use proptest::prelude::*;
 
 const PROGRAM: u64 = 0x40_0000;
 /// The same frame, seen elsewhere.
@@ -173,4 +174,56 @@ fn watched_data_stops_behind_the_access() {
         }
         assert_eq!(harness.cpu().dr[6], 0xffff_0ff0, "the guest's debug registers are its own");
     });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Breakpoints anywhere, also inside of instructions, and watched data: the program does what it does without.
+    #[test]
+    fn nothing_of_it_is_the_guests(
+        offsets in prop::collection::vec(0u64..24, 0..6),
+        watches in prop::collection::vec((0u64..16, 1u64..9, any::<bool>()), 0..3),
+        translate: bool,
+    ) {
+        let end = |harness: &mut UserHarness| {
+            let state = harness.vcpu().save(Nanos(0));
+            (state.gpr, state.rip, state.rflags, state.dr, harness.frames().to_vec())
+        };
+        let kind = if translate { Translate::On } else { Translate::Off };
+        let mut plain = program(kind);
+        prop_assert_eq!(run(&mut plain), Exit::Kicked);
+        let mut debugged = program(kind);
+        let watchpoints: Vec<_> = watches
+            .iter()
+            .map(|&(at, bytes, write)| {
+                let kind = if write { WatchKind::Write } else { WatchKind::Read };
+                Watchpoint { linear: DATA + at, bytes, kind }
+            })
+            .collect();
+        let breakpoints: Vec<_> = offsets.iter().map(|offset| PROGRAM + offset).collect();
+        let asked = Debugging { breakpoints, watchpoints, step: false };
+        loop {
+            debug(&mut debugged, asked.clone());
+            match run(&mut debugged) {
+                Exit::Debug(DebugStop::Breakpoint) => {
+                    prop_assert!(asked.breakpoints.contains(&debugged.cpu().rip));
+                    debug(&mut debugged, Debugging { step: true, ..asked.clone() });
+                    match run(&mut debugged) {
+                        Exit::Debug(DebugStop::Step | DebugStop::Watchpoint(_)) => {}
+                        // The last store of the program kicks.
+                        Exit::Kicked => break,
+                        other => prop_assert!(false, "{other:?}"),
+                    }
+                }
+                Exit::Debug(DebugStop::Watchpoint(watched)) => prop_assert!(asked.watchpoints.contains(&watched)),
+                Exit::Kicked => break,
+                other => prop_assert!(false, "{other:?}"),
+            }
+            if debugged.cpu().rip == PROGRAM + 17 {
+                break;
+            }
+        }
+        prop_assert_eq!(end(&mut debugged), end(&mut plain));
+    }
 }
