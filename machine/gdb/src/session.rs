@@ -164,8 +164,14 @@ impl<'a> Session<'a> {
         self.waker.settle();
         let mut buffer = [0; 4096];
         loop {
-            if let GdbStubStateMachine::Disconnected(stub) = &self.stub {
-                return Ok(stub.get_reason());
+            if let GdbStubStateMachine::Disconnected(stub) = &mut self.stub {
+                let reason = stub.get_reason();
+                if reason == DisconnectReason::Kill {
+                    // gdb waits for an answer to vKill, and is gone where it does not.
+                    let output = stub.borrow_conn();
+                    let _ = output.write_all(b"$OK#9a").and_then(|()| output.flush());
+                }
+                return Ok(reason);
             }
             self = match self.wait(&mut buffer)? {
                 Input::Closed => return Ok(DisconnectReason::Disconnect),

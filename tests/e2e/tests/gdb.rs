@@ -161,7 +161,7 @@ fn it_is_interrupted_left_attached_to_again_and_killed() {
     }
     let mut gdb = Gdb::attach(&address);
     gdb.ask("?");
-    gdb.send("k");
+    assert_eq!(gdb.ask("vKill;1"), "OK");
     assert_eq!(motu.wait().unwrap().code(), Some(0));
 }
 
