@@ -145,7 +145,8 @@ mod tests {
         let ram = GuestRam::new(16 * PAGE_SIZE).unwrap();
         let tracker = ram.regions().next().unwrap().tracker;
         let (told, heard) = std::sync::mpsc::channel();
-        tracker.listen(Box::new(move |write| told.send(write).unwrap()));
+        let listener: Listener = Arc::new(move |write| told.send(write).unwrap());
+        tracker.listen(&listener);
         ram.write(Gpa(3 * PAGE_SIZE), &[1]).unwrap();
         tracker.hold(3, 1);
         ram.write(Gpa(2 * PAGE_SIZE + 4000), &[0; 200]).unwrap();

@@ -5,7 +5,7 @@
 //! what the other has said, and their order is one for all CPUs: so either a writer learns of the holder, or the holder of the writer.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 
 const PAGE_SHIFT: usize = 12;
@@ -34,8 +34,11 @@ pub struct CodeWrite {
     pub holders: u64,
 }
 
-/// Called behind every write to a code page, on the thread that writes.
-pub type Listener = Box<dyn Fn(CodeWrite) + Send + Sync>;
+/// Called behind every write to a code page, on the thread that writes, for as long as somebody has it.
+pub type Listener = Arc<dyn Fn(CodeWrite) + Send + Sync>;
+
+/// A [`Listener`] that somebody may still have.
+type Listening = Weak<dyn Fn(CodeWrite) + Send + Sync>;
 
 /// One page; a bit for each CPU.
 #[derive(Debug)]
@@ -48,7 +51,7 @@ struct Page {
 #[derive(Default)]
 struct Inner {
     pages: Box<[Page]>,
-    listener: RwLock<Option<Listener>>,
+    listeners: RwLock<Vec<Listening>>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -123,15 +126,16 @@ impl PageTracker {
         }
     }
 
-    /// Sets who is told of the board's writes to code pages.
-    pub fn listen(&self, listener: Listener) {
-        *self.inner.listener.write().unwrap_or_else(PoisonError::into_inner) = Some(listener);
+    /// Adds one who is told of the board's writes to code pages. There are several where engines take turns with a machine.
+    pub fn listen(&self, listener: &Listener) {
+        let mut listeners = self.inner.listeners.write().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|listener| listener.strong_count() != 0);
+        listeners.push(Arc::downgrade(listener));
     }
 
     fn tell(&self, write: CodeWrite) {
-        if let Some(listener) = &*self.inner.listener.read().unwrap_or_else(PoisonError::into_inner) {
-            listener(write);
-        }
+        let listeners = self.inner.listeners.read().unwrap_or_else(PoisonError::into_inner);
+        listeners.iter().filter_map(Weak::upgrade).for_each(|listener| listener(write));
     }
 }
 
@@ -231,7 +235,8 @@ mod tests {
     fn writes_of_the_board_are_told_by_page() {
         let tracker = tracker();
         let (told, heard) = std::sync::mpsc::channel();
-        tracker.listen(Box::new(move |write| told.send(write).unwrap()));
+        let listener: Listener = Arc::new(move |write| told.send(write).unwrap());
+        tracker.listen(&listener);
         tracker.mark_dirty(0x3000, 1);
         tracker.hold(3, 0);
         tracker.hold(5, 2);
@@ -240,5 +245,13 @@ mod tests {
         let told: Vec<_> = heard.try_iter().collect();
         let write = |page, first, last, holders| CodeWrite { page, first, last, holders };
         assert_eq!(told, [write(3, 0x10, 0xfff, 1), write(5, 0, 0xf, 4)]);
+        let (told, heard_too) = std::sync::mpsc::channel();
+        let other: Listener = Arc::new(move |write| told.send(write).unwrap());
+        tracker.listen(&other);
+        tracker.mark_dirty(0x3000, 1);
+        assert_eq!((heard.try_iter().count(), heard_too.try_iter().count()), (1, 1));
+        drop(listener);
+        tracker.mark_dirty(0x3000, 1);
+        assert_eq!((heard.try_iter().count(), heard_too.try_iter().count()), (0, 1));
     }
 }

@@ -180,6 +180,8 @@ pub struct CpuState {
     pub cr0: u64,
     pub cr2: u64,
     pub cr3: u64,
+    /// PDPTEs of PAE paging as the last load of CR3 found them (SDM vol. 3, 4.4.1); those in memory at CR3 if there are none.
+    pub pdptes: Option<[u64; 4]>,
     pub cr4: u64,
     pub xcr0: u64,
     /// DR0 to DR3, then DR6 and DR7 at 6 and 7.
@@ -216,6 +218,7 @@ impl Default for CpuState {
             cr0: crate::flags::cr0::ET,
             cr2: 0,
             cr3: 0,
+            pdptes: None,
             cr4: 0,
             xcr0: crate::flags::xcr0::X87,
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],

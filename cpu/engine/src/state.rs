@@ -39,6 +39,7 @@ impl Cpu {
             cr0: self.cr0,
             cr2: self.cr2,
             cr3: self.cr3,
+            pdptes: self.pae_paging().then_some(self.directories),
             cr4: self.cr4,
             xcr0: self.xcr0,
             dr: self.dr,
@@ -120,7 +121,10 @@ impl Cpu {
         self.code_writes.clear();
         self.note_events();
         self.breakpoints_changed();
-        self.reload_directories();
+        match state.pdptes {
+            Some(directories) => self.directories = directories,
+            None => self.reload_directories(),
+        }
         self.mode_changed();
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::profile::Sampler;
 use crate::smp::{Mailbox, Post, Processors, Written};
 use crate::translate::{Next, Translator, host_suffices};
 use motu_hv::{CrashReport, Debugging, Exit, GuestBus, HvError, Kick, Stats, Vcpu};
-use motu_memory::GuestRam;
+use motu_memory::{CodeWrite, GuestRam, Listener};
 use motu_x86::contract::Contract;
 use motu_x86::{CpuState, Nanos};
 use std::ptr::NonNull;
@@ -45,6 +45,8 @@ pub struct SoftVcpu {
     alarm: Option<Alarm>,
     /// Blocks until the next look at the clock.
     countdown: u32,
+    /// Of the board's writes to code.
+    _listeners: Vec<Listener>,
 }
 
 impl SoftVcpu {
@@ -62,9 +64,11 @@ impl SoftVcpu {
         let native = NativeCache::new().map_err(failed("mapping memory for generated code"))?;
         let ram = RamMap::of_cpu(ram, id, processors.count());
         let told = Arc::clone(&processors);
-        ram.on_code_write(move |page, write| {
+        let tell = move |page, write: CodeWrite| {
             told.code_written(write.holders, Written { page, first: write.first, last: write.last });
-        });
+        };
+        // One for all of a machine's.
+        let listeners = if id == 0 { ram.on_code_write(tell) } else { Vec::new() };
         let mailbox = Arc::clone(processors.mailbox(id));
         let mmu = Mmu::new(ram).map_err(failed("mapping memory for the TLB"))?;
         mailbox.belongs_to(mmu.tlb.workspace());
@@ -78,7 +82,18 @@ impl SoftVcpu {
         let alarm = translates.then(|| Alarm::start(Arc::clone(&mailbox))).transpose()?;
         let lockstep = (options.translate == Translate::Lockstep).then(Lockstep::default);
         let (cache, history) = (BlockCache::new(), History::default());
-        let mut vcpu = Self { cpu, cache, translator, lockstep, mailbox, history, sampler: None, alarm, countdown: 0 };
+        let mut vcpu = Self {
+            cpu,
+            cache,
+            translator,
+            lockstep,
+            mailbox,
+            history,
+            sampler: None,
+            alarm,
+            countdown: 0,
+            _listeners: listeners,
+        };
         let lapic = vcpu.cpu.lapic.save(vcpu.cpu.moment());
         vcpu.restore(&CpuState { lapic, ..CpuState::default() }, Nanos(0))?;
         Ok(vcpu)

@@ -50,7 +50,7 @@ pub fn write_control(cpu: &mut Cpu, op: &Op) -> Done {
 
 impl Cpu {
     /// CR0.PG and CR4.PAE without long mode.
-    fn pae_paging(&self) -> bool {
+    pub fn pae_paging(&self) -> bool {
         self.cr0 & cr0::PG != 0 && self.cr4 & cr4::PAE != 0 && !self.long_mode()
     }
 

@@ -2,7 +2,8 @@
 
 use super::{PAGE, PAGE_MASK};
 use crate::smp::Set;
-use motu_memory::{CodeWrite, GuestRam, PageTracker, RamRegion};
+use motu_memory::{CodeWrite, GuestRam, Listener, PageTracker, RamRegion};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Asks the host for large pages, so that guest addresses cost fewer misses of the host's TLB. A hint: without them all
@@ -166,12 +167,16 @@ impl RamMap {
         }
     }
 
-    /// Has `told` called whenever a device writes to a code page, with its guest-physical address.
-    pub fn on_code_write(&self, told: impl Fn(u64, CodeWrite) + Clone + Send + Sync + 'static) {
-        for region in &self.regions {
+    /// Has `told` called whenever a device writes to a code page, with its guest-physical address, for as long as what is given
+    /// lives.
+    pub fn on_code_write(&self, told: impl Fn(u64, CodeWrite) + Clone + Send + Sync + 'static) -> Vec<Listener> {
+        let listen = |region: &Region| {
             let (told, start) = (told.clone(), region.start);
-            region.tracker.listen(Box::new(move |write| told(start + write.page * PAGE, write)));
-        }
+            let listener: Listener = Arc::new(move |write| told(start + write.page * PAGE, write));
+            region.tracker.listen(&listener);
+            listener
+        };
+        self.regions.iter().map(listen).collect()
     }
 }
 
