@@ -15,7 +15,7 @@ mod trace;
 
 pub use debug::{DebugStop, Debugging, WatchKind, Watchpoint};
 pub use profile::{GuestSample, MAX_CALLERS, Profiler};
-pub use report::{CrashReport, ExitCounts, HardwareStats, RecentInstruction, Stats, TranslatorStats};
+pub use report::{CrashReport, ExitCounts, HardwareStats, RecentInstruction, Stats, SwitchStats, TranslatorStats};
 pub use trace::{EventKind, TracedEvent, Tracer};
 
 use motu_memory::GuestRam;
@@ -127,7 +127,8 @@ pub enum Trouble {
 }
 
 /// Makes a running [`Vcpu::run`] return soon, from any thread. A kick that comes while the CPU
-/// does not run makes the next `run` return at once.
+/// does not run makes the next `run` return at once: without an instruction of the guest's, but with everything taken in that
+/// was sent to the CPU before, so that it is in the state that is then saved.
 pub trait Kick: Send + Sync {
     fn kick(&self);
 }
@@ -140,7 +141,9 @@ pub trait Vcpu: Send {
     /// The state at the machine's time `now` (as [`GuestBus::now`] has it). CPUs that are saved with the same `now` are
     /// saved at the same moment: their TSCs differ by what they always do.
     fn save(&self, now: Nanos) -> CpuState;
-    /// Takes over a state that is as of the machine's time `now`; what time moves goes on from then.
+    /// Takes over a state that is as of the machine's time `now`; what time moves goes on from then. If it is what
+    /// [`Vcpu::save`] gave with that `now`, changed or not, and the CPU has not run since, then what was sent to it meanwhile
+    /// stays.
     ///
     /// # Errors
     /// The state is not one that a processor can be in.

@@ -1,6 +1,6 @@
 //! What an engine tells a person: counters, and the last instructions before a crash.
 
-use motu_x86::CpuState;
+use motu_x86::{CpuState, Nanos};
 use std::ops::Add;
 
 /// Counters since the vCPU was made.
@@ -26,6 +26,19 @@ pub struct Stats {
     pub translator: Option<TranslatorStats>,
     /// Of an engine on the host's own CPU, which counts nothing else but accesses and the 8259 pair's interrupts.
     pub hardware: Option<HardwareStats>,
+    /// Of two engines that take turns.
+    pub switches: Option<SwitchStats>,
+}
+
+/// How often a machine went over to another engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SwitchStats {
+    pub done: u64,
+    /// CPUs whose state the other engine did not take, so that the machine stayed where it was.
+    pub refused: u64,
+    /// From when a switch was asked for until all CPUs ran again: of all together, and the longest.
+    pub time: Nanos,
+    pub longest: Nanos,
 }
 
 /// How often the host's own CPU left guest code since the vCPU was made.
@@ -87,6 +100,20 @@ impl Add for Stats {
             halts: self.halts + other.halts,
             translator: [self.translator, other.translator].into_iter().flatten().reduce(Add::add),
             hardware: [self.hardware, other.hardware].into_iter().flatten().reduce(Add::add),
+            switches: [self.switches, other.switches].into_iter().flatten().reduce(Add::add),
+        }
+    }
+}
+
+impl Add for SwitchStats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            done: self.done + other.done,
+            refused: self.refused + other.refused,
+            time: self.time.saturating_add(other.time),
+            longest: self.longest.max(other.longest),
         }
     }
 }

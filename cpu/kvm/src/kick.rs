@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 /// Signal of the kick: its handler does nothing, since it only has to interrupt KVM_RUN.
-fn signal() -> libc::c_int {
+pub fn signal() -> libc::c_int {
     SIGRTMIN()
 }
 
@@ -101,6 +101,11 @@ impl Door {
         if let Some(byte) = &self.bell().immediate_exit {
             byte.store(u8::from(value));
         }
+    }
+
+    /// A kick that was taken is yet to be answered.
+    pub fn put_back_kick(&self) {
+        self.kicked.store(true, Ordering::SeqCst);
     }
 
     /// Whether somebody kicked since the last call.

@@ -21,6 +21,7 @@ mod kick;
 mod msi;
 mod msr;
 mod state;
+mod tell;
 mod time;
 mod vcpu;
 mod vm;

@@ -5,9 +5,14 @@ use motu_hv::Msi;
 
 /// Vectors below are the processor's own.
 const FIRST_VECTOR: u32 = 16;
-/// Pins of I/O APICs that the kernel looks through for level-triggered interrupts: one a vector. The kernel keeps the
-/// number in 8 bits, though it takes greater ones.
-pub const PINS: u32 = 256 - FIRST_VECTOR;
+/// Pins of I/O APICs that the kernel looks through for level-triggered interrupts. It keeps their number in 8 bits, though it takes
+/// greater ones.
+pub const PINS: u32 = 240;
+
+/// Data of a message: a level, which is asserted.
+pub const LEVEL_ASSERTED: u32 = LEVEL | ASSERT;
+const LEVEL: u32 = 1 << 15;
+const ASSERT: u32 = 1 << 14;
 
 /// What becomes of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +27,6 @@ pub enum Delivery {
 
 impl Delivery {
     pub fn of(msi: Msi) -> Self {
-        const LEVEL: u32 = 1 << 15;
-        const ASSERT: u32 = 1 << 14;
         if msi.address >> 20 != 0xfee {
             return Self::Nobody;
         }
@@ -49,21 +52,29 @@ pub fn kernel_message(msi: Msi) -> kvm_msi {
     }
 }
 
-/// Which vectors are level-triggered, so that the kernel tells of their end (API, 4.52 and KVM_CAP_SPLIT_IRQCHIP: it looks
-/// through the routes of the I/O APIC's pins). A vector is a pin here.
+/// Level-triggered messages, whose ends the kernel is to tell of (API, 4.52 and KVM_CAP_SPLIT_IRQCHIP: it looks through the
+/// routes of the I/O APIC's pins). Each message has a pin here, as long as there are pins; an older one loses its to a new one.
+/// The kernel tells of what is in service or waits for it all the same.
 #[derive(Debug, Default)]
-pub struct Levels(Vec<(u32, Msi)>);
+pub struct Levels {
+    messages: Vec<Msi>,
+    /// The pin of the next message when all are taken.
+    next: usize,
+}
 
 impl Levels {
-    /// Notes a level-triggered message; the routes, if they are new.
+    /// Notes a level-triggered message; the routes, if it is new.
     pub fn note(&mut self, msi: Msi) -> Option<KvmIrqRouting> {
-        let pin = (msi.data & 0xff).checked_sub(FIRST_VECTOR)?;
-        match self.0.iter_mut().find(|(known, _)| *known == pin) {
-            Some((_, known)) if *known == msi => return None,
-            Some((_, known)) => *known = msi,
-            None => self.0.push((pin, msi)),
+        if msi.data & 0xff < FIRST_VECTOR || self.messages.contains(&msi) {
+            return None;
         }
-        let entries: Vec<_> = self.0.iter().map(|&(gsi, msi)| route(gsi, msi)).collect();
+        if self.messages.len() < PINS as usize {
+            self.messages.push(msi);
+        } else if let Some(message) = self.messages.get_mut(self.next) {
+            *message = msi;
+            self.next = (self.next + 1) % PINS as usize;
+        }
+        let entries: Vec<_> = (0..).zip(&self.messages).map(|(pin, &msi)| route(pin, msi)).collect();
         KvmIrqRouting::from_entries(&entries).ok()
     }
 }
@@ -106,9 +117,18 @@ mod tests {
         assert_eq!(levels.note(message(0xc031)).unwrap().as_slice().len(), 1);
         assert!(levels.note(message(0xc031)).is_none());
         let routes = levels.note(message(0xc032)).unwrap();
-        assert_eq!(routes.as_slice().iter().map(|r| r.gsi).collect::<Vec<_>>(), [0x21, 0x22]);
-        let moved = levels.note(Msi { address: 0xfee0_1000, data: 0xc031 }).unwrap();
-        assert_eq!(moved.as_slice().len(), 2, "a vector has one route");
+        assert_eq!(routes.as_slice().iter().map(|r| r.gsi).collect::<Vec<_>>(), [0, 1]);
+        let of_other = levels.note(Msi { address: 0xfee0_1000, data: 0xc031 }).unwrap();
+        assert_eq!(of_other.as_slice().len(), 3, "another CPU's vector of that number");
         assert!(levels.note(message(0xc00f)).is_none(), "no interrupt");
+    }
+
+    #[test]
+    fn there_are_no_more_routes_than_pins() {
+        let mut levels = Levels::default();
+        let message = |n: u64| Msi { address: 0xfee0_0000 | n << 12, data: 0xc031 };
+        let routes: Vec<_> = (0..2 * u64::from(PINS)).map(|n| levels.note(message(n)).unwrap()).collect();
+        assert_eq!(routes.last().unwrap().as_slice().len(), PINS as usize);
+        assert!(levels.note(message(u64::from(PINS))).is_none() && levels.note(message(0)).is_some());
     }
 }

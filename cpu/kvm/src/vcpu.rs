@@ -4,16 +4,23 @@ use crate::debug::Debugger;
 use crate::host::failed;
 use crate::kick::Door;
 use crate::msr::OwnMsrs;
+use crate::tell::PendingSignal;
 use crate::vm::{Setup, Shared};
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_RUNNABLE, kvm_debug_exit_arch, kvm_mp_state, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use motu_hv::{CrashReport, Debugging, Exit, GuestBus, HardwareStats, HvError, Kick, Stats, Trouble, Vcpu};
 use motu_x86::{CpuState, Gpa, Nanos};
+use std::cell::RefCell;
+use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// Shadow of an instruction that holds interrupts off, as KVM_SET_VCPU_EVENTS may set it.
 const KVM_VCPUEVENT_VALID_SHADOW: u32 = 4;
+
+/// IA32_APIC_BASE (SDM vol. 3, 11.4.4), and the number of the ID register in xAPIC mode.
+const BOOT_PROCESSOR: u64 = 1 << 8;
+const APIC_ID: usize = 2;
 
 pub struct KvmVcpu {
     pub(crate) id: u32,
@@ -26,6 +33,14 @@ pub struct KvmVcpu {
     pub(crate) debugger: Debugger,
     /// The guest has shut the CPU down; the kernel forgets.
     pub(crate) shut_down: bool,
+    /// What a state has of the local APIC that the kernel's has not.
+    pub(crate) apic_extra: u32,
+    /// The count of the local APIC's timer when the CPU stopped and the kernel had taken in its interrupts.
+    pub(crate) count: u32,
+    /// The initial count of the local APIC's timer, which the kernel has not.
+    pub(crate) spent_count: Option<u32>,
+    /// The last state that was read, and when, while the CPU has not run since.
+    pub(crate) last: RefCell<Option<(Box<CpuState>, Nanos)>>,
     stats: Stats,
     exits: u64,
 }
@@ -42,6 +57,17 @@ enum Wanted {
     Stuck(Trouble),
 }
 
+/// How far a vCPU is on its way out.
+enum Leaving {
+    No,
+    /// It finishes the instruction of the last exit.
+    Finishing,
+    /// It has the kernel tell of ends of interrupts, and take in the timer's.
+    Telling {
+        _signal: PendingSignal,
+    },
+}
+
 impl KvmVcpu {
     pub fn new(id: u32, mut fd: VcpuFd, shared: Arc<Shared>, setup: Setup) -> Result<Self, HvError> {
         let byte = NonNull::from(&mut fd.get_kvm_run().immediate_exit);
@@ -49,8 +75,28 @@ impl KvmVcpu {
         let door = unsafe { Door::new(byte) };
         let msrs = OwnMsrs::new(setup.contract, setup.spec_ctrl);
         let (debugger, stats) = (Debugger::default(), Stats::default());
-        let mut vcpu = Self { id, fd, shared, setup, msrs, door, debugger, shut_down: false, stats, exits: 0 };
-        vcpu.restore(&CpuState::default(), Nanos(0))?;
+        let mut vcpu = Self {
+            id,
+            fd,
+            shared,
+            setup,
+            msrs,
+            door,
+            debugger,
+            shut_down: false,
+            apic_extra: 0,
+            count: 0,
+            spent_count: None,
+            last: RefCell::default(),
+            stats,
+            exits: 0,
+        };
+        let mut state = CpuState::default();
+        if id != 0 {
+            state.lapic.base_msr &= !BOOT_PROCESSOR;
+        }
+        state.lapic.registers[APIC_ID] = id << 24;
+        vcpu.restore(&state, Nanos(0))?;
         Ok(vcpu)
     }
 
@@ -58,33 +104,48 @@ impl KvmVcpu {
         Arc::clone(&self.door)
     }
 
-    fn run_guest(&mut self, bus: &dyn GuestBus) -> Exit {
+    fn run_guest(&mut self, bus: &dyn GuestBus, leaving: &mut Leaving) -> Exit {
         if self.shut_down {
             return Exit::Shutdown;
         }
-        let mut leaving = false;
+        // The guest may have ended an interrupt.
+        let mut ran = false;
         // An instruction of the last exit has yet to be finished.
         let mut half_done = false;
         loop {
-            self.door.set_immediate_exit(leaving);
-            // Looked at behind the line above, so that no kick is lost.
-            if !leaving && self.door.take_kick() {
-                leaving = true;
-                continue;
-            }
-            if !leaving && let Err(error) = self.offer_ext_int(bus, half_done) {
-                return self.host_failed(&error);
+            self.door.set_immediate_exit(matches!(leaving, Leaving::Finishing));
+            if matches!(leaving, Leaving::No) {
+                // Looked at behind the line above, so that no kick is lost.
+                if self.door.take_kick() {
+                    *leaving = Leaving::Finishing;
+                    // The kernel would come back for it before it looks at a signal.
+                    self.fd.get_kvm_run().request_interrupt_window = 0;
+                    continue;
+                }
+                if let Err(error) = self.offer_ext_int(bus, half_done) {
+                    return self.host_failed(error);
+                }
+                ran = true;
             }
             self.exits += 1;
             let wanted = match self.fd.run() {
                 Ok(exit) => answer(exit, bus, &mut self.msrs, &mut self.stats),
                 Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
-                    if leaving {
-                        return Exit::Kicked;
+                    match leaving {
+                        Leaving::No => {}
+                        Leaving::Finishing if ran => match PendingSignal::new(&self.fd) {
+                            Ok(signal) => *leaving = Leaving::Telling { _signal: signal },
+                            Err(error) => return self.host_failed(error),
+                        },
+                        Leaving::Finishing => return Exit::Kicked,
+                        Leaving::Telling { .. } => match self.note_timer() {
+                            Ok(()) => return Exit::Kicked,
+                            Err(error) => return self.host_failed(error),
+                        },
                     }
                     Wanted::Nothing
                 }
-                Err(error) => return self.host_failed(&error),
+                Err(error) => return self.host_failed(error),
             };
             half_done = matches!(wanted, Wanted::Half | Wanted::PortAccess);
             match wanted {
@@ -96,7 +157,7 @@ impl KvmVcpu {
                 }
                 Wanted::Debug(exit) => match self.debug_stop(&exit) {
                     Ok(stop) => return Exit::Debug(stop),
-                    Err(error) => return self.host_failed(&error),
+                    Err(error) => return self.host_failed(error),
                 },
                 Wanted::InternalError => return Exit::Stuck(internal_error(self.fd.get_kvm_run())),
                 Wanted::Stuck(trouble) => return Exit::Stuck(trouble),
@@ -104,9 +165,10 @@ impl KvmVcpu {
         }
     }
 
-    fn host_failed(&self, error: &kvm_ioctls::Error) -> Exit {
+    fn host_failed(&self, error: impl Into<io::Error>) -> Exit {
+        let error = error.into();
         tracing::error!("running virtual CPU {}: {error}", self.id);
-        Exit::Stuck(Trouble::Host { code: error.errno().unsigned_abs().into() })
+        Exit::Stuck(Trouble::Host { code: error.raw_os_error().unwrap_or(0).unsigned_abs().into() })
     }
 
     /// Gives the guest the 8259 pair's interrupt if it can take one now, and else asks the kernel to tell when.
@@ -215,7 +277,13 @@ fn answer(exit: VcpuExit<'_>, bus: &dyn GuestBus, msrs: &mut OwnMsrs, stats: &mu
 impl Vcpu for KvmVcpu {
     fn run(&mut self, bus: &dyn GuestBus) -> Exit {
         let _inside = self.door.enter();
-        self.run_guest(bus)
+        *self.last.get_mut() = None;
+        let mut leaving = Leaving::No;
+        let exit = self.run_guest(bus, &mut leaving);
+        if exit != Exit::Kicked && !matches!(leaving, Leaving::No) {
+            self.door.put_back_kick();
+        }
+        exit
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {
@@ -224,7 +292,10 @@ impl Vcpu for KvmVcpu {
 
     fn save(&self, now: Nanos) -> CpuState {
         match self.read_state(now) {
-            Ok(state) => state,
+            Ok(state) => {
+                *self.last.borrow_mut() = Some((Box::new(state.clone()), now));
+                state
+            }
             // The kernel refuses no reading of a vCPU that is not running; there would be nothing to go on with.
             Err(error) => panic!("reading the state of virtual CPU {}: {error}", self.id),
         }

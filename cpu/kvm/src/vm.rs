@@ -20,10 +20,10 @@ use motu_memory::GuestRam;
 use motu_x86::Nanos;
 use motu_x86::contract::{APIC_TIMER_HZ, Contract, TSC_HZ};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// CPUs of one machine at most.
-const MAX_VCPUS: u32 = 1;
+/// CPUs of one machine at most, if the host's KVM runs so many.
+const MAX_VCPUS: u32 = 64;
 /// Pages that Intel's processors need for real-address mode (API, 4.35 and 4.40): no RAM and no device of any board is
 /// there. QEMU has them in the same place.
 const IDENTITY_MAP: u64 = 0xfeff_c000;
@@ -71,6 +71,10 @@ impl KvmHypervisor {
         self.facts().exposed(contract)
     }
 
+    fn max_vcpus(&self) -> u32 {
+        u32::try_from(self.kvm.get_max_vcpus()).map_or(MAX_VCPUS, |max| max.min(MAX_VCPUS))
+    }
+
     /// Whether machines of `contract` are made here. What emulates its guests does so without hardware's help, whatever it
     /// says that it supports: there it is tried.
     fn takes(&self, contract: &Contract) -> bool {
@@ -81,12 +85,13 @@ impl KvmHypervisor {
 impl Hypervisor for KvmHypervisor {
     fn capabilities(&self) -> Capabilities {
         let contracts = Contract::ALL.iter().filter(|contract| self.takes(contract)).map(Contract::name).collect();
-        Capabilities { name: "kvm", max_vcpus: MAX_VCPUS, contracts }
+        Capabilities { name: "kvm", max_vcpus: self.max_vcpus(), contracts }
     }
 
     fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>, HvError> {
-        if config.vcpus == 0 || config.vcpus > MAX_VCPUS {
-            return Err(HvError::TooManyVcpus { engine: "kvm", asked: config.vcpus, max: MAX_VCPUS });
+        let max = self.max_vcpus();
+        if config.vcpus == 0 || config.vcpus > max {
+            return Err(HvError::TooManyVcpus { engine: "kvm", asked: config.vcpus, max });
         }
         let name = config.contract;
         let lacking = |missing| HvError::Contract { name: name.into(), missing };
@@ -115,13 +120,15 @@ impl Hypervisor for KvmHypervisor {
             _ram: config.ram,
             ext_int: ExtInt::default(),
             host_tsc: HostTsc::default(),
+            levels: Mutex::default(),
+            messages: Mutex::default(),
             boot_processor: OnceLock::new(),
         });
         let components = Components::new(contract, facts.xcr0());
         let watches = *self.backing() == Backing::Hardware;
         let (vcpus, scales_tsc) = (config.vcpus, facts.tsc_scaling);
         let setup = Setup { contract, vcpus, spec_ctrl, scales_tsc, components, watches };
-        Ok(Arc::new(KvmVm { shared, setup, levels: Mutex::default() }))
+        Ok(Arc::new(KvmVm { shared, setup }))
     }
 }
 
@@ -195,9 +202,17 @@ impl ExtInt {
         self.level.load(Ordering::SeqCst) || self.message.load(Ordering::SeqCst)
     }
 
+    pub fn has_message(&self) -> bool {
+        self.message.load(Ordering::SeqCst)
+    }
+
+    pub fn set_message(&self, waits: bool) {
+        self.message.store(waits, Ordering::SeqCst);
+    }
+
     /// The vector is about to be asked for.
     pub fn acknowledge(&self) {
-        self.message.store(false, Ordering::SeqCst);
+        self.set_message(false);
     }
 }
 
@@ -209,29 +224,37 @@ pub struct Shared {
     _ram: GuestRam,
     pub ext_int: ExtInt,
     pub host_tsc: HostTsc,
+    levels: Mutex<Levels>,
+    /// Held while a message is sent, and while a local APIC is replaced by a changed copy of itself.
+    pub messages: Mutex<()>,
     boot_processor: OnceLock<Arc<Door>>,
+}
+
+impl Shared {
+    fn levels(&self) -> MutexGuard<'_, Levels> {
+        self.levels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The kernel is to tell of the end of a level-triggered interrupt.
+    pub fn watch_end_of(&self, msi: Msi) {
+        let mut levels = self.levels();
+        if let Some(routes) = levels.note(msi)
+            && let Err(error) = self.fd.set_gsi_routing(&routes)
+        {
+            tracing::error!("KVM refuses the routes of level-triggered interrupts: {error}");
+        }
+    }
 }
 
 struct KvmVm {
     shared: Arc<Shared>,
     setup: Setup,
-    levels: Mutex<Levels>,
 }
 
 impl KvmVm {
     fn ring_boot_processor(&self) {
         if let Some(door) = self.shared.boot_processor.get() {
             door.ring();
-        }
-    }
-
-    /// The kernel is to tell of the end of a level-triggered interrupt.
-    fn watch_end_of(&self, msi: Msi) {
-        let mut levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(routes) = levels.note(msi)
-            && let Err(error) = self.shared.fd.set_gsi_routing(&routes)
-        {
-            tracing::error!("KVM refuses the routes of level-triggered interrupts: {error}");
         }
     }
 }
@@ -259,13 +282,14 @@ impl Vm for KvmVm {
         match Delivery::of(msi) {
             Delivery::Nobody => {}
             Delivery::ExtInt => {
-                self.shared.ext_int.message.store(true, Ordering::SeqCst);
+                self.shared.ext_int.set_message(true);
                 self.ring_boot_processor();
             }
             Delivery::Kernel { level_triggered } => {
                 if level_triggered {
-                    self.watch_end_of(msi);
+                    self.shared.watch_end_of(msi);
                 }
+                let _sending = self.shared.messages.lock().unwrap_or_else(PoisonError::into_inner);
                 // A processor that takes no interrupts is no error, and there is no other that a message can make.
                 let _ = self.shared.fd.signal_msi(kernel_message(msi));
             }

@@ -9,8 +9,9 @@
 //!       +----------------------------------------------------------------------------------------------------+
 //! ```
 //!
-//! It knows neither of the two: they are told to it as [`Hypervisor`]s. Both work on the same RAM and the same board. Messages to
-//! the local APIC that come meanwhile wait, since the first engine's APIC is about to be overwritten.
+//! It knows neither of the two: they are told to it as [`Hypervisor`]s. Both work on the same RAM and the same board. What is sent
+//! to the CPU meanwhile, by the board or by another CPU, stays ([`Vcpu::restore`]). What such an instruction itself sends to other
+//! CPUs is lost with the second engine's machine: no instruction that is usual for that has to be rescued.
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
@@ -21,7 +22,7 @@ use motu_hv::{
     Profiler, RecentInstruction, Stats, TracedEvent, Tracer, Trouble, Vcpu, Vm, VmConfig,
 };
 use motu_x86::{CpuState, Gpa, Nanos};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// An engine with another one behind it.
 pub struct Rescuing {
@@ -49,56 +50,29 @@ impl Hypervisor for Rescuing {
 
     fn create_vm(&self, config: VmConfig) -> Result<Arc<dyn Vm>, HvError> {
         let first = self.first.create_vm(config.clone())?;
-        let shared = Arc::new(Shared { first, waiting: Mutex::new(None) });
-        Ok(Arc::new(RescuingVm { shared, second: Arc::clone(&self.second), config }))
-    }
-}
-
-/// The machine, and the messages that wait while its CPU is being rescued.
-struct Shared {
-    first: Arc<dyn Vm>,
-    waiting: Mutex<Option<Vec<Msi>>>,
-}
-
-impl Shared {
-    fn signal(&self, msi: Msi) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        match waiting.as_mut() {
-            Some(messages) => messages.push(msi),
-            // Under the lock, so that none slips in behind `hold`.
-            None => self.first.signal_msi(msi),
-        }
-    }
-
-    fn hold(&self) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default();
-    }
-
-    fn release(&self) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.take().into_iter().flatten().for_each(|msi| self.first.signal_msi(msi));
+        Ok(Arc::new(RescuingVm { first, second: Arc::clone(&self.second), config }))
     }
 }
 
 struct RescuingVm {
-    shared: Arc<Shared>,
+    first: Arc<dyn Vm>,
     second: Arc<dyn Hypervisor>,
     config: VmConfig,
 }
 
 impl Vm for RescuingVm {
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, HvError> {
-        let first = self.shared.first.create_vcpu(id)?;
+        let first = self.first.create_vcpu(id)?;
         let rescuer = Rescuer { hypervisor: Arc::clone(&self.second), config: self.config.clone(), vcpu: None };
-        Ok(Box::new(RescuingVcpu { id, first, rescuer, shared: Arc::clone(&self.shared), rescues: 0, steps: false }))
+        Ok(Box::new(RescuingVcpu { id, first, rescuer, rescues: 0, steps: false }))
     }
 
     fn signal_msi(&self, msi: Msi) {
-        self.shared.signal(msi);
+        self.first.signal_msi(msi);
     }
 
     fn set_ext_int(&self, level: bool) {
-        self.shared.first.set_ext_int(level);
+        self.first.set_ext_int(level);
     }
 }
 
@@ -106,7 +80,6 @@ struct RescuingVcpu {
     id: u32,
     first: Box<dyn Vcpu>,
     rescuer: Rescuer,
-    shared: Arc<Shared>,
     rescues: u64,
     /// The debugger has asked for one instruction.
     steps: bool,
@@ -135,10 +108,7 @@ impl Vcpu for RescuingVcpu {
                     return exit;
                 }
             }
-            self.shared.hold();
-            let rescued = self.rescue(bus);
-            self.shared.release();
-            match rescued {
+            match self.rescue(bus) {
                 // That was it. The first engine stops behind the next one, too, unless it is told otherwise before.
                 Ok(None) if self.steps => return Exit::Debug(DebugStop::Step),
                 Ok(None) => {}

@@ -66,8 +66,13 @@ pub fn debug_control(state: &CpuState) -> (u64, u64) {
     }
 }
 
-pub fn write(vcpu: &mut KvmVcpu, state: &CpuState) -> Result<(), HvError> {
-    let mut events = kvm_vcpu_events { flags: VALID_NMI_PENDING | VALID_SHADOW, ..Default::default() };
+/// `last` is what was last read, if the CPU has not run since.
+pub fn write(vcpu: &mut KvmVcpu, state: &CpuState, last: Option<&CpuState>) -> Result<(), HvError> {
+    let mut events = kvm_vcpu_events { flags: VALID_SHADOW, ..Default::default() };
+    // One that came meanwhile stays.
+    if last.is_none_or(|last| last.nmi_pending) || state.nmi_pending {
+        events.flags |= VALID_NMI_PENDING;
+    }
     events.nmi.pending = u8::from(state.nmi_pending);
     events.nmi.masked = u8::from(state.nmi_blocked);
     events.interrupt.shadow = match state.interrupt_shadow {

@@ -8,11 +8,12 @@ mod registers;
 pub use fpu::Components;
 
 use crate::host::failed;
-use crate::msr;
 use crate::vcpu::KvmVcpu;
-use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_xcrs};
-use motu_hv::HvError;
+use crate::{msi, msr};
+use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_sregs, kvm_xcrs};
+use motu_hv::{HvError, Msi};
 use motu_x86::{CpuState, Nanos, msr as number};
+use std::sync::PoisonError;
 
 impl KvmVcpu {
     /// # Errors
@@ -30,6 +31,10 @@ impl KvmVcpu {
         self.read_msrs(&mut state)?;
         state.tsc = self.tsc(now)?;
         lapic::read(&mut state, &self.fd.get_lapic().map_err(failed("reading the local APIC"))?, system.apic_base);
+        lapic::expire(&mut state, self.count);
+        let message = self.id == 0 && self.shared.ext_int.has_message();
+        lapic::put_extra(&mut state, self.apic_extra, message);
+        lapic::put_spent_count(&mut state, self.spent_count);
         events::read(self, &mut state)?;
         self.msrs.save(&mut state);
         Ok(state)
@@ -39,11 +44,16 @@ impl KvmVcpu {
     /// A state that no processor can be in, or that this KVM refuses.
     pub(crate) fn write_state(&mut self, state: &CpuState, now: Nanos) -> Result<(), HvError> {
         motu_hv::check_mode(state)?;
+        let last = self.last.get_mut().take();
+        let last = last.as_ref().map(|(last, at)| (last.as_ref(), *at));
         let refused = |what: &'static str| {
             move |e: kvm_ioctls::Error| HvError::State(format!("the host's KVM refuses the {what} ({e})"))
         };
         self.fd.set_regs(&registers::write(state)).map_err(refused("registers"))?;
         let system = registers::write_system(state);
+        // Page tables may have changed since the kernel last ran the guest. It forgets translations when CR3 changes.
+        let elsewhere = kvm_sregs { cr3: system.cr3 ^ 0x1000, ..system };
+        self.fd.set_sregs(&elsewhere).map_err(refused("system registers"))?;
         self.fd.set_sregs(&system).map_err(refused("system registers"))?;
         let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
         xcrs.xcrs[0].value = state.xcr0;
@@ -55,14 +65,52 @@ impl KvmVcpu {
         let (dr6, dr7) = events::debug_control(state);
         let debug = kvm_debugregs { db: [d0, d1, d2, d3], dr6, dr7, ..Default::default() };
         self.fd.set_debug_regs(&debug).map_err(refused("debug registers"))?;
-        self.set_tsc(state.tsc, now)?;
+        if last.is_none_or(|(last, at)| (last.tsc, at) != (state.tsc, now)) {
+            self.set_tsc(state.tsc, now)?;
+        }
         let numbers = msr::kernel_msrs(self.setup.spec_ctrl);
         self.set_msrs(&numbers.iter().map(|&number| (number, msr::get(&state.msrs, number))).collect::<Vec<_>>())?;
-        self.fd.set_lapic(&lapic::write(state)).map_err(refused("local APIC"))?;
+        let last = last.map(|(last, _)| last);
+        if last.is_none_or(|last| last.lapic != state.lapic) {
+            self.write_lapic(state, last)?;
+        }
+        events::write(self, state, last)?;
+        self.msrs.restore(state);
+        Ok(())
+    }
+
+    /// Notes what the timer's count is behind the last KVM_RUN.
+    pub(crate) fn note_timer(&mut self) -> Result<(), kvm_ioctls::Error> {
+        self.count = lapic::count(&self.fd.get_lapic()?);
+        Ok(())
+    }
+
+    /// Replaces the local APIC, but for what was sent to it since `last` was read.
+    fn write_lapic(&mut self, state: &CpuState, last: Option<&CpuState>) -> Result<(), HvError> {
+        let sending = self.shared.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kernel = lapic::write(state);
+        if let Some(last) = last {
+            let now = self.fd.get_lapic().map_err(failed("reading the local APIC"))?;
+            lapic::keep_new(&mut kernel, &now, &last.lapic);
+        }
+        self.fd
+            .set_lapic(&kernel)
+            .map_err(|e| HvError::State(format!("the host's KVM refuses the local APIC ({e})")))?;
+        drop(sending);
         // Behind the local APIC, which says in which mode the timer is.
         self.set_msrs(&[(number::TSC_DEADLINE, state.lapic.tsc_deadline)])?;
-        events::write(self, state)?;
-        self.msrs.restore(state);
+        let (extra, message) = lapic::extra(&state.lapic);
+        self.apic_extra = extra;
+        self.spent_count = lapic::spent_count(&state.lapic);
+        self.count = state.lapic.registers[lapic::CURRENT_COUNT];
+        if self.id == 0 && last.is_none_or(|last| lapic::extra(&last.lapic).1 != message) {
+            self.shared.ext_int.set_message(message);
+        }
+        // The ends of those that came while another engine ran the CPU are to be told of, too.
+        for vector in lapic::level_triggered(&state.lapic) {
+            let address = 0xfee0_0000 | u64::from(self.id) << 12;
+            self.shared.watch_end_of(Msi { address, data: msi::LEVEL_ASSERTED | u32::from(vector) });
+        }
         Ok(())
     }
 
