@@ -3,7 +3,9 @@
 use crate::commands::doctor::Form;
 use crate::status;
 use clap::{ArgAction, Args, Parser, Subcommand};
-use motu_spec::{ByteSize, Console, EngineChoice, Gdb, GuestAddress, KernelMode, Profile, Timeout, Trace, VmSpec};
+use motu_spec::{
+    ByteSize, Console, EngineChoice, Gdb, GuestAddress, KernelMode, Period, Profile, Timeout, Trace, VmSpec,
+};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -107,6 +109,10 @@ pub struct RunArgs {
     /// interrupts every few instructions); such as soft,translate=off
     #[arg(long, value_name = "ENGINE[,OPTION...]", default_value_t)]
     pub engine: EngineChoice,
+    /// Go over to the other of two engines every so often while the machine runs, such as 10ms with --engine kvm,soft or
+    /// soft,soft: to find faults in what moves a machine
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub switch_every: Option<Period>,
     /// CPU contract that the guest sees: v3-2026, v2-2026 or max-2026 [default: the first of them that this host can keep]
     #[arg(long, value_name = "NAME")]
     pub cpu: Option<String>,
@@ -174,6 +180,7 @@ impl RunArgs {
             memory: self.memory,
             cpus: self.cpus,
             engine: self.engine.clone(),
+            switch_every: self.switch_every,
             cpu: self.cpu.clone(),
             console: self.console.clone(),
             timeout: self.timeout,
@@ -219,7 +226,7 @@ mod tests {
 
     #[test]
     fn bad_values_say_what_would_have_been_right() {
-        let cases: [(&[&str], &str); 18] = [
+        let cases: [(&[&str], &str); 21] = [
             (&["--gdb", "localhost"], "127.0.0.1:1234"),
             (&["--memory", "lots"], "512M"),
             (&["--timeout", "-1"], "30s"),
@@ -227,6 +234,9 @@ mod tests {
             (&["--engine", "fast"], "auto, kvm and soft"),
             (&["--engine", "soft,fast"], "translate=off|on|lockstep"),
             (&["--engine", "kvm,translate=off"], "auto and soft"),
+            (&["--engine", "kvm,kvm,soft"], "kvm,soft"),
+            (&["--engine", "kvm,soft", "--switch-every", "10"], "10ms"),
+            (&["--engine", "kvm,soft", "--switch-every", "0"], "1ms"),
             (&["--memroy", "1G"], "--memory"),
             (&["--trace", "cpu"], "exec, int, mmio and io"),
             (&["--trace", "io:"], "io:FILE"),

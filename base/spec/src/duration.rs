@@ -65,6 +65,61 @@ impl FromStr for Timeout {
     }
 }
 
+/// How often something is done again: `10ms`, `1.5s`; with a unit, since seconds are as likely as milliseconds. Never zero. In
+/// JSON it is such a string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Period(Timeout);
+
+/// Why a text is no period.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParsePeriodError {
+    #[error("{0:?} is not a length of time; write a positive number with a unit, such as 10ms or 1s")]
+    Malformed(String),
+    #[error("{0:?} has no unit; write {0}ms or {0}s")]
+    Unit(String),
+    #[error("{0:?} is no time at all; write at least 1ms")]
+    Zero(String),
+}
+
+impl Period {
+    pub fn duration(self) -> Duration {
+        self.0.duration()
+    }
+}
+
+impl FromStr for Period {
+    type Err = ParsePeriodError;
+
+    fn from_str(text: &str) -> Result<Self, ParsePeriodError> {
+        let period = text.parse::<Timeout>().map_err(|error| match error {
+            ParseTimeoutError::Zero(text) => ParsePeriodError::Zero(text),
+            ParseTimeoutError::Malformed(text) | ParseTimeoutError::TooLong(text) => ParsePeriodError::Malformed(text),
+        })?;
+        if text.trim().ends_with(|c: char| c.is_ascii_digit()) {
+            return Err(ParsePeriodError::Unit(text.to_owned()));
+        }
+        Ok(Self(period))
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Serialize for Period {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
 impl fmt::Display for Timeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
@@ -142,5 +197,21 @@ mod tests {
         fn no_text_panics(text in "[0-9.]{0,25}[a-z]{0,3}") {
             let _ = text.parse::<Timeout>();
         }
+    }
+
+    #[test]
+    fn a_period_has_a_unit_and_is_not_zero() {
+        let period = |text: &str| text.parse::<Period>();
+        assert_eq!(period("10ms").unwrap().duration(), Duration::from_millis(10));
+        assert_eq!(period("1.5s").unwrap().to_string(), "1500ms");
+        for (text, expected) in
+            [("10", "10ms or 10s"), ("0", "at least 1ms"), ("0ms", "at least 1ms"), ("fast", "10ms")]
+        {
+            let error = period(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        let json = serde_json::to_string(&period("10ms").unwrap()).unwrap();
+        assert_eq!(serde_json::from_str::<Period>(&json).unwrap(), period("10ms").unwrap());
+        assert!(serde_json::from_str::<Period>("10").is_err());
     }
 }

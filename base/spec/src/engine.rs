@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-/// What runs the guest's instructions. Written `auto`, `kvm` or `soft`; behind `auto` and `soft` options of the
+/// What runs the guest's instructions. Written `auto`, `kvm` or `soft`, or two of the last joined by a comma; behind `auto` and `soft` options of the
 /// software CPU may follow, such as `soft,translate=off,deny=ffffffff81000000-ffffffff81000fff:401000`. In JSON it is
 /// such a string.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,15 @@ pub enum EngineChoice {
     /// Hardware virtualization.
     Kvm,
     /// motu's own software CPU.
+    Soft(SoftOptions),
+    /// Two engines that take turns, the first one first.
+    Turns(Box<[Turn; 2]>),
+}
+
+/// One of two engines that take turns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    Kvm,
     Soft(SoftOptions),
 }
 
@@ -59,6 +68,10 @@ pub enum Flags {
 pub enum ParseEngineError {
     #[error("{0:?} is no engine; the engines are auto, kvm and soft")]
     Unknown(String),
+    #[error("{0:?} names {1} engines; give one, or two that take turns, such as kvm,soft")]
+    TooMany(String, usize),
+    #[error("auto takes no turns in {0:?}; name two of kvm and soft, such as kvm,soft or soft,soft")]
+    AutoInTurns(String),
     #[error("the kvm engine has no options, so {0:?} means nothing to it; auto and soft have")]
     OptionsOfKvm(String),
     #[error(
@@ -140,18 +153,41 @@ impl FromStr for EngineChoice {
     type Err = ParseEngineError;
 
     fn from_str(text: &str) -> Result<Self, ParseEngineError> {
-        let (name, options) = match text.split_once(',') {
-            Some((name, options)) => (name, Some(options)),
-            None => (text, None),
+        let items: Vec<&str> = text.split(',').collect();
+        let is_first = |n: usize, item: &str| n == 0 || ["auto", "kvm", "soft"].contains(&item);
+        let starts: Vec<usize> =
+            items.iter().enumerate().filter(|(n, item)| is_first(*n, item)).map(|(n, _)| n).collect();
+        let ends = starts.iter().skip(1).copied().chain([items.len()]);
+        let engines: Vec<Self> = starts
+            .iter()
+            .zip(ends)
+            .map(|(&start, end)| one(items.get(start..end).unwrap_or_default()))
+            .collect::<Result<_, _>>()?;
+        let turn = |engine| match engine {
+            Self::Kvm => Ok(Turn::Kvm),
+            Self::Soft(options) => Ok(Turn::Soft(options)),
+            Self::Auto(_) | Self::Turns(_) => Err(ParseEngineError::AutoInTurns(text.to_owned())),
         };
-        let soft = || SoftOptions::parse(options.into_iter().flat_map(|options| options.split(',')));
-        match (name, options) {
-            ("auto", _) => Ok(Self::Auto(soft()?)),
-            ("soft", _) => Ok(Self::Soft(soft()?)),
-            ("kvm", None) => Ok(Self::Kvm),
-            ("kvm", Some(options)) => Err(ParseEngineError::OptionsOfKvm(options.to_owned())),
-            _ => Err(ParseEngineError::Unknown(name.to_owned())),
+        let count = engines.len();
+        let mut engines = engines.into_iter();
+        match (engines.next(), engines.next(), engines.next()) {
+            (Some(engine), None, _) => Ok(engine),
+            (Some(first), Some(second), None) => Ok(Self::Turns(Box::new([turn(first)?, turn(second)?]))),
+            _ => Err(ParseEngineError::TooMany(text.to_owned(), count)),
         }
+    }
+}
+
+/// One engine from its name and its options.
+fn one(items: &[&str]) -> Result<EngineChoice, ParseEngineError> {
+    let (name, options) = items.split_first().map_or(("", items), |(name, options)| (*name, options));
+    let soft = || SoftOptions::parse(options.iter().copied());
+    match (name, options) {
+        ("auto", _) => Ok(EngineChoice::Auto(soft()?)),
+        ("soft", _) => Ok(EngineChoice::Soft(soft()?)),
+        ("kvm", []) => Ok(EngineChoice::Kvm),
+        ("kvm", options) => Err(ParseEngineError::OptionsOfKvm(options.join(","))),
+        _ => Err(ParseEngineError::Unknown(name.to_owned())),
     }
 }
 
@@ -159,6 +195,19 @@ impl fmt::Display for EngineChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto(options) => write!(f, "auto{options}"),
+            Self::Kvm => f.write_str("kvm"),
+            Self::Soft(options) => write!(f, "soft{options}"),
+            Self::Turns(engines) => {
+                let [first, second] = &**engines;
+                write!(f, "{first},{second}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Self::Kvm => f.write_str("kvm"),
             Self::Soft(options) => write!(f, "soft{options}"),
         }

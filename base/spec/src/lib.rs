@@ -14,8 +14,8 @@ mod trace;
 mod vm;
 
 pub use address::{GuestAddress, ParseAddressError};
-pub use duration::{ParseTimeoutError, Timeout};
-pub use engine::{EngineChoice, Flags, ParseEngineError, SoftOptions, Translate};
+pub use duration::{ParsePeriodError, ParseTimeoutError, Period, Timeout};
+pub use engine::{EngineChoice, Flags, ParseEngineError, SoftOptions, Translate, Turn};
 pub use gdb::{Gdb, GdbAddress, ParseGdbError};
 pub use size::{ByteSize, ParseSizeError};
 pub use trace::{ParseTraceError, Profile, Trace, TraceKind};

@@ -1,6 +1,6 @@
 //! One machine as asked for, and the rules it must keep.
 
-use crate::{ByteSize, EngineChoice, Gdb, GuestAddress, Profile, Timeout, Trace};
+use crate::{ByteSize, EngineChoice, Gdb, GuestAddress, Period, Profile, Timeout, Trace, Turn};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::PathBuf;
@@ -52,6 +52,9 @@ pub struct VmSpec {
     pub cpus: u32,
     #[serde(default)]
     pub engine: EngineChoice,
+    /// How often the machine goes over to the other of two engines that take turns; with one engine it must not be given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch_every: Option<Period>,
     /// CPU contract; the highest that the host can keep when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<String>,
@@ -134,6 +137,16 @@ pub enum SpecError {
     NoCpus,
     #[error("{asked} virtual CPUs is more than the {engine} engine can run; give at most {max}")]
     TooManyCpus { asked: u32, engine: String, max: u32 },
+    #[error(
+        "to switch every {every} takes two engines, and {engine} is one; name two, such as --engine kvm,soft, or leave \
+         --switch-every out"
+    )]
+    SwitchOfOneEngine { every: Period, engine: EngineChoice },
+    #[error(
+        "two engines take turns: say how often the machine goes from one to the other, such as --switch-every 10ms, or name \
+         one (kvm by itself has soft run what it cannot)"
+    )]
+    TurnsWithoutPeriod,
     #[error("{asked:?} is no CPU contract that this host can keep; it can keep {}", have.join(", "))]
     UnknownCpu { asked: String, have: Vec<String> },
     #[error("an image and a kernel cannot both be given; leave out one of image {image:?} and kernel {kernel:?}")]
@@ -173,6 +186,7 @@ impl Default for VmSpec {
             memory: DEFAULT_MEMORY,
             cpus: default_cpus(),
             engine: EngineChoice::default(),
+            switch_every: None,
             cpu: None,
             console: None,
             timeout: None,
@@ -193,11 +207,25 @@ impl VmSpec {
         }
     }
 
+    /// The engines that take turns, if there are two, and how often.
+    ///
+    /// # Errors
+    /// There are two and no period, or one and a period.
+    pub fn turns(&self) -> Result<Option<(&[Turn; 2], Period)>, SpecError> {
+        match (&self.engine, self.switch_every) {
+            (EngineChoice::Turns(engines), Some(every)) => Ok(Some((engines, every))),
+            (EngineChoice::Turns(_), None) => Err(SpecError::TurnsWithoutPeriod),
+            (engine, Some(every)) => Err(SpecError::SwitchOfOneEngine { every, engine: engine.clone() }),
+            (_, None) => Ok(None),
+        }
+    }
+
     /// Checks every rule that does not need the files themselves.
     ///
     /// # Errors
     /// The first rule that is broken.
     pub fn validate(&self, limits: &Limits<'_>) -> Result<(), SpecError> {
+        self.turns()?;
         self.validate_sources()?;
         self.validate_memory(limits)?;
         self.validate_cpus(limits)

@@ -10,8 +10,10 @@ use motu_engine::SoftHypervisor;
 use motu_hv::Hypervisor;
 use motu_kvm::{Backing, KvmHypervisor, OpenError};
 use motu_rescue::Rescuing;
-use motu_spec::{EngineChoice, Flags, SoftOptions, TraceKind, Translate, VmSpec};
+use motu_spec::{EngineChoice, Flags, SoftOptions, SpecError, TraceKind, Translate, Turn, VmSpec};
+use motu_switch::{Pace, Switching};
 use motu_x86::contract::Contract;
+use std::time::Duration;
 
 /// An engine, and why it was chosen.
 pub struct Engine {
@@ -24,7 +26,11 @@ pub struct Engine {
 /// # Errors
 /// This host has no such engine, or it cannot do what was asked for.
 pub fn choose(spec: &VmSpec) -> Result<Engine> {
+    if let Some((engines, every)) = spec.turns()? {
+        return turns(spec, engines, every.duration());
+    }
     match &spec.engine {
+        EngineChoice::Turns(_) => Err(SpecError::TurnsWithoutPeriod.into()),
         EngineChoice::Soft(options) => Ok(soft(options, "as asked".to_owned())),
         EngineChoice::Kvm => asked_for_kvm(spec),
         EngineChoice::Auto(options) => Ok(match usable_kvm(spec) {
@@ -61,6 +67,12 @@ fn usable_kvm(spec: &VmSpec) -> Result<KvmHypervisor, String> {
 }
 
 fn asked_for_kvm(spec: &VmSpec) -> Result<Engine> {
+    let (kvm, why) = any_kvm(spec)?;
+    Ok(on_kvm(kvm, why))
+}
+
+/// KVM, with hardware or without, and the reason why it is taken.
+fn any_kvm(spec: &VmSpec) -> Result<(KvmHypervisor, String)> {
     if let Some(what) = needs_soft(spec) {
         bail!("{what} is for the soft engine: leave it out, or use --engine soft");
     }
@@ -73,7 +85,7 @@ fn asked_for_kvm(spec: &VmSpec) -> Result<Engine> {
             if let Some(why) = refusal(&kvm, spec.cpu.as_deref()) {
                 bail!("{why}; use --engine soft");
             }
-            Ok(on_kvm(kvm, "as asked".to_owned()))
+            Ok((kvm, "as asked".to_owned()))
         }
         Backing::Emulated(why) => {
             eprintln!(
@@ -81,9 +93,33 @@ fn asked_for_kvm(spec: &VmSpec) -> Result<Engine> {
                  does not keep the CPU contract"
             );
             let why = format!("as asked, without hardware: {why}");
-            Ok(on_kvm(kvm, why))
+            Ok((kvm, why))
         }
     }
+}
+
+/// Two engines that take turns.
+fn turns(spec: &VmSpec, engines: &[Turn; 2], every: Duration) -> Result<Engine> {
+    let name = match engines {
+        [Turn::Kvm, Turn::Kvm] => "kvm,kvm",
+        [Turn::Kvm, Turn::Soft(_)] => "kvm,soft",
+        [Turn::Soft(_), Turn::Kvm] => "soft,kvm",
+        [Turn::Soft(_), Turn::Soft(_)] => "soft,soft",
+    };
+    let mut reason = "as asked".to_owned();
+    // Once, so that a warning comes once.
+    if engines.contains(&Turn::Kvm) {
+        (_, reason) = any_kvm(spec)?;
+    }
+    let engine = |turn: &Turn| -> Result<Box<dyn Hypervisor>> {
+        Ok(match turn {
+            Turn::Kvm => on_kvm(motu_kvm::open()?, String::new()).hypervisor,
+            Turn::Soft(options) => soft(options, String::new()).hypervisor,
+        })
+    };
+    let [first, second] = engines;
+    let hypervisor = Switching::new(name, [engine(first)?, engine(second)?], Pace::Every(every));
+    Ok(Engine { hypervisor: Box::new(hypervisor), why: reason })
 }
 
 /// What of a machine only the software engine has.

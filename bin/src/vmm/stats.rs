@@ -74,6 +74,12 @@ impl Display for Table<'_> {
                 translator_rows(translator, &mut row)?;
             }
         }
+        if let Some(switches) = &cpus.switches {
+            row("engine switches", grouped(switches.done))?;
+            row("  refused by an engine", grouped(switches.refused))?;
+            row("  mean time", millis(switches.time.0 / switches.done.max(1)))?;
+            row("  longest", millis(switches.longest.0))?;
+        }
         if cpus.hardware.is_none() {
             row("TLB misses", grouped(cpus.tlb_misses))?;
             row("TLB flushes", grouped(cpus.tlb_flushes))?;
@@ -114,6 +120,10 @@ fn translator_rows(translator: &TranslatorStats, row: &mut impl FnMut(&str, Stri
     row("exits to interpret", grouped(interpret))?;
     row("exits on memory", grouped(refill_failed))?;
     row("exits to load FPU state", grouped(fpu))
+}
+
+fn millis(nanos: u64) -> String {
+    format!("{:.3} ms", nanos as f64 / 1e6)
 }
 
 fn mib(bytes: u64) -> String {

@@ -71,10 +71,11 @@ fn visible(segment: Segment) -> Segment {
 mod tests {
     use super::*;
     use crate::bench::End;
-    use motu_hv::CrashReport;
+    use motu_hv::{CrashReport, Stats};
 
     fn ended(state: CpuState) -> Run {
-        Run { end: End::Value(0), events: Vec::new(), report: CrashReport { state, recent: Vec::new() } }
+        let report = CrashReport { state, recent: Vec::new() };
+        Run { end: End::Value(0), events: Vec::new(), report, stats: Stats::default(), cpus: 1 }
     }
 
     #[test]

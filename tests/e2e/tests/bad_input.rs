@@ -23,6 +23,12 @@ fn sizes_and_counts_out_of_range() {
     refused(&["run", "--memory", "-1"], &["512M"]);
     refused(&["run", "--cpus", "0"], &["at least 1"]);
     refused(&["run", "--engine", "soft", "--cpus", "999"], &["soft", "at most"]);
+    refused(&["run", "--engine", "soft,soft", "--switch-every", "10ms", "--cpus", "65"], &["soft,soft", "at most 64"]);
+    refused(&["run", "--engine", "kvm,kvm,soft"], &["3 engines", "kvm,soft"]);
+    refused(&["run", "--engine", "soft,soft", "--switch-every", "0"], &["at least 1ms"]);
+    refused(&["run", "--engine", "soft,soft", "--switch-every", "10"], &["10ms or 10s"]);
+    refused(&["run", "--engine", "soft", "--switch-every", "10ms"], &["two engines", "--engine kvm,soft"]);
+    refused(&["run", "--engine", "soft,soft"], &["--switch-every 10ms"]);
     refused(&["run", "--timeout", "-1"], &["30s"]);
     refused(&["run", "--timeout", "0"], &["positive"]);
 }

@@ -124,3 +124,40 @@ fn what_only_the_software_engine_can_do_is_not_asked_of_kvm() {
         assert!(ended.stderr.contains(more[0]) && ended.stderr.contains("--engine soft"), "{ended:?}");
     }
 }
+
+#[test]
+fn more_cpus_than_kvm_runs_are_refused() {
+    let ended = run(Code::new().power_off(), &["--engine", "kvm", "--cpus", "65"]);
+    assert_eq!(ended.status, 125, "{ended:?}");
+    if ended.stderr.contains("use --engine soft") {
+        return println!("SKIPPED: {}", ended.stderr.trim());
+    }
+    assert!(ended.stderr.contains("kvm") && ended.stderr.contains("at most"), "{ended:?}");
+}
+
+/// The image `tiny`, while its machine goes to and fro.
+#[test]
+fn debian_boots_and_runs_a_command_while_the_machine_switches_engines() {
+    for cpus in ["1", "4"] {
+        let options = ["run", "--engine", "soft,soft", "--switch-every", "10ms", "--cpus", cpus, "--timeout", "300s"];
+        let ended = motu(options.iter().chain(&["--stats", "--", "nproc"]));
+        assert_eq!((ended.status, ended.stdout.trim()), (0, cpus), "{ended:?}");
+        assert!(figure(&ended, "engine switches").is_some_and(|switches| switches > 10), "{ended:?}");
+        assert_eq!(figure(&ended, "  refused by an engine"), Some(0), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_small_kernel_runs_on_kvm_and_soft_by_turns() {
+    if !Path::new("/dev/kvm").exists() {
+        return println!("SKIPPED: there is no /dev/kvm");
+    }
+    let code = Code::new().print("a").popcnt().print("b").power_off();
+    let ended = run(code, &["--engine", "kvm,soft", "--switch-every", "1ms", "--stats"]);
+    if ended.status == 125 {
+        assert!(ended.stderr.contains("use --engine soft"), "{ended:?}");
+        return println!("SKIPPED: {}", ended.stderr.trim());
+    }
+    assert_eq!((ended.status, ended.stdout.as_str()), (0, "ab"), "{ended:?}");
+    assert!(engine(&ended).starts_with("kvm,soft (as asked"), "{ended:?}");
+}

@@ -42,6 +42,11 @@ const FORBIDDEN: &[Forbidden] = &[
         to: &["cpu/engine", "cpu/kvm", "cpu/oracle"],
         rule: "cpu/rescue makes one engine of two that it is told: it names neither",
     },
+    Forbidden {
+        from: &["cpu/switch"],
+        to: &["cpu/engine", "cpu/kvm", "cpu/oracle"],
+        rule: "cpu/switch has two engines that it is told take turns: it names neither",
+    },
     Forbidden { from: &["cpu/kvm"], to: &["cpu/engine", "cpu/oracle"], rule: "the engines know nothing of each other" },
     Forbidden {
         from: &["cpu/engine"],

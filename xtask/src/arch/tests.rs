@@ -46,6 +46,7 @@ fn edges_against_the_direction_are_named() {
         ("cpu/engine", "cpu/kvm", "each other"),
         ("cpu/kvm", "cpu/engine", "each other"),
         ("cpu/rescue", "cpu/kvm", "names neither"),
+        ("cpu/switch", "cpu/engine", "names neither"),
         ("machine/devices", "cpu/hv", "never the CPU seam"),
         ("machine/boot", "cpu/hv", "never the CPU seam"),
         ("machine/machine", "control/store", "above it"),

@@ -41,6 +41,11 @@ fn what_is_wrong_is_said_with_what_would_be_right() {
         ("Soft", "auto, kvm and soft"),
         (",translate=off", "auto, kvm and soft"),
         ("kvm,translate=off", "auto and soft"),
+        ("kvm,translate=off,soft", "auto and soft"),
+        ("kvm,kvm,soft", "3 engines"),
+        ("kvm,auto", "kvm,soft"),
+        ("auto,soft", "kvm,soft"),
+        ("soft,kvm,", "auto and soft"),
         ("kvm,", "auto and soft"),
         ("soft,", "translate=off|on|lockstep"),
         ("soft,fast=1", "deny=ADDR"),
@@ -69,6 +74,18 @@ fn what_is_wrong_is_said_with_what_would_be_right() {
         let error = parse(text).unwrap_err().to_string();
         assert!(error.contains(expected), "{text}: {error}");
     }
+}
+
+#[test]
+fn two_engines_have_options_of_their_own() {
+    let stress = Turn::Soft(SoftOptions { stress: Some(3), ..SoftOptions::default() });
+    let plain = Turn::Soft(SoftOptions::default());
+    let turns = |first: &Turn, second: &Turn| Ok(EngineChoice::Turns(Box::new([first.clone(), second.clone()])));
+    assert_eq!(parse("kvm,soft"), turns(&Turn::Kvm, &plain));
+    assert_eq!(parse("soft,kvm"), turns(&plain, &Turn::Kvm));
+    assert_eq!(parse("soft,soft,stress=3"), turns(&plain, &stress));
+    assert_eq!(parse("soft,stress=3,soft"), turns(&stress, &plain));
+    assert_eq!(parse("kvm,soft,stress=3").unwrap().to_string(), "kvm,soft,stress=3");
 }
 
 #[test]
@@ -110,7 +127,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_panics(text in "(auto|kvm|soft|x)(,|=|:|-|translate|deny|flags|stress|off|[0-9a-f]{1,17}){0,8}") {
+    fn no_text_panics(text in "(auto|kvm|soft|x)(,|=|:|-|,soft|,kvm|translate|deny|flags|stress|off|[0-9a-f]{1,17}){0,8}") {
         if let Ok(choice) = parse(&text) {
             prop_assert_eq!(parse(&choice.to_string()), Ok(choice));
         }

@@ -2,7 +2,7 @@
 
 use crate::board::{Event, Trap};
 use iced_x86::IcedError;
-use motu_hv::{CrashReport, HvError};
+use motu_hv::{CrashReport, HvError, Stats};
 use motu_memory::MemoryError;
 
 /// Why a guest does not conform, or could not be tried.
@@ -50,6 +50,9 @@ pub struct Run {
     pub end: End,
     pub events: Vec<Event>,
     pub report: CrashReport,
+    /// Of the first CPU, as is the report.
+    pub stats: Stats,
+    pub cpus: usize,
 }
 
 impl Run {

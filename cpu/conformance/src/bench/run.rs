@@ -78,7 +78,7 @@ impl Bench<'_> {
             None => End::Endless,
         };
         let Some(first) = vcpus.first() else { return Err(super::Problem::Other("there is no CPU".into())) };
-        let run = Run { end, events, report: first.crash_report(board.now()) };
+        let run = Run { end, events, report: first.crash_report(board.now()), stats: first.stats(), cpus: vcpus.len() };
         self.runs.push(run.clone());
         Ok(run)
     }

@@ -3,6 +3,7 @@
 mod alignment;
 mod apic;
 mod breakpoints;
+mod checksum;
 mod compatibility;
 mod debug;
 mod exceptions;
@@ -83,6 +84,7 @@ pub(crate) const THEMES: &[&[Guest]] = &[
     smp::CODE,
     smp::SHOOTDOWN,
     smp::SPIN,
+    checksum::GUESTS,
 ];
 
 /// One instruction, or a few.
