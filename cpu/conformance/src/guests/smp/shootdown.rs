@@ -114,7 +114,7 @@ fn accessed_and_dirty(b: &mut Bench<'_>) -> Checked {
     kernel(b, |a| {
         let (mut again, mut look, mut fine) = (a.create_label(), a.create_label(), a.create_label());
         wait_for(a, READY, 1)?;
-        a.mov(ebp, 20 * ROUNDS)?;
+        a.mov(ebp, 200 * ROUNDS)?;
         a.set_label(&mut again)?;
         a.xor(eax, eax)?;
         a.xchg(qword_ptr(entry), rax)?;
@@ -125,7 +125,7 @@ fn accessed_and_dirty(b: &mut Bench<'_>) -> Checked {
         a.setne(al)?;
         a.movzx(eax, al)?;
         a.add(qword_ptr(WRONG), rax)?;
-        a.mov(ecx, 20)?;
+        a.mov(ecx, 30)?;
         a.set_label(&mut look)?;
         a.cmp(qword_ptr(entry), 0)?;
         a.je(fine)?;
@@ -134,11 +134,13 @@ fn accessed_and_dirty(b: &mut Bench<'_>) -> Checked {
         a.loop_(look)?;
         a.mov(rax, clean)?;
         a.mov(qword_ptr(entry), rax)?;
-        a.mov(ecx, 50)?;
+        // It is taken away again at any time of the walk that finds it.
+        a.mov(ecx, ebp)?;
+        a.and(ecx, 127)?;
         let mut wait = a.create_label();
         a.set_label(&mut wait)?;
-        a.pause()?;
-        a.loop_(wait)?;
+        a.dec(ecx)?;
+        a.jns(wait)?;
         a.dec(ebp)?;
         a.jnz(again)?;
         a.mov(qword_ptr(STOP), 1)?;
