@@ -100,6 +100,16 @@ impl Arena {
         serialise();
     }
 
+    /// Four bytes of code, as far as there are any.
+    pub fn word(&self, offset: u32) -> [u8; 4] {
+        let mut word = [0; 4];
+        if offset as usize + word.len() <= self.capacity {
+            // SAFETY: inside the mapping, which nobody else writes.
+            unsafe { self.executable(offset).copy_to_nonoverlapping(word.as_mut_ptr(), word.len()) };
+        }
+        word
+    }
+
     /// Bytes in use.
     pub fn used(&self) -> usize {
         self.used + (self.capacity - self.end)

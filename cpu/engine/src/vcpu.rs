@@ -32,6 +32,10 @@ const SLEEPING: u8 = alert::HALTED | alert::WAIT_FOR_SIPI;
 /// Blocks between two looks at the clock: some tens of microseconds.
 const BLOCKS_PER_TICK: u32 = 1024;
 
+/// How often a CPU is watched for what it is running, and how long it has to be awake before that is worth while.
+const WATCH_INTERVAL: Nanos = Nanos(3_000_000);
+const AWAKE: Nanos = Nanos(6_000_000);
+
 pub struct SoftVcpu {
     pub(crate) cpu: Cpu,
     pub(crate) cache: BlockCache,
@@ -47,6 +51,9 @@ pub struct SoftVcpu {
     countdown: u32,
     /// Of the board's writes to code.
     _listeners: Vec<Listener>,
+    /// Since when the CPU has not slept, and when it was last watched.
+    awake_since: Nanos,
+    watched_at: Nanos,
 }
 
 impl SoftVcpu {
@@ -93,6 +100,8 @@ impl SoftVcpu {
             alarm,
             countdown: 0,
             _listeners: listeners,
+            awake_since: Nanos(0),
+            watched_at: Nanos(0),
         };
         let lapic = vcpu.cpu.lapic.save(vcpu.cpu.moment());
         vcpu.restore(&CpuState { lapic, ..CpuState::default() }, Nanos(0))?;
@@ -119,11 +128,12 @@ impl SoftVcpu {
             cpu.lapic.expire(at);
             deadline = cpu.timer_deadline(at);
         }
-        if let Some(alarm) = &mut self.alarm {
-            alarm.set(at.now, deadline);
-        }
         cpu.note_events();
-        cpu.debug_exit().or(kicked.then_some(Exit::Kicked))
+        let watch = self.watch(at.now);
+        if let Some(alarm) = &mut self.alarm {
+            alarm.set(at.now, watch.into_iter().chain(deadline).min());
+        }
+        self.cpu.debug_exit().or(kicked.then_some(Exit::Kicked))
     }
 
     /// Takes in what other threads sent. Says whether one of them wants [`Vcpu::run`] to return.
@@ -150,6 +160,28 @@ impl SoftVcpu {
             cpu.signal(signal);
         }
         kicked
+    }
+
+    /// Watches what code is running, now and then, while no interrupt comes between. Gives when to do so again.
+    fn watch(&mut self, now: Nanos) -> Option<Nanos> {
+        let translator = self.translator.as_mut()?;
+        if self.cpu.alerts & SLEEPING != 0 {
+            self.awake_since = now;
+            return None;
+        }
+        if now.saturating_sub(self.awake_since) < AWAKE {
+            return None;
+        }
+        if now.saturating_sub(self.watched_at) >= WATCH_INTERVAL {
+            self.watched_at = now;
+            if !self.cpu.has_event() {
+                translator.watch();
+            }
+        }
+        if translator.watches() {
+            self.cpu.mmu.tlb.workspace().disturb();
+        }
+        self.watched_at.0.checked_add(WATCH_INTERVAL.0).map(Nanos)
     }
 
     /// Sleeps in HLT until there is something to do. `Some` ends `run`.

@@ -50,6 +50,10 @@ pub struct Translated {
     pub looked_at: u64,
     /// Translations of parts of it.
     pub singles: Vec<Single>,
+    /// It was found running, so that its accesses may have slots.
+    pub hot: bool,
+    /// Operations, as bits, whose accesses no slot serves.
+    pub scattered: u64,
 }
 
 /// A translation of the rest of a block, which checks each access by itself.

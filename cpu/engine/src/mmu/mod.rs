@@ -9,11 +9,13 @@ mod code;
 mod locked;
 mod ram;
 pub mod shared;
+mod slots;
 mod tlb;
 mod walk;
 
 pub use access::is_canonical;
 pub use ram::RamMap;
+pub use slots::cycles;
 pub use tlb::{ENTRIES, Entries, Entry, PageInfo, Tlb, index_of};
 pub use walk::{Access, Control, Page, Privilege};
 

@@ -2,6 +2,7 @@
 //!
 //! The arrays lie in the frame of translated code, which looks addresses up by itself.
 
+use super::slots::SlotBook;
 use super::{PAGE, PAGE_MASK, Privilege};
 use crate::translate::{Frame, Workspace};
 use std::io;
@@ -47,6 +48,7 @@ pub struct Tlb {
     local: Vec<u16>,
     /// Entries of global pages filled since the last full flush.
     global: Vec<u16>,
+    pub(super) slots: SlotBook,
 }
 
 // SAFETY: the pointers lead into guest RAM, which the owning `Mmu` keeps mapped; they are used by
@@ -77,7 +79,8 @@ impl Tlb {
         let info = vec![PageInfo::default(); ALL];
         let info = info.into_boxed_slice().try_into().expect("made exactly that many");
         let workspace = Arc::new(Workspace::new()?);
-        let mut tlb = Self { workspace, info, selected: 0, local: Vec::new(), global: Vec::new() };
+        let mut tlb =
+            Self { workspace, info, selected: 0, local: Vec::new(), global: Vec::new(), slots: SlotBook::default() };
         for (index, entry) in tlb.entries_mut().iter_mut().enumerate() {
             *entry = empty(index);
         }
@@ -160,6 +163,7 @@ impl Tlb {
 
     /// Forgets everything but global pages.
     pub fn flush_local(&mut self) {
+        self.empty_slots();
         let mut list = std::mem::take(&mut self.local);
         for index in list.drain(..) {
             let index = index as usize;
@@ -171,6 +175,7 @@ impl Tlb {
     }
 
     pub fn flush_all(&mut self) {
+        self.empty_slots();
         self.local.append(&mut self.global);
         let mut list = std::mem::take(&mut self.local);
         for index in list.drain(..) {
@@ -183,6 +188,7 @@ impl Tlb {
 
     /// Forgets the page at `address` in every array.
     pub fn flush_page(&mut self, address: u64) {
+        self.empty_slots();
         let page = address & !PAGE_MASK;
         for array in [Privilege::Supervisor, Privilege::User, Privilege::SupervisorWithUser] {
             let index = index_of(address) + array as usize * ENTRIES;
@@ -195,6 +201,7 @@ impl Tlb {
 
     /// Forgets what the entry that would hold `address` has, which no guest can tell.
     pub fn forget(&mut self, address: u64) {
+        self.empty_slots();
         let index = (index_of(address) | self.selected) & (ALL - 1);
         // With its addend it stays known as one that a flush must look at.
         let addend = self.entries()[index].addend;
@@ -203,6 +210,7 @@ impl Tlb {
 
     /// Takes the write right of every entry for the host page at `host`: it holds code now.
     pub fn protect(&mut self, host: *mut u8) {
+        self.empty_slots();
         for n in 0..self.local.len() + self.global.len() {
             let index =
                 self.local.get(n).or_else(|| self.global.get(n - self.local.len())).copied().unwrap_or_default();

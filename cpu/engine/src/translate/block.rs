@@ -6,6 +6,7 @@ use super::flags;
 use super::groups::{Plan, Planner};
 use super::mode::Mode;
 use super::select::{INTERPRET, Kind, Selected, select, system, widen};
+use super::slots::Site;
 use super::step::{Current, lets_rsp_wait};
 use crate::decode::{Block, MAX_LEN, granules};
 use crate::mmu::{PAGE, PAGE_MASK, is_canonical};
@@ -21,6 +22,9 @@ pub struct Place<'a> {
     pub decoder_options: u32,
     /// Begin at this instruction of the block, and check each access by itself.
     pub rest: Option<u64>,
+    /// Slots that its accesses may have if it is hot, and whether it is, whatever is known of it.
+    pub slots: &'a [u16],
+    pub hot: bool,
     /// Numbers of what is made: the first exit, and the translation.
     pub first_exit: u32,
     pub number: u32,
@@ -34,6 +38,8 @@ pub struct Code<'a> {
     pub cold: u32,
     pub crossing: &'a [u32],
     pub exits: &'a [Exit],
+    /// Slots that it has.
+    pub sites: &'a [Site],
     /// Units that it needs.
     pub units: u32,
     /// Offsets of the direct way in, of the one for code that has the units, and of the way out that replaces them when
@@ -102,6 +108,9 @@ impl BlockTranslator {
         let mut checks = plan.checks.iter().peekable();
         let units = self.steps.iter().fold(0, |all, (_, selected)| all | selected.units);
         self.emit.begin(place.mode, place.first_exit, place.number);
+        if place.rest.is_none() && (block.translated.hot || place.hot || self.is_loop(place)) {
+            self.emit.allow_slots(place.slots, block.translated.scattered);
+        }
         let (direct, inner) = self.emit.entrance(rip, live_in, units);
         let steps = std::mem::take(&mut self.steps);
         let mut emitted = true;
@@ -143,6 +152,7 @@ impl BlockTranslator {
             cold: self.emit.cold_at,
             crossing: &self.emit.crossing,
             exits: &self.emit.exits,
+            sites: &self.emit.sites,
             units,
             direct,
             inner,
@@ -150,6 +160,12 @@ impl BlockTranslator {
             instructions: self.steps.len() as u32,
             looked_at: self.looked_at(place),
         })
+    }
+
+    /// Whether the block jumps to its own beginning.
+    fn is_loop(&self, place: &Place<'_>) -> bool {
+        let closes = |selected: &Selected| matches!(selected.kind, Kind::JumpIf | Kind::Jump);
+        self.steps.iter().any(|(jump, selected)| closes(selected) && jump.near_branch_target() == place.rip)
     }
 
     /// Decodes the block again and chooses for each instruction.

@@ -18,6 +18,7 @@ use super::frame::{Code, JUMPS, WORDS, at, jump_index};
 use super::groups::Member;
 use super::mode::Mode;
 use super::select::Operand;
+use super::slots::Site;
 use crate::mmu::{ENTRIES, Entry, is_canonical};
 use iced_x86::{Encoder, Instruction};
 use std::mem::size_of;
@@ -34,9 +35,8 @@ enum Cold {
     /// Loads a TLB entry for `address` and tries again.
     Refill {
         label: Label,
-        again: Label,
         address: Address,
-        request: u32,
+        refill: Refill,
         exit: u32,
         live: bool,
         /// Where it goes if it is not so aligned.
@@ -55,11 +55,20 @@ struct ColdGroup {
     /// Where the check goes when the TLB has not got the range, and when nothing would help.
     miss: Label,
     single: Label,
-    again: Label,
     address: Address,
     operand: Operand,
+    refill: Refill,
     rip: u64,
     live: bool,
+}
+
+/// How a miss is mended.
+#[derive(Clone, Copy)]
+struct Refill {
+    request: u32,
+    /// Where the check begins; of one by a slot, where it ends, too.
+    again: Label,
+    found: Option<Label>,
 }
 
 /// Where a branch goes.
@@ -116,6 +125,10 @@ pub struct Emit {
     counts: bool,
     /// What R9 has yet to be moved by to be the guest's RSP.
     unmoved: i32,
+    /// Slots that are free, and those that accesses of this block have; operations that may have none, as bits.
+    free_slots: Vec<u16>,
+    pub sites: Vec<Site>,
+    scattered: u64,
 }
 
 impl Emit {
@@ -138,6 +151,9 @@ impl Emit {
             last_use: [0; WORDS],
             counts,
             unmoved: 0,
+            free_slots: Vec::new(),
+            sites: Vec::new(),
+            scattered: 0,
         }
     }
 
@@ -150,6 +166,14 @@ impl Emit {
         (self.first_exit, self.translation) = (first_exit, translation);
         (self.in_r11, self.unsaved) = (None, false);
         self.unmoved = 0;
+        self.free_slots.clear();
+        self.sites.clear();
+    }
+
+    /// Lets accesses have some of the `free` slots, but none of the operations that `scattered` has the bits of.
+    pub fn allow_slots(&mut self, free: &[u16], scattered: u64) {
+        self.free_slots.extend_from_slice(free);
+        self.scattered = scattered;
     }
 
     /// Encodes an instruction of the guest with host operands. False if it has no such form.
@@ -408,14 +432,12 @@ impl Emit {
                     self.asm.store_imm32(frame(at::EXIT), exit);
                     self.asm.jmp_mem(frame(at::LEAVE));
                 }
-                Cold::Refill { label, again, address, request, exit, live, crooked } => {
+                Cold::Refill { label, address, refill, exit, live, crooked } => {
                     self.asm.bind(label);
                     self.address(address, live);
                     self.leave_if_crooked(crooked);
                     self.asm.store_imm32(frame(at::EXIT), exit);
-                    self.asm.mov_imm(R11, request.into());
-                    self.asm.call_mem(frame(at::REFILL));
-                    self.asm.jmp(again);
+                    self.call_refill(refill, refill.again);
                 }
                 Cold::Group(group) => self.refill_group(&group),
                 Cold::Restore { label, then } => {

@@ -11,6 +11,7 @@
 //! The words that most instructions need come first, where a displacement of one byte reaches them.
 
 use super::mode::MODES;
+use super::slots::{SLOTS, Slot};
 use super::strings::THUNKS;
 use crate::mmu::Entries;
 use std::io;
@@ -120,6 +121,12 @@ pub struct Frame {
     pub fs_bar: u64,
     pub gs_bar: u64,
 
+    /// Fills a slot.
+    pub fill_slot: Code,
+    /// Whether a slot may have been filled since all were emptied.
+    pub slots_filled: u32,
+    pub slots: [Slot; SLOTS],
+
     /// By [`super::mode::Mode::number`].
     pub jumps: [[Code; JUMPS]; MODES],
     pub tlb: Entries,
@@ -221,7 +228,7 @@ impl Drop for Workspace {
 
 /// Displacements of the frame's fields from RSP.
 pub mod at {
-    use super::{Frame, offset_of};
+    use super::{Frame, Slot, offset_of};
 
     pub const R9: i32 = offset_of!(Frame, r9) as i32;
     pub const R10: i32 = offset_of!(Frame, r10) as i32;
@@ -255,6 +262,11 @@ pub mod at {
         offset_of!(Frame, words) as i32 + 8 * n as i32
     }
 
+    pub const FILL_SLOT: i32 = offset_of!(Frame, fill_slot) as i32;
+    /// One of [`Frame::slots`].
+    pub const fn slot(n: u16) -> i32 {
+        offset_of!(Frame, slots) as i32 + n as i32 * size_of::<Slot>() as i32
+    }
     pub const JUMPS: i32 = offset_of!(Frame, jumps) as i32;
     pub const TLB: i32 = offset_of!(Frame, tlb) as i32;
 }

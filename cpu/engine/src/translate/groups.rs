@@ -47,6 +47,8 @@ pub struct Check {
     pub word: u8,
     /// The last instruction with a member.
     pub last: usize,
+    /// It comes before a conditional jump that may skip all of the group: nothing is to be done for its sake but to look.
+    pub early: bool,
 }
 
 /// What the plan says of one instruction.
@@ -77,8 +79,9 @@ struct Group {
     key: Address,
     /// The first instruction that the check may come before.
     start: usize,
-    /// Conditional jumps before the first member.
+    /// Conditional jumps before the first member, and the instruction behind the last of them.
     ways_out: usize,
+    way_out: usize,
     members: Vec<Access>,
     /// The range, relative to the key where its registers last changed otherwise than by constants.
     low: i64,
@@ -219,12 +222,13 @@ impl Planner {
         }
         let registers = registers(key).into_iter().flatten().filter_map(|r| self.since.get(r).copied());
         let segment = if has_segment(key) { self.segments_since } else { 0 };
-        let start = registers.fold(self.barrier.max(segment).max(self.way_out), usize::max);
+        let start = registers.fold(self.barrier.max(segment), usize::max);
         let (alignment, size) = (i64::from(operand.alignment), i64::from(operand.size));
         self.open.push(Group {
             key,
             start,
             ways_out: self.ways_out,
+            way_out: self.way_out,
             members: vec![access],
             low: at,
             high: at + size,
@@ -320,7 +324,7 @@ impl Planner {
         for n in 0..placed.len() {
             while let Some(earlier) = disturbed(&placed, n)
                 && let Some((place, group)) = placed.get_mut(n)
-                && let Some(better) = (group.start..=earlier).rev().find(is_dead)
+                && let Some(better) = (group.start.max(group.way_out)..=earlier).rev().find(is_dead)
             {
                 *place = better;
             }
@@ -352,7 +356,8 @@ impl Planner {
         };
         let operand =
             Operand { size: (group.high - low) as u32, write: group.write, alignment: group.alignment as u32 };
-        plan.checks.push(Check { before: place, address, operand, word, last: group.last() });
+        let early = place < group.way_out;
+        plan.checks.push(Check { before: place, address, operand, word, last: group.last(), early });
         // The word has the whole address where sums have 32 bits, and all but one register else.
         let (index, part) = match group.key {
             Address::Computed(key) if key.short => (None, low),

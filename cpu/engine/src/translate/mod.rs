@@ -21,6 +21,7 @@ mod proof;
 mod registers;
 mod run;
 mod select;
+mod slots;
 mod stack;
 mod step;
 mod strings;
@@ -31,6 +32,7 @@ pub use frame::{Frame, Workspace};
 pub use lockstep::{Comparable, Left, Step};
 pub use mode::Mode;
 pub use run::Next;
+pub use slots::{PATIENCE, SLOTS, Slot};
 
 use crate::arena::Arena;
 use crate::cpu::Cpu;
@@ -44,6 +46,7 @@ use frame::{Code, unit};
 use jumps::Jumps;
 use motu_hv::TranslatorStats;
 use motu_x86::flags::rflags;
+use slots::Slots;
 use std::io;
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -76,6 +79,16 @@ struct Translation {
     /// The block of the interpreter's cache, which is there as long as this is not dropped.
     block: u32,
     dropped: bool,
+    has_slots: bool,
+    /// Direct jumps that lead to it.
+    links: Vec<Link>,
+}
+
+/// A direct jump to another translation: where its distance is, and the one that it had.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    at: u32,
+    before: [u8; 4],
 }
 
 pub struct Translator {
@@ -102,6 +115,11 @@ pub struct Translator {
     described: Vec<Option<Rc<[Step]>>>,
     /// What the stress mode draws budgets from.
     random: u64,
+    slots: Slots,
+    /// What runs next is hot.
+    runs_next: bool,
+    /// Pieces of code that are yet to be found running.
+    watched: u32,
 }
 
 // SAFETY: the frame belongs to the CPU that the translator runs with, and moves with it.
@@ -135,6 +153,9 @@ impl Translator {
             stats: TranslatorStats::default(),
             described: Vec::new(),
             random: options.stress.unwrap_or_default(),
+            slots: Slots::new(),
+            runs_next: false,
+            watched: 0,
         };
         translator.prepare_frame();
         translator.exits.push(Exit { kind: ExitKind::Lookup, rip: 0, translation: 0 });
@@ -188,6 +209,7 @@ impl Translator {
             (*frame).leave = thunks::leave as Code;
             (*frame).refill = thunks::refill as Code;
             (*frame).fill = thunks::fill as *const u8;
+            (*frame).fill_slot = thunks::fill_slot as Code;
             (*frame).budget = 1;
         }
     }
@@ -208,6 +230,9 @@ impl Translator {
                 self.drop_translation(number);
             }
         }
+        if cpu.mmu.tlb.has_scattered_slots() {
+            self.give_up_slots(cpu, cache);
+        }
     }
 
     #[cold]
@@ -217,6 +242,12 @@ impl Translator {
             return;
         }
         self.stats.invalidated += 1;
+        for link in std::mem::take(&mut translation.links) {
+            self.code.patch(link.at, &link.before);
+        }
+        if std::mem::take(&mut translation.has_slots) {
+            self.slots.release(number);
+        }
         let (rip, mode) = (translation.rip, translation.mode);
         let (indirect, direct) = (translation.indirect, translation.direct);
         let (inner, stale) = (translation.inner, translation.stale);
@@ -240,6 +271,7 @@ impl Translator {
         self.stats.evictions += cache.take_dropped().len() as u64;
         self.jumps.forget_all();
         self.translations.clear();
+        self.slots.clear();
         self.described.clear();
         self.exits.truncate(1);
         self.code.clear();
@@ -275,8 +307,16 @@ impl Translator {
     fn find(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> crate::cpu::Faulting<Option<u32>> {
         let rip = cpu.rip;
         let index = cache.find(cpu)?;
+        let running = std::mem::take(&mut self.runs_next);
+        let number_of = |cache: &BlockCache| {
+            let at = &cache.get(index).translated.at;
+            at.iter().find(|&&(at, _)| at == rip).map(|&(_, number)| number)
+        };
+        if running && let Some(number) = number_of(cache) {
+            self.found_running(number, cache);
+        }
+        let found = number_of(cache);
         let block = cache.get_mut(index);
-        let found = block.translated.at.iter().find(|&&(at, _)| at == rip).map(|&(_, number)| number);
         let number = match found {
             Some(number) => number,
             None if block.translated.runs == NEVER => return Ok(None),
@@ -309,6 +349,7 @@ impl Translator {
     /// Translates the block at RIP, or the `rest` of it with single checks.
     fn translate(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, index: u32, rest: Option<u64>) -> Option<u32> {
         let rip = cpu.rip;
+        self.reclaim_slots(cpu, cache);
         let block = cache.get_mut(index);
         if self.options.deny.iter().any(|denied| denied.contains(&rip)) {
             return None;
@@ -321,9 +362,12 @@ impl Translator {
             first_exit: self.exits.len() as u32,
             number: self.translations.len() as u32,
             rest,
+            slots: self.slots.free(),
+            hot: self.options.translate == Translate::Lockstep,
             ..place(cpu, page)?
         };
-        self.jumps.prepare(place.mode);
+        let (number, mode) = (place.number, place.mode);
+        self.jumps.prepare(mode);
         let Some(made) = self.blocks.translate(block, &place) else {
             if rest.is_none() {
                 block.translated.runs = NEVER;
@@ -351,7 +395,7 @@ impl Translator {
         for exit in made.exits {
             self.exits.push(exit.moved(placed));
         }
-        let number = place.number;
+        self.slots.assign(number, made.sites, cpu);
         self.stats.blocks += 1;
         self.stats.instructions += u64::from(made.instructions);
         self.translations.push(Translation {
@@ -361,10 +405,12 @@ impl Translator {
             direct: placed(made.direct),
             inner: placed(made.inner),
             stale: placed(made.stale),
-            mode: place.mode,
+            mode,
             straddles: block.second_page.is_some(),
             block: index,
+            has_slots: !made.sites.is_empty(),
             dropped: false,
+            links: Vec::new(),
         });
         let looked_at = made.looked_at;
         match rest {
@@ -397,6 +443,8 @@ fn place<'a>(cpu: &Cpu, page: &'a [u8]) -> Option<Place<'a>> {
         mode: Mode::of(cpu)?,
         decoder_options: decoder_options(cpu.contract),
         rest: None,
+        slots: &[],
+        hot: false,
         first_exit: 0,
         number: 0,
     })

@@ -7,7 +7,7 @@
 use super::exit::{Exit, ExitKind, LOOKUP, Within};
 use super::frame::{Code, unit};
 use super::mode::Mode;
-use super::{Translator, thunks};
+use super::{Link, Translator, thunks};
 use crate::cpu::{CodeSize, Cpu, alert, seg, slot};
 use crate::decode::BlockCache;
 use crate::history::History;
@@ -64,7 +64,7 @@ impl Translator {
     #[inline(always)]
     fn code_at_rip(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> Option<Code> {
         self.keep_up(cpu, cache);
-        let missed = std::mem::take(&mut self.missed);
+        let missed = std::mem::take(&mut self.missed) || self.runs_next;
         let listed = Mode::of(cpu).filter(|_| !missed).and_then(|mode| self.jumps.get(mode, cpu.rip));
         if listed.is_some() {
             return listed;
@@ -147,7 +147,10 @@ impl Translator {
             cpu.rip = target;
             self.missed = true;
             return Err(match is_canonical(target) {
-                true if cpu.mmu.tlb.workspace().is_disturbed() => Next::Attend,
+                true if cpu.mmu.tlb.workspace().is_disturbed() => {
+                    self.note_disturbed(self.last_branch(), cache);
+                    Next::Attend
+                }
                 true => Next::Continue,
                 false => self.take_back(cpu),
             });
@@ -173,6 +176,7 @@ impl Translator {
             }
             ExitKind::Poll => {
                 counts.poll += 1;
+                self.note_disturbed(Some(exit.translation), cache);
                 Err(Next::Attend)
             }
             ExitKind::Units(units) => {
@@ -191,6 +195,13 @@ impl Translator {
                 self.go_on_single(cpu, cache, exit.translation, patch)
             }
         }
+    }
+
+    /// The translation of the last indirect branch.
+    fn last_branch(&self) -> Option<u32> {
+        // SAFETY: translated code has left; the frame is plain data.
+        let number = unsafe { (*self.frame.as_ptr()).branch };
+        self.exits.get(number as usize).map(|exit| exit.translation)
     }
 
     /// Runs one operation of the interpreter's, at which a translation has left. Gives where the translation goes on, if it
@@ -245,6 +256,7 @@ impl Translator {
         // A linear congruential generator's upper bits (Knuth's MMIX constants).
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.set_budget(1 + (self.random >> 61) as u32);
+        self.watch();
     }
 
     /// An indirect branch led to no address: it is the branch that faults (SDM vol. 2, CALL, JMP and RET). The interpreter runs
@@ -275,9 +287,10 @@ impl Translator {
         match found {
             Ok(Some(_)) if self.options.translate == Translate::Lockstep => Next::Continue,
             Ok(Some(number)) => {
-                if let Some(translation) = self.translations.get(number as usize).filter(|t| !t.straddles) {
+                if let Some(translation) = self.translations.get_mut(number as usize).filter(|t| !t.straddles) {
                     let entry = if translation.units & !has == 0 { translation.inner } else { translation.direct };
                     let distance = entry.wrapping_sub(patch + 4);
+                    translation.links.push(Link { at: patch, before: self.code.word(patch) });
                     self.code.patch(patch, &distance.to_le_bytes());
                 }
                 Next::Continue

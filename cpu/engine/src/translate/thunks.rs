@@ -6,10 +6,11 @@
 //! where [`Frame::units`] says so, and else in the CPU's XSAVE area.
 
 use super::frame::{Code, Frame};
-use crate::mmu::{Access, is_canonical};
+use super::slots::Slot;
+use crate::mmu::{Access, ENTRIES, Entry, is_canonical};
 use motu_x86::XsaveArea;
 use std::arch::naked_asm;
-use std::mem::offset_of;
+use std::mem::{offset_of, size_of};
 
 /// What MXCSR is in Rust code.
 pub const HOST_MXCSR: u32 = 0x1f80;
@@ -304,17 +305,123 @@ pub unsafe extern "sysv64" fn refill() {
     )
 }
 
-/// What [`refill`] is asked for: bytes in bits 0 to 15.
+/// Called by translated code whose slot has not got the address in R10; R11 is a [`request`]. If the TLB has the page: returns
+/// behind the two jumps that follow the call, with what to add to the address in R11, and may have filled the slot. Else
+/// does what [`refill`] does, or if the request says so, only returns behind the first jump. All but R11 and the flags are as
+/// they were.
+#[unsafe(naked)]
+pub unsafe extern "sysv64" fn fill_slot() {
+    naked_asm!(
+        "push rax",
+        "push rcx",
+        "push rdx",
+        "push rsi",
+        // The entry.
+        "mov rax, r10",
+        "shr rax, {to_entry}",
+        "and eax, {entry_mask}",
+        "bt r11d, {user}",
+        "jnc 2f",
+        "add eax, {array}",
+        "2:",
+        "lea rax, [rsp + rax + {tlb} + {pushed}]",
+        "mov rdx, [rax + {read}]",
+        "bt r11d, {write}",
+        "cmovc rdx, [rax + {tag_write}]",
+        // Whether its page has all of the operand: it may begin in so many bytes of it.
+        "mov ecx, r11d",
+        "and ecx, {bytes}",
+        "neg rcx",
+        "add rcx, 4097",
+        "mov rsi, r10",
+        "sub rsi, rdx",
+        "cmp rsi, rcx",
+        "jae 5f",
+        "mov rax, [rax + {addend}]",
+        "mov esi, r11d",
+        "shr esi, {slot}",
+        "shl esi, {slot_shift}",
+        "lea rsi, [rsp + rsi + {slots} + {pushed}]",
+        "dec dword ptr [rsi + {patience}]",
+        "js 4f",
+        // Longer runs are for others to replace.
+        "cmp qword ptr [rsi + {limit}], 4096",
+        "ja 3f",
+        "mov [rsi + {low}], rdx",
+        "mov [rsi + {limit}], rcx",
+        "mov [rsi + {slot_addend}], rax",
+        "mov dword ptr [rsp + {filled} + {pushed}], 1",
+        "3:",
+        "mov r11, rax",
+        "add qword ptr [rsp + {pushed} - 8], 2 * {jump}",
+        "pop rsi",
+        "pop rdx",
+        "pop rcx",
+        "pop rax",
+        "ret",
+        // It was filled often.
+        "4:",
+        "or r11d, {tired}",
+        "jmp 6f",
+        "5:",
+        "bt r11d, {early}",
+        "jc 7f",
+        "6:",
+        "pop rsi",
+        "pop rdx",
+        "pop rcx",
+        "pop rax",
+        "jmp {refill}",
+        "7:",
+        "add qword ptr [rsp + {pushed} - 8], {jump}",
+        "pop rsi",
+        "pop rdx",
+        "pop rcx",
+        "pop rax",
+        "ret",
+        to_entry = const 12 - size_of::<Entry>().trailing_zeros(),
+        entry_mask = const (ENTRIES - 1) * size_of::<Entry>(),
+        array = const ENTRIES * size_of::<Entry>(),
+        pushed = const 8 + 4 * 8,
+        user = const request::USER.trailing_zeros(),
+        write = const request::WRITE.trailing_zeros(),
+        slot = const request::SLOT,
+        slot_shift = const size_of::<Slot>().trailing_zeros(),
+        tired = const request::TIRED,
+        early = const request::EARLY.trailing_zeros(),
+        bytes = const request::BYTES,
+        jump = const JUMP,
+        tlb = const offset_of!(Frame, tlb),
+        slots = const offset_of!(Frame, slots),
+        filled = const offset_of!(Frame, slots_filled),
+        read = const offset_of!(Entry, read),
+        tag_write = const offset_of!(Entry, write),
+        addend = const offset_of!(Entry, addend),
+        low = const offset_of!(Slot, low),
+        limit = const offset_of!(Slot, limit),
+        slot_addend = const offset_of!(Slot, addend),
+        patience = const offset_of!(Slot, patience),
+        refill = sym refill,
+    )
+}
+
+/// What [`refill`] is asked for: bytes in bits 0 to 14.
 pub mod request {
-    pub const BYTES: u32 = 0xffff;
+    pub const BYTES: u32 = 0x7fff;
+    /// Of [`super::fill_slot`]: the access may never come, so that the TLB is not to be filled for it.
+    pub const EARLY: u32 = 1 << 15;
     /// For a store, or a read that a store follows.
     pub const WRITE: u32 = 1 << 16;
     /// Where it does not help, the call returns behind the jump of five bytes that follows it.
     pub const MAY_FAIL: u32 = 1 << 17;
+    /// Of [`super::fill_slot`]: for code of ring 3, and that the slot was filled often; the first bit of the slot's number.
+    pub const USER: u32 = 1 << 18;
+    pub const TIRED: u32 = 1 << 19;
+    pub const SLOT: u32 = 20;
 }
 
-/// Bytes of the jump behind a call that may fail.
-const JUMP: u32 = 5;
+/// Bytes of a jump behind a call that may return elsewhere.
+pub const JUMP: u32 = 5;
 
 /// Fills the TLB for an access. Gives one more than the bytes behind the call that it returns to, or zero for leaving. What it does not allow is the interpreter's: faults,
 /// devices, pages with decoded code, operands across pages.
@@ -324,9 +431,13 @@ pub unsafe extern "sysv64" fn fill(frame: *mut Frame, address: u64, request: u32
     // not use meanwhile.
     let cpu = unsafe { &mut *(*frame).cpu.cast::<crate::cpu::Cpu>() };
     let bytes = u64::from(request & request::BYTES);
+    let access = if request & request::WRITE != 0 { Access::Write } else { Access::Read };
+    if request & request::TIRED != 0 {
+        cpu.mmu.tlb.look_at_slot((request >> request::SLOT) as usize, address, bytes, access);
+        return 1;
+    }
     if !is_canonical(address) || (address & crate::mmu::PAGE_MASK) + bytes > crate::mmu::PAGE {
         return refused;
     }
-    let access = if request & request::WRITE != 0 { Access::Write } else { Access::Read };
     if cpu.fill_for(address, bytes, access) { 1 } else { refused }
 }

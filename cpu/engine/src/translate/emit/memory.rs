@@ -9,8 +9,9 @@ use super::super::frame::at;
 use super::super::groups::{Check, Member};
 use super::super::registers::Home;
 use super::super::select::Operand;
+use super::super::slots::{Site, Slot, scattered_bit};
 use super::super::thunks::request;
-use super::{Cold, ColdGroup, Emit};
+use super::{Cold, ColdGroup, Emit, Refill};
 use crate::mmu::{ENTRIES, Entry, PAGE, PAGE_MASK, index_of};
 use std::mem::{offset_of, size_of};
 
@@ -87,6 +88,10 @@ fn checks_both(address: Address, operand: Operand, live: bool) -> bool {
 }
 
 const ADDEND: i32 = offset_of!(Entry, addend) as i32;
+
+const LOW: i32 = offset_of!(Slot, low) as i32;
+const LIMIT: i32 = offset_of!(Slot, limit) as i32;
+const SLOT_ADDEND: i32 = offset_of!(Slot, addend) as i32;
 
 impl Emit {
     /// Loads the register that a home is, or a scratch register with what it holds.
@@ -167,6 +172,14 @@ impl Emit {
         self.asm.jcc(cc::A, miss);
     }
 
+    /// Compares the address in R10 with what a slot has: goes to `miss` if that has not got all of the operand.
+    fn look_up_slot(&mut self, slot: u16, miss: Label) {
+        let at = at::slot(slot);
+        self.asm.alu(Alu::Sub, R10, frame(at + LOW));
+        self.asm.alu(Alu::Cmp, R10, frame(at + LIMIT));
+        self.asm.jcc(cc::AE, miss);
+    }
+
     /// The same for a range of no more bytes than it is aligned to, whose alignment is checked at once.
     fn look_up_aligned(&mut self, from: Reg, tags: i32, alignment: u32, miss: Label) {
         self.asm.rorx(R11, from, TO_ENTRY);
@@ -216,16 +229,49 @@ impl Emit {
         let again = self.asm.label();
         self.asm.bind(again);
         let label = self.asm.label();
-        let request = operand.size | if operand.write { request::WRITE } else { 0 };
+        let slot = self.slot(address, operand, live);
+        let refill = self.refill(operand, slot, again);
         let crooked = if operand.alignment > 1 { self.crooked(exit) } else { label };
         let aligned = checks_both(address, operand, live).then_some((operand.alignment, crooked));
-        self.cold.push(Cold::Refill { label, again, address, request, exit, live, crooked: aligned });
+        self.cold.push(Cold::Refill { label, address, refill, exit, live, crooked: aligned });
         match address {
             Address::Constant(value) => self.locate_constant(value, operand, exit, label, live),
             Address::Computed(computed) => {
-                self.find(computed, operand, label, crooked, live);
+                self.find(computed, operand, slot, label, crooked, live);
                 self.operand_at(computed, live, free)
             }
+        }
+    }
+
+    /// A slot for an access, if it may have one, and where its check ends.
+    fn slot(&mut self, address: Address, operand: Operand, live: bool) -> Option<(u16, Label)> {
+        let Address::Computed(computed) = address else { return None };
+        let whole = !computed.short || computed.register(self.mode.narrow).is_some();
+        if live || !whole || operand.alignment > 1 || self.scattered & scattered_bit(self.op) != 0 {
+            return None;
+        }
+        let slot = self.free_slots.pop()?;
+        self.sites.push(Site { slot, op: self.op, bytes: operand.size, write: operand.write });
+        Some((slot, self.asm.label()))
+    }
+
+    /// What fills the TLB, or the slot, for an access.
+    fn refill(&self, operand: Operand, slot: Option<(u16, Label)>, again: Label) -> Refill {
+        let write = if operand.write { request::WRITE } else { 0 };
+        let user = if self.mode.user { request::USER } else { 0 };
+        let of_slot = slot.map_or(0, |(slot, _)| u32::from(slot) << request::SLOT | user);
+        Refill { request: operand.size | write | of_slot, again, found: slot.map(|(_, found)| found) }
+    }
+
+    /// Calls what fills the TLB or a slot, with the address in R10. Goes to `otherwise` if the request says so.
+    pub(super) fn call_refill(&mut self, refill: Refill, otherwise: Label) {
+        let Refill { request, again, found } = refill;
+        self.asm.mov_imm(R11, request.into());
+        self.asm.call_mem(frame(if found.is_some() { at::FILL_SLOT } else { at::REFILL }));
+        self.asm.jmp(again);
+        if let Some(found) = found {
+            self.asm.jmp(otherwise);
+            self.asm.jmp(found);
         }
     }
 
@@ -295,13 +341,25 @@ impl Emit {
 
     /// What to add to an address into R11; of one of 32 bits, the address into R10. Goes to `miss` or `crooked` if not all of
     /// the operand is there, or is not aligned.
-    fn find(&mut self, computed: Computed, operand: Operand, miss: Label, crooked: Label, live: bool) {
+    fn find(
+        &mut self,
+        computed: Computed,
+        operand: Operand,
+        slot: Option<(u16, Label)>,
+        miss: Label,
+        crooked: Label,
+        live: bool,
+    ) {
         let tags = self.arrays.tlb + tag(operand.write);
         self.address(Address::Computed(computed), live);
         let register = computed.register(self.mode.narrow);
         let from = register.unwrap_or(R10);
         let again = computed.short && register.is_none();
         let of_host = computed.is_of_host();
+        let (begin, addend) = match slot {
+            None => (frame_indexed(tags, R11, 0), frame_indexed(self.arrays.tlb + ADDEND, R11, 0)),
+            Some((slot, _)) => (frame(at::slot(slot) + LOW), frame(at::slot(slot) + SLOT_ADDEND)),
+        };
         if live {
             self.look_up_keeping_flags(from, tags, operand.size as i32, miss);
             if operand.alignment > 1 {
@@ -311,12 +369,14 @@ impl Emit {
                 self.jump_if_zero(aligned, crooked);
             }
             if again && !of_host {
-                self.asm.load(RCX, frame_indexed(tags, R11, 0));
+                self.asm.load(RCX, begin);
                 self.asm.lea(R10, Mem { base: R10, index: Some((RCX, 0)), disp: 0 });
             }
             self.asm.load(RCX, frame(at::RCX));
         } else {
-            if checks_both(Address::Computed(computed), operand, live) {
+            if let Some((slot, _)) = slot {
+                self.look_up_slot(slot, miss);
+            } else if checks_both(Address::Computed(computed), operand, live) {
                 self.look_up_aligned(from, tags, operand.alignment, miss);
             } else {
                 self.look_up(from, tags, operand.size as i32, miss);
@@ -326,14 +386,17 @@ impl Emit {
                 }
             }
             if again && !of_host {
-                self.asm.alu(Alu::Add, R10, frame_indexed(tags, R11, 0));
+                self.asm.alu(Alu::Add, R10, begin);
             }
         }
         if again && of_host {
             // Once more: what waits for the address does not wait for the tag.
             self.address(Address::Computed(computed), live);
         }
-        self.asm.load(R11, frame_indexed(self.arrays.tlb + ADDEND, R11, 0));
+        self.asm.load(R11, addend);
+        if let Some((_, found)) = slot {
+            self.asm.bind(found);
+        }
     }
 
     /// The operand at the address plus what is in R11. R10 is free behind it.
@@ -369,15 +432,18 @@ impl Emit {
         let again = self.asm.label();
         self.asm.bind(again);
         let (miss, single) = (self.asm.label(), self.asm.label());
-        let Check { address, operand, word, last, .. } = *check;
-        self.cold.push(Cold::Group(ColdGroup { miss, single, again, address, operand, rip, live }));
+        let Check { address, operand, word, last, early, .. } = *check;
+        let slot = self.slot(address, operand, live);
+        let mut refill = self.refill(operand, slot, again);
+        refill.request |= request::MAY_FAIL | if early { request::EARLY } else { 0 };
+        self.cold.push(Cold::Group(ColdGroup { miss, single, address, operand, refill, rip, live }));
         match address {
             Address::Constant(value) => {
                 let mem = self.compare_constant(value & !PAGE_MASK, operand, miss, live);
                 self.asm.lea(R11, mem);
             }
             Address::Computed(computed) => {
-                self.find(computed, operand, miss, single, live);
+                self.find(computed, operand, slot, miss, single, live);
                 if computed.short {
                     // All of it: 32-bit code's registers may wrap around before its addresses do.
                     let address = computed.register(self.mode.narrow).unwrap_or(R10);
@@ -395,20 +461,11 @@ impl Emit {
 
     /// What [`Cold::Group`] is made into: fills the TLB once and tries again, or goes on with single checks.
     pub(super) fn refill_group(&mut self, cold: &ColdGroup) {
-        let ColdGroup { miss, single, again, address, operand, rip, live } = *cold;
+        let ColdGroup { miss, single, refill, rip, .. } = *cold;
         self.asm.bind(miss);
-        self.address(address, live);
-        let last = operand.size as i32 - 1;
-        let aligned = checks_both(address, operand, live).then_some((operand.alignment, single));
-        self.leave_if_crooked(aligned);
-        // Nothing helps a range that crosses a page.
-        if !matches!(address, Address::Constant(_)) {
-            self.leave_if_crossing(last, single, live);
+        if refill.request & request::EARLY == 0 || refill.found.is_some() {
+            self.try_group_again(cold);
         }
-        let request = operand.size | request::MAY_FAIL | if operand.write { request::WRITE } else { 0 };
-        self.asm.mov_imm(R11, request.into());
-        self.asm.call_mem(frame(at::REFILL));
-        self.asm.jmp(again);
         // The call returns behind the jump if it did not help.
         self.asm.bind(single);
         let patch = self.asm.here() + 1;
@@ -418,6 +475,19 @@ impl Emit {
         self.asm.bind(next);
         self.asm.store_imm32(frame(at::EXIT), exit);
         self.asm.jmp_mem(frame(at::LEAVE));
+    }
+
+    fn try_group_again(&mut self, cold: &ColdGroup) {
+        let ColdGroup { single, address, operand, refill, live, .. } = *cold;
+        self.address(address, live);
+        let last = operand.size as i32 - 1;
+        let aligned = checks_both(address, operand, live).then_some((operand.alignment, single));
+        self.leave_if_crooked(aligned);
+        // Nothing helps a range that crosses a page.
+        if !matches!(address, Address::Constant(_)) {
+            self.leave_if_crossing(last, single, live);
+        }
+        self.call_refill(refill, single);
     }
 
     /// Goes to `crossing` if a page ends before the byte `last` bytes behind the address in R10.

@@ -45,7 +45,7 @@ fn at(base: Reg, disp: i32) -> Address {
 }
 
 fn check(before: usize, address: Address, size: u32, write: bool, word: u8) -> Check {
-    Check { before, address, operand: Operand { size, write, alignment: 1 }, word, last: 0 }
+    Check { before, address, operand: Operand { size, write, alignment: 1 }, word, last: 0, early: false }
 }
 
 /// The checks, without their last members.
@@ -145,7 +145,7 @@ fn aligned_members_are_checked_together_where_they_are_aligned_alike() {
     let code = [0x8a, 0x06, 0x0f, 0x28, 0x46, 0x18, 0x0f, 0x28, 0x4e, 0x28];
     let alike = plan(&code);
     let operand = Operand { size: 64, write: false, alignment: 16 };
-    assert_eq!(checks(&alike), [Check { before: 0, address: at(RSI, -8), operand, word: 0, last: 0 }]);
+    assert_eq!(checks(&alike), [Check { before: 0, address: at(RSI, -8), operand, word: 0, last: 0, early: false }]);
     // MOVAPS XMM0, [RSI]; MOVAPS XMM1, [RSI+8]: one of them faults.
     assert_eq!(checks(&plan(&[0x0f, 0x28, 0x06, 0x0f, 0x28, 0x4e, 0x08])), []);
 }
@@ -218,10 +218,13 @@ fn a_word_serves_the_next_group_when_it_is_not_needed_any_more() {
 }
 
 #[test]
-fn what_a_jump_may_skip_is_not_checked_before_it() {
-    // JE +16; MOV EAX, [RDI]; MOV ECX, [RDI+4]: behind the jump, though flags are dead before it.
+fn what_a_jump_may_skip_is_only_looked_at_before_it() {
+    // JE +16; MOV EAX, [RDI]; MOV ECX, [RDI+4]: behind the jump, or before it if flags are dead only there.
     let code = [0x74, 0x10, 0x8b, 0x07, 0x8b, 0x4f, 0x04];
-    assert_eq!(checks(&plan_where(&code, |n| n == 0)), [check(1, at(RDI, 0), 8, false, 0)]);
+    assert_eq!(checks(&plan(&code)), [check(1, at(RDI, 0), 8, false, 0)]);
+    let early = Check { early: true, ..check(0, at(RDI, 0), 8, false, 0) };
+    assert_eq!(checks(&plan_where(&code, |n| n == 0)), [early]);
+    assert_eq!(checks(&plan_where(&code, |_| false)), [check(1, at(RDI, 0), 8, false, 0)]);
     // MOV EAX, [RDI]; JE +16; MOV ECX, [RDI+4]: reads share the check before it.
     let code = [0x8b, 0x07, 0x74, 0x10, 0x8b, 0x4f, 0x04];
     assert_eq!(checks(&plan(&code)), [check(0, at(RDI, 0), 8, false, 0)]);

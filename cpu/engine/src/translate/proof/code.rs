@@ -1,6 +1,7 @@
 //! The instructions of host code: which are reached, and which may be there at all.
 
 use super::walk::Checked;
+use crate::translate::frame::at;
 use iced_x86::{
     Code, CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic as M, OpKind, Register,
 };
@@ -30,12 +31,18 @@ pub fn reached(code: &[u8], from: impl Iterator<Item = u32>) -> Checked<BTreeMap
             FlowControl::ConditionalBranch => open.extend([instruction.near_branch_target(), instruction.next_ip()]),
             FlowControl::IndirectBranch => {}
             FlowControl::IndirectCall => {
-                // A call may return behind the jump that follows, if there is one.
                 let next = instruction.next_ip();
-                let rest = code.get(next as usize..).unwrap_or_default();
-                let jump = Decoder::with_ip(64, rest, next, DecoderOptions::NONE).decode();
                 open.push(next);
-                open.extend(jump.is_jmp_near().then(|| jump.next_ip()));
+                // One that fills the TLB may return behind the jump that follows, and of a slot behind the next one, too.
+                let jumps = match instruction.memory_displacement64() as i32 {
+                    at::REFILL => 1,
+                    at::FILL_SLOT => 2,
+                    _ => 0,
+                };
+                let rest = code.get(next as usize..).unwrap_or_default();
+                let decoder = Decoder::with_ip(64, rest, next, DecoderOptions::NONE);
+                let behind = decoder.into_iter().take(jumps).take_while(Instruction::is_jmp_near);
+                open.extend(behind.map(|jump| jump.next_ip()));
             }
             _ => open.push(instruction.next_ip()),
         }

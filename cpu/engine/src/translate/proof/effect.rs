@@ -1,11 +1,13 @@
 //! What instructions leave in registers, flags and words of the frame.
 
-use super::form::{Definition, Form, Place, Symbol, TlbEntry};
+use super::form::{Definition, Form, Place, Right, Symbol, TlbEntry};
 use super::state::{Flags, State};
 use super::walk::{Checked, Proof, RSP, is_immediate, operand, operand_bytes};
 use super::words::{self, Field};
 use crate::translate::frame::at;
+use crate::translate::slots::Slot;
 use iced_x86::{Instruction, Mnemonic as M, OpAccess, OpKind, Register};
+use std::mem::offset_of;
 
 impl Proof<'_> {
     pub fn execute(&mut self, instruction: &Instruction, state: &mut State) -> Checked {
@@ -78,8 +80,24 @@ impl Proof<'_> {
                 Field::Addend => Some(self.symbols.define(Definition::Addend(entry))),
             };
         }
+        if let Some((number, field)) = words::slot(at.value()? as i64) {
+            return self.slot_word(number, field, state);
+        }
         let word = i32::try_from(at.value()?).ok()?;
         (word % 8 == 0).then(|| state.get(Place::Word(word)))
+    }
+
+    fn slot_word(&mut self, number: u16, field: usize, state: &State) -> Option<Form> {
+        let site = self.sites.get(&number)?;
+        let right = if site.write { Right::Write } else { Right::Read };
+        let entry = TlbEntry { at: Form::constant(at::slot(number) as u64), version: state.version };
+        let definition = match field {
+            field if field == offset_of!(Slot, low) => Definition::Tag(entry, right),
+            field if field == offset_of!(Slot, limit) => Definition::Limit(entry),
+            field if field == offset_of!(Slot, addend) => Definition::Addend(entry),
+            _ => return None,
+        };
+        Some(self.symbols.define(definition))
     }
 
     /// Does what an instruction does, if that is understood.

@@ -64,6 +64,8 @@ pub enum Definition {
     /// The lower 32 bits.
     Low(Form),
     Tag(TlbEntry, Right),
+    /// Of a slot: up to where an operand may begin.
+    Limit(TlbEntry),
     /// What to add to an address in the entry's page to have where the host has it.
     Addend(TlbEntry),
 }
@@ -218,7 +220,9 @@ impl Symbols {
                     Definition::Bits { of, .. } | Definition::Rotated { of, .. } | Definition::Low(of) => {
                         self.depends(of, is)
                     }
-                    Definition::Tag(entry, _) | Definition::Addend(entry) => self.depends(&entry.at, is),
+                    Definition::Tag(entry, _) | Definition::Limit(entry) | Definition::Addend(entry) => {
+                        self.depends(&entry.at, is)
+                    }
                 })
         })
     }
@@ -242,7 +246,7 @@ impl Symbols {
                 Some(Definition::Bits { of, .. } | Definition::Rotated { of, .. } | Definition::Low(of)) => {
                     self.is_secret(of)
                 }
-                Some(Definition::Tag(..) | Definition::Addend(_)) | None => true,
+                Some(Definition::Tag(..) | Definition::Limit(_) | Definition::Addend(_)) | None => true,
             },
         }
     }
@@ -257,6 +261,7 @@ impl Symbols {
                 Some(Definition::Rotated { of, right }) => format!("ror({}, {right})", self.describe(of)),
                 Some(Definition::Low(of)) => format!("low({})", self.describe(of)),
                 Some(Definition::Tag(entry, right)) => format!("{right:?}-tag[{}]", self.describe(&entry.at)),
+                Some(Definition::Limit(entry)) => format!("limit[{}]", self.describe(&entry.at)),
                 Some(Definition::Addend(entry)) => format!("addend[{}]", self.describe(&entry.at)),
                 None => format!("{symbol:?}"),
             };

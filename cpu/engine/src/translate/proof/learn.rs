@@ -5,6 +5,11 @@ use super::state::{Found, State};
 use super::walk::Proof;
 use super::words;
 use crate::mmu::{PAGE, index_of};
+use crate::translate::slots::Site;
+
+fn site_right(site: &Site) -> Right {
+    if site.write { Right::Write } else { Right::Read }
+}
 
 impl Proof<'_> {
     /// `a` + `more` is not above `b`, as numbers without a sign.
@@ -12,6 +17,29 @@ impl Proof<'_> {
         if let Some(limit) = b.value().and_then(|limit| i64::try_from(limit).ok()).filter(|&limit| limit >= more) {
             self.learn(state, a, 0, limit - more);
         }
+    }
+
+    /// `a` is less than `b`: if they are an address less a slot's beginning, and its limit, the slot has an operand there.
+    pub fn learn_slot(&mut self, state: &mut State, a: &Form, b: &Form) {
+        let Some(Definition::Limit(entry)) = b.symbol().and_then(|symbol| self.symbols.definition(symbol)) else {
+            return;
+        };
+        let entry = entry.clone();
+        let Some(site) = self.site(&entry) else { return };
+        let begin = self.symbols.define(Definition::Tag(entry.clone(), site_right(site)));
+        self.found_by_slot(state, entry, a.plus(&begin, 1));
+    }
+
+    /// A slot, or the TLB in its place, has all of an operand at `address`: as if that was in one page, at most so far behind its
+    /// beginning that there is room for the operand.
+    pub fn found_by_slot(&mut self, state: &mut State, entry: TlbEntry, address: Form) {
+        let Some(site) = self.site(&entry) else { return };
+        let greatest = PAGE as i64 - i64::from(site.bytes);
+        state.found.insert((entry, site_right(site)), Found { of: address, least: 0, greatest });
+    }
+
+    fn site(&self, entry: &TlbEntry) -> Option<&Site> {
+        self.sites.get(&words::slot(entry.at.value()? as i64)?.0)
     }
 
     pub fn learn_equal(&mut self, state: &mut State, a: &Form, b: &Form) {

@@ -31,6 +31,7 @@ mod words;
 use super::block::{BlockTranslator, Place};
 use super::exit::ExitKind;
 use super::mode::Mode;
+use super::slots::MOST;
 use crate::cpu::CodeSize;
 use crate::decode::{Reach, decoder_options};
 use crate::harness::UserHarness;
@@ -60,7 +61,20 @@ struct Bench {
     taken: BTreeSet<u32>,
     accesses: usize,
     proved: usize,
+    /// Blocks are hot, so that accesses have slots.
+    hot: bool,
 }
+
+/// Slots that blocks may have.
+const SLOTS: [u16; MOST] = {
+    let mut slots = [0; MOST];
+    let mut n = 0;
+    while n < MOST {
+        slots[n] = 1000 - n as u16;
+        n += 1;
+    }
+    slots
+};
 
 impl Bench {
     fn new() -> Self {
@@ -70,6 +84,7 @@ impl Bench {
             taken: BTreeSet::new(),
             accesses: 0,
             proved: 0,
+            hot: false,
         }
     }
 
@@ -91,6 +106,8 @@ impl Bench {
             page: &page,
             mode,
             decoder_options: decoder_options(cpu.contract),
+            slots: &SLOTS,
+            hot: self.hot,
             rest: rest.and_then(|n| Some(instructions.get(n)?.ip())),
             first_exit: 1,
             number: 0,
@@ -109,7 +126,8 @@ impl Bench {
             }
             _ => None,
         });
-        let host = Made { code: made.bytes, entrances: &entrances, mode, resumes: resumes.collect() };
+        let host =
+            Made { code: made.bytes, entrances: &entrances, mode, resumes: resumes.collect(), sites: made.sites };
         match walk::prove(host, frame) {
             Ok(accesses) => self.accesses += accesses,
             Err(problem) => {
@@ -136,6 +154,7 @@ impl Bench {
         for _ in 0..contexts {
             let context = random.below(4);
             self.blocks.exact = random.below(4) == 0;
+            self.hot = random.below(2) == 0;
             let mut run = Run::new(rip_of(mode), mode);
             if neighbourhood(&mut run, code, shape, context, random).is_some() {
                 self.prove(&run.bytes, mode, None);
@@ -256,6 +275,7 @@ fn random_blocks(narrow: bool) {
     for _ in 0..3000 {
         let mode = Mode { user: random.below(2) == 0, narrow };
         bench.blocks.exact = random.below(4) == 0;
+        bench.hot = random.below(2) == 0;
         let mut run = Run::new(rip_of(mode), mode);
         // A few addresses, so that accesses meet.
         let near = [random.pick(shapes), random.pick(shapes), shapes[5]];

@@ -6,10 +6,16 @@ use crate::harness::UserHarness;
 use crate::mmu::Entry;
 use crate::translate::frame::at;
 use crate::translate::mode::Mode;
+use crate::translate::slots::{Site, Slot};
+use crate::translate::thunks::request;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use std::collections::BTreeMap;
 use std::mem::offset_of;
+
+/// Slots for reading eight bytes, and for writing four.
+const SITES: [Site; 2] =
+    [Site { slot: 3, op: 0, bytes: 8, write: false }, Site { slot: 4, op: 0, bytes: 4, write: true }];
 
 /// What becomes of a block of ring 3 that these instructions end, but for the way out.
 fn proved(emit: impl FnOnce(&mut CodeAssembler, CodeLabel) -> Result<(), IcedError>) -> Result<usize, String> {
@@ -22,11 +28,10 @@ fn proved(emit: impl FnOnce(&mut CodeAssembler, CodeLabel) -> Result<(), IcedErr
     a.jmp(qword_ptr(rsp + at::LEAVE)).unwrap();
     let code = a.assemble(0).unwrap();
     let frame = harness.cpu().mmu.tlb.frame();
+    let (mode, resumes) = (Mode { user: true, narrow: false }, BTreeMap::new());
+    let made = Made { code: &code, entrances: &[0], mode, resumes, sites: &SITES };
     // SAFETY: the frame lives as long as the harness, and no translated code runs.
-    prove(
-        Made { code: &code, entrances: &[0], mode: Mode { user: true, narrow: false }, resumes: BTreeMap::new() },
-        unsafe { frame.as_ref() },
-    )
+    prove(made, unsafe { frame.as_ref() })
 }
 
 fn tag(right: usize) -> i32 {
@@ -300,4 +305,77 @@ fn strings_are_looked_up_with_the_rights_of_the_code() {
     assert_eq!(call(words::tlb(true).start), Ok(0));
     let problem = call(words::tlb(false).start).expect_err("it passed");
     assert!(problem.starts_with("a thunk with another array"), "{problem}");
+}
+
+/// Compares RBX + 16 with what slot `number` has.
+fn look_up_slot(a: &mut CodeAssembler, out: CodeLabel, number: u16, request: u32) -> Result<(), IcedError> {
+    let word = |field: usize| rsp + at::slot(number) + field as i32;
+    let (mut miss, mut again) = (a.create_label(), a.create_label());
+    let (mut found, mut over) = (a.create_label(), a.create_label());
+    a.set_label(&mut again)?;
+    a.lea(r10, rbx + 16)?;
+    a.sub(r10, qword_ptr(word(offset_of!(Slot, low))))?;
+    a.cmp(r10, qword_ptr(word(offset_of!(Slot, limit))))?;
+    a.jae(miss)?;
+    a.mov(r11, qword_ptr(word(offset_of!(Slot, addend))))?;
+    a.set_label(&mut found)?;
+    a.lea(r11, r11 + 16)?;
+    a.jmp(over)?;
+    // The thunk wants jumps of five bytes: they are to go far.
+    a.nops_with_size(200)?;
+    a.set_label(&mut miss)?;
+    a.lea(r10, rbx + 16)?;
+    a.mov(dword_ptr(rsp + at::EXIT), 1)?;
+    a.mov(r11d, request)?;
+    a.call(qword_ptr(rsp + at::FILL_SLOT))?;
+    for target in [again, out, found] {
+        a.jmp(target)?;
+    }
+    a.nops_with_size(200)?;
+    a.set_label(&mut over)
+}
+
+const READ_8: u32 = 8 | request::USER | 3 << request::SLOT;
+const WRITE_4: u32 = 4 | request::USER | request::WRITE | 4 << request::SLOT;
+
+#[test]
+fn a_slot_gives_what_its_access_asked_for() {
+    let reads = |number: u16, request: u32, at: i32| {
+        proved(move |a, out| {
+            look_up_slot(a, out, number, request)?;
+            a.mov(rax, qword_ptr(rbx + r11 + at))
+        })
+    };
+    assert_eq!(reads(3, READ_8, 0), Ok(1));
+    for (number, request, at, problem) in [
+        (3, READ_8, 1, "8 bytes at"),
+        (3, READ_8, -1, "8 bytes at"),
+        (4, WRITE_4, 0, "8 bytes at"),
+        (3, READ_8 & !request::USER, 0, "a slot for another access"),
+        (3, READ_8 + 8, 0, "a slot for another access"),
+        (3, READ_8 | request::WRITE, 0, "a slot for another access"),
+        (3, WRITE_4, 0, ""),
+        (5, READ_8 + (2 << request::SLOT), 0, "a slot of somebody else's"),
+    ] {
+        let found = reads(number, request, at).expect_err("it passed");
+        assert!(found.starts_with(problem), "{found}");
+    }
+}
+
+#[test]
+fn a_slot_for_reading_gives_no_right_to_write() {
+    let writes = |number: u16, request: u32| {
+        proved(move |a, out| {
+            look_up_slot(a, out, number, request)?;
+            a.mov(dword_ptr(rbx + r11), eax)
+        })
+    };
+    assert_eq!(writes(4, WRITE_4), Ok(1));
+    let problem = writes(3, READ_8).expect_err("it passed");
+    assert!(problem.starts_with("an access by an entry without a check"), "{problem}");
+}
+
+#[test]
+fn code_does_not_write_slots() {
+    refuses("an access to bytes", |a, _| a.mov(qword_ptr(rsp + at::slot(3)), rbx));
 }

@@ -7,6 +7,7 @@ use super::words;
 use crate::mmu::PAGE;
 use crate::translate::frame::{Frame, at};
 use crate::translate::mode::Mode;
+use crate::translate::slots::Site;
 use crate::translate::thunks::request;
 use iced_x86::{
     Code, ConditionCode, FlowControl, Formatter, Instruction, InstructionInfoFactory, IntelFormatter, Mnemonic as M,
@@ -25,6 +26,8 @@ pub struct Proof<'a> {
     pub mode: Mode,
     pub frame: &'a Frame,
     resumes: BTreeMap<u32, (u32, Instruction)>,
+    /// Accesses that have slots, by the slot.
+    pub sites: BTreeMap<u16, Site>,
     pub symbols: Symbols,
     pub info: InstructionInfoFactory,
     /// Where the TLB may be what it was at more than one earlier place: loops begin there.
@@ -51,12 +54,13 @@ pub struct Made<'a> {
     pub mode: Mode,
     /// Where the code may be entered again behind a guest's instruction that the interpreter has run, by the exit.
     pub resumes: BTreeMap<u32, (u32, Instruction)>,
+    pub sites: &'a [Site],
 }
 
 /// Proves of all code that is reached from `entrances` what [`super`] says. Gives how many accesses to guest memory there
 /// are.
 pub fn prove(made: Made<'_>, frame: &Frame) -> Checked<usize> {
-    let Made { code, entrances, mode, resumes } = made;
+    let Made { code, entrances, mode, resumes, sites } = made;
     let instructions = reached(code, entrances.iter().copied().chain(resumes.values().map(|(at, _)| *at)))?;
     let jumps = instructions.values().filter(|instruction| instruction.is_jmp_short_or_near());
     let back = jumps.filter(|instruction| instruction.near_branch_target() <= instruction.ip());
@@ -65,6 +69,7 @@ pub fn prove(made: Made<'_>, frame: &Frame) -> Checked<usize> {
         heads: back.map(|instruction| instruction.near_branch_target() as u32).collect(),
         targets: entrances.iter().copied().chain(targets).chain(resumes.values().map(|(at, _)| *at)).collect(),
         resumes,
+        sites: sites.iter().map(|site| (site.slot, *site)).collect(),
         reached: BTreeSet::new(),
         code: instructions,
         mode,
@@ -237,7 +242,10 @@ impl Proof<'_> {
             match instruction.condition_code() {
                 ConditionCode::a => self.learn_at_most(&mut not_taken, a, b, 0),
                 ConditionCode::be => self.learn_at_most(&mut taken, a, b, 0),
-                ConditionCode::ae => self.learn_at_most(&mut not_taken, a, b, 1),
+                ConditionCode::ae => {
+                    self.learn_at_most(&mut not_taken, a, b, 1);
+                    self.learn_slot(&mut not_taken, a, b);
+                }
                 ConditionCode::b => self.learn_at_most(&mut taken, a, b, 1),
                 ConditionCode::e => self.learn_equal(&mut taken, a, b),
                 ConditionCode::ne => self.learn_equal(&mut not_taken, a, b),
@@ -327,20 +335,49 @@ impl Proof<'_> {
         if words::is_string_thunk(at) {
             return self.repeat(instruction, state);
         }
-        if at != Some(at::REFILL as u64) {
+        let fills_slot = at == Some(at::FILL_SLOT as u64);
+        if at != Some(at::REFILL as u64) && !fills_slot {
             return Err("a call of what is no thunk".to_owned());
         }
         let request = state.get(Place::Register(11)).value().ok_or("a request that is not known")?;
+        if fills_slot {
+            self.fill_slot(instruction, request, state.clone())?;
+        }
         for scratch in [10, 11] {
             self.result(instruction, state, Place::Register(scratch), true)?;
         }
         state.version = Version::Call(instruction.ip() as u32);
-        if request & u64::from(request::MAY_FAIL) != 0 {
-            let jump = self.code.get(&(instruction.next_ip() as u32)).filter(|jump| jump.is_jmp_near());
-            let behind = jump.ok_or("no jump behind a call that may fail")?.next_ip();
+        let early = fills_slot && request & u64::from(request::EARLY) != 0;
+        if early || request & u64::from(request::MAY_FAIL) != 0 {
+            let behind = self.behind_jump(instruction.next_ip())?;
             self.arrive(instruction.ip() as u32, behind, state.clone())?;
         }
         Ok(())
+    }
+
+    /// What comes behind a jump behind a call.
+    fn behind_jump(&self, at: u64) -> Checked<u64> {
+        let jump = self.code.get(&(at as u32)).filter(|jump| jump.is_jmp_near());
+        Ok(jump.ok_or("no jump behind a call that may return behind it")?.next_ip())
+    }
+
+    /// The thunk for slots has found the page of the address in R10, which R11 leads to then.
+    fn fill_slot(&mut self, call: &Instruction, request: u64, mut state: State) -> Checked {
+        let request = request as u32;
+        let site = self.sites.get(&((request >> request::SLOT) as u16)).copied().ok_or("a slot of somebody else's")?;
+        let same = (request & request::BYTES, request & request::WRITE != 0) == (site.bytes, site.write);
+        if !same || (request & request::USER != 0) != self.mode.user || request & request::TIRED != 0 {
+            return Err("a slot for another access".to_owned());
+        }
+        let address = state.get(Place::Register(10));
+        let entry = TlbEntry { at: Form::constant(at::slot(site.slot) as u64), version: state.version };
+        self.found_by_slot(&mut state, entry.clone(), address);
+        self.result(call, &mut state, Place::Register(10), true)?;
+        let addend = self.symbols.define(Definition::Addend(entry));
+        state.set(Place::Register(11), addend);
+        state.flags = Flags::Unknown;
+        let behind = self.behind_jump(call.next_ip()).and_then(|next| self.behind_jump(next))?;
+        self.arrive(call.ip() as u32, behind, state)
     }
 
     /// REP MOVS or STOS by its thunk, which looks up what it accesses in the array that R11 says.

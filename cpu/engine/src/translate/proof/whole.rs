@@ -3,6 +3,7 @@
 use super::super::CODE_SIZE;
 use super::super::exit::ExitKind;
 use super::super::mode::Mode;
+use super::super::slots::Site;
 use super::cases::Random;
 use super::walk::{Made, prove};
 use crate::harness::{UserHarness, UserPage};
@@ -86,7 +87,9 @@ fn the_code_cache_accesses_only_what_was_checked_wherever_it_is_linked() {
         let entrances: Vec<u32> =
             translator.translations.iter().flat_map(|t| [t.indirect, t.direct, t.inner, t.stale]).collect();
         let resumes = translator.exits.iter().enumerate().filter_map(|(number, exit)| match exit.kind {
-            ExitKind::Interpret(at) | ExitKind::Access(at) if at.resume != 0 => {
+            ExitKind::Interpret(at) | ExitKind::Access(at)
+                if at.resume != 0 && !translator.translations[exit.translation as usize].dropped =>
+            {
                 let guest = program.get((exit.rip - PROGRAM) as usize..)?;
                 let instruction = Decoder::with_ip(64, guest, exit.rip, DecoderOptions::NONE).decode();
                 Some((number as u32, (at.resume, instruction)))
@@ -96,7 +99,9 @@ fn the_code_cache_accesses_only_what_was_checked_wherever_it_is_linked() {
         let resumes = resumes.collect();
         // SAFETY: the code cache is mapped and readable; nothing writes it while the slice lives.
         let cache = unsafe { std::slice::from_raw_parts(translator.code.executable(0), CODE_SIZE) };
-        let made = Made { code: cache, entrances: &entrances, mode: Mode { user: true, narrow: false }, resumes };
+        let sites: Vec<Site> = translator.slots.sites().copied().collect();
+        let mode = Mode { user: true, narrow: false };
+        let made = Made { code: cache, entrances: &entrances, mode, resumes, sites: &sites };
         // SAFETY: the frame lives as long as the CPU, and no translated code runs.
         let accesses =
             prove(made, unsafe { vcpu.cpu.mmu.tlb.frame().as_ref() }).unwrap_or_else(|problem| panic!("{problem}"));

@@ -5,6 +5,7 @@ use crate::cpu::{Cpu, seg};
 use crate::mmu::{ENTRIES, Entry, Privilege};
 use crate::translate::frame::{Code, Frame, JUMPS, WORDS, at};
 use crate::translate::mode::Mode;
+use crate::translate::slots::{SLOTS, Slot};
 use crate::translate::strings::THUNKS;
 use motu_x86::Segment;
 use std::mem::{offset_of, size_of};
@@ -131,6 +132,14 @@ pub fn field(offset: i64) -> Option<Field> {
 /// `offset` without the part inside an entry.
 pub fn entry_at(offset: i64) -> i64 {
     offset - offset.rem_euclid(ENTRY)
+}
+
+/// The slot that a word belongs to, and which of its words that is.
+pub fn slot(offset: i64) -> Option<(u16, usize)> {
+    let from = offset - i64::from(at::slot(0));
+    let (number, field) = (from.div_euclid(size_of::<Slot>() as i64), from.rem_euclid(size_of::<Slot>() as i64));
+    let number = u16::try_from(number).ok().filter(|&number| usize::from(number) < SLOTS)?;
+    Some((number, field as usize))
 }
 
 /// Whether the word there is a thunk for REP MOVS or STOS.
