@@ -174,7 +174,7 @@ impl SoftVcpu {
         }
         if now.saturating_sub(self.watched_at) >= WATCH_INTERVAL {
             self.watched_at = now;
-            if !self.cpu.has_event() {
+            if self.cpu.cpl == 3 && !self.cpu.has_event() {
                 translator.watch();
             }
         }

@@ -48,6 +48,8 @@ pub struct Tlb {
     local: Vec<u16>,
     /// Entries of global pages filled since the last full flush.
     global: Vec<u16>,
+    /// Whether one of the `local` ones is of the upper half of addresses.
+    local_upper: bool,
     pub(super) slots: SlotBook,
 }
 
@@ -79,8 +81,15 @@ impl Tlb {
         let info = vec![PageInfo::default(); ALL];
         let info = info.into_boxed_slice().try_into().expect("made exactly that many");
         let workspace = Arc::new(Workspace::new()?);
-        let mut tlb =
-            Self { workspace, info, selected: 0, local: Vec::new(), global: Vec::new(), slots: SlotBook::default() };
+        let mut tlb = Self {
+            workspace,
+            info,
+            selected: 0,
+            local: Vec::new(),
+            global: Vec::new(),
+            local_upper: false,
+            slots: SlotBook::default(),
+        };
         for (index, entry) in tlb.entries_mut().iter_mut().enumerate() {
             *entry = empty(index);
         }
@@ -155,6 +164,7 @@ impl Tlb {
         let relisted = self.entries()[index].addend.is_null() || self.info[index].global != info.global;
         self.entries_mut()[index] = entry;
         self.info[index] = info;
+        self.local_upper |= !info.global && page >> 63 != 0;
         if relisted {
             let list = if info.global { &mut self.global } else { &mut self.local };
             list.push(index as u16);
@@ -163,7 +173,8 @@ impl Tlb {
 
     /// Forgets everything but global pages.
     pub fn flush_local(&mut self) {
-        self.empty_slots();
+        let upper = std::mem::take(&mut self.local_upper);
+        self.empty_local_slots(upper);
         let mut list = std::mem::take(&mut self.local);
         for index in list.drain(..) {
             let index = index as usize;
@@ -188,7 +199,7 @@ impl Tlb {
 
     /// Forgets the page at `address` in every array.
     pub fn flush_page(&mut self, address: u64) {
-        self.empty_slots();
+        self.empty_slots_at(address);
         let page = address & !PAGE_MASK;
         for array in [Privilege::Supervisor, Privilege::User, Privilege::SupervisorWithUser] {
             let index = index_of(address) + array as usize * ENTRIES;
@@ -201,7 +212,7 @@ impl Tlb {
 
     /// Forgets what the entry that would hold `address` has, which no guest can tell.
     pub fn forget(&mut self, address: u64) {
-        self.empty_slots();
+        self.empty_slots_at(address);
         let index = (index_of(address) | self.selected) & (ALL - 1);
         // With its addend it stays known as one that a flush must look at.
         let addend = self.entries()[index].addend;

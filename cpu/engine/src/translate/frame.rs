@@ -11,7 +11,7 @@
 //! The words that most instructions need come first, where a displacement of one byte reaches them.
 
 use super::mode::MODES;
-use super::slots::{SLOTS, Slot};
+use super::slots::{FilledSlots, SLOTS, Slot};
 use super::strings::THUNKS;
 use crate::mmu::Entries;
 use std::io;
@@ -123,8 +123,8 @@ pub struct Frame {
 
     /// Fills a slot.
     pub fill_slot: Code,
-    /// Whether a slot may have been filled since all were emptied.
-    pub slots_filled: u32,
+    /// Slots that have something, of the lower half of addresses and of the upper.
+    pub filled: [FilledSlots; 2],
     pub slots: [Slot; SLOTS],
 
     /// By [`super::mode::Mode::number`].

@@ -32,7 +32,7 @@ pub use frame::{Frame, Workspace};
 pub use lockstep::{Comparable, Left, Step};
 pub use mode::Mode;
 pub use run::Next;
-pub use slots::{PATIENCE, SLOTS, Slot};
+pub use slots::{FilledSlots, PATIENCE, SLOTS, Slot};
 
 use crate::arena::Arena;
 use crate::cpu::Cpu;

@@ -256,7 +256,9 @@ impl Translator {
         // A linear congruential generator's upper bits (Knuth's MMIX constants).
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.set_budget(1 + (self.random >> 61) as u32);
-        self.watch();
+        if self.options.stress.is_some() {
+            self.watch();
+        }
     }
 
     /// An indirect branch led to no address: it is the branch that faults (SDM vol. 2, CALL, JMP and RET). The interpreter runs

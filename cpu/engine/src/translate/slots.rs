@@ -43,6 +43,14 @@ impl Slot {
     pub const EMPTY: Self = Self { low: 0, limit: 0, addend: std::ptr::null_mut(), patience: PATIENCE, unused: 0 };
 }
 
+/// A list of slots that have something, each of them once.
+#[derive(Debug)]
+#[repr(C)]
+pub struct FilledSlots {
+    pub count: u32,
+    pub slots: [u16; SLOTS],
+}
+
 /// An access that has a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Site {
@@ -157,6 +165,11 @@ impl Translator {
     #[cold]
     pub(super) fn found_running(&mut self, number: u32, cache: &mut BlockCache) {
         let Some(block) = self.block_of(number) else { return };
+        // A kernel's objects lie anywhere: of its code only loops are worth it.
+        let stressed = self.options.stress.is_some();
+        if !stressed && self.translations.get(number as usize).is_none_or(|translation| !translation.mode.user) {
+            return;
+        }
         if !std::mem::replace(&mut cache.get_mut(block).translated.hot, true) {
             self.make_anew(number, cache);
         }

@@ -6,7 +6,7 @@
 //! where [`Frame::units`] says so, and else in the CPU's XSAVE area.
 
 use super::frame::{Code, Frame};
-use super::slots::Slot;
+use super::slots::{FilledSlots, SLOTS, Slot};
 use crate::mmu::{Access, ENTRIES, Entry, is_canonical};
 use motu_x86::XsaveArea;
 use std::arch::naked_asm;
@@ -347,10 +347,20 @@ pub unsafe extern "sysv64" fn fill_slot() {
         // Longer runs are for others to replace.
         "cmp qword ptr [rsi + {limit}], 4096",
         "ja 3f",
+        "cmp qword ptr [rsi + {limit}], 0",
         "mov [rsi + {low}], rdx",
         "mov [rsi + {limit}], rcx",
         "mov [rsi + {slot_addend}], rax",
-        "mov dword ptr [rsp + {filled} + {pushed}], 1",
+        "jne 3f",
+        // It had nothing: now it belongs to the list of its half.
+        "shr r11d, {slot}",
+        "shr rdx, 63",
+        "imul edx, edx, {list}",
+        "lea rdx, [rsp + rdx + {filled} + {pushed}]",
+        "mov ecx, [rdx + {count}]",
+        "and ecx, {last}",
+        "mov [rdx + rcx * 2 + {listed}], r11w",
+        "inc dword ptr [rdx + {count}]",
         "3:",
         "mov r11, rax",
         "add qword ptr [rsp + {pushed} - 8], 2 * {jump}",
@@ -393,7 +403,11 @@ pub unsafe extern "sysv64" fn fill_slot() {
         jump = const JUMP,
         tlb = const offset_of!(Frame, tlb),
         slots = const offset_of!(Frame, slots),
-        filled = const offset_of!(Frame, slots_filled),
+        filled = const offset_of!(Frame, filled),
+        list = const size_of::<FilledSlots>(),
+        count = const offset_of!(FilledSlots, count),
+        listed = const offset_of!(FilledSlots, slots),
+        last = const SLOTS - 1,
         read = const offset_of!(Entry, read),
         tag_write = const offset_of!(Entry, write),
         addend = const offset_of!(Entry, addend),
