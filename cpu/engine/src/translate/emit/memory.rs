@@ -229,7 +229,8 @@ impl Emit {
         let again = self.asm.label();
         self.asm.bind(again);
         let label = self.asm.label();
-        let slot = self.slot(address, operand, live);
+        // Nobody waits for the address of a vector.
+        let slot = self.slot(address, operand, live || operand.size > 8);
         let refill = self.refill(operand, slot, again);
         let crooked = if operand.alignment > 1 { self.crooked(exit) } else { label };
         let aligned = checks_both(address, operand, live).then_some((operand.alignment, crooked));
