@@ -220,3 +220,101 @@ impl Tlb {
         !self.slots.scattered.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Entry, PageInfo, Privilege};
+    use super::*;
+
+    /// A page of the lower half, and one of the upper, which other entries serve.
+    const LOWER: u64 = 0x7000_0000_0000;
+    const UPPER: u64 = 0xffff_8880_0010_0000;
+
+    /// A TLB with `pages` pages from each of those on that lie in one run, and slots 0 and 1 filled for the first of them.
+    fn filled(memory: &mut [u8], pages: u64) -> Tlb {
+        let mut tlb = Tlb::new().unwrap();
+        tlb.select(Privilege::Supervisor);
+        for (slot, first) in [(0, LOWER), (1, UPPER)] {
+            let addend = Entry::addend(memory.as_mut_ptr(), first);
+            for page in (0..pages).map(|n| first + n * PAGE) {
+                let entry = Entry { read: page, write: page, exec: 0, addend };
+                tlb.fill(Privilege::Supervisor, page, entry, PageInfo { physical: 0, global: first == UPPER });
+            }
+            tlb.assign_slot(slot);
+            tlb.look_at_slot(slot.into(), first + 16, 8, Access::Read);
+        }
+        tlb
+    }
+
+    fn has(tlb: &Tlb) -> [bool; 2] {
+        [0, 1].map(|slot| tlb.slot_is_filled(slot))
+    }
+
+    #[test]
+    fn what_the_tlb_forgets_no_slot_has() {
+        let mut memory = vec![0; PAGE as usize];
+        let host = memory.as_mut_ptr();
+        let tlb = || filled(&mut vec![0; PAGE as usize], 1);
+        assert_eq!(has(&tlb()), [true, true]);
+        let after = |change: &dyn Fn(&mut Tlb)| {
+            let mut tlb = tlb();
+            change(&mut tlb);
+            has(&tlb)
+        };
+        assert_eq!(after(&|tlb| tlb.flush_all()), [false, false]);
+        assert_eq!(after(&|tlb| tlb.flush_local()), [false, true], "a global page stays");
+        assert_eq!(after(&|tlb| tlb.flush_page(LOWER + 8)), [false, true]);
+        assert_eq!(after(&|tlb| tlb.flush_page(UPPER)), [true, false]);
+        assert_eq!(after(&|tlb| tlb.flush_page(UPPER + 2 * PAGE)), [true, true]);
+        assert_eq!(after(&|tlb| tlb.forget(LOWER)), [false, true]);
+        assert_eq!(after(&|tlb| tlb.protect(host)), [false, false], "one of them may have it");
+        assert_eq!(after(&|tlb| tlb.assign_slot(1)), [true, false]);
+        let local = |tlb: &mut Tlb| {
+            let page = UPPER + 8 * PAGE;
+            let entry = Entry { read: page, write: 0, exec: 0, addend: Entry::addend(host, page) };
+            tlb.fill(Privilege::Supervisor, page, entry, PageInfo::default());
+            tlb.flush_local();
+        };
+        assert_eq!(after(&local), [false, false], "the upper half had a page that is not global");
+    }
+
+    #[test]
+    fn a_slot_has_the_run_of_pages_around_an_access() {
+        let mut memory = vec![0; 5 * PAGE as usize];
+        let mut tlb = filled(&mut memory, 5);
+        let slot = *tlb.slot(0).unwrap();
+        assert_eq!((slot.low, slot.limit), (LOWER, 5 * PAGE - 7), "an operand of eight bytes fits in up to its end");
+        assert_eq!(slot.addend.wrapping_add(LOWER as usize), memory.as_mut_ptr());
+        // Any page of the run takes it away.
+        tlb.flush_page(LOWER + 4 * PAGE);
+        assert_eq!(has(&tlb), [false, true]);
+    }
+
+    #[test]
+    fn a_run_ends_where_the_host_has_another_page() {
+        let mut memory = vec![0; 5 * PAGE as usize];
+        let mut tlb = filled(&mut memory, 5);
+        let page = LOWER + 2 * PAGE;
+        let elsewhere = Entry { read: page, write: page, exec: 0, addend: Entry::addend(memory.as_mut_ptr(), page) };
+        tlb.fill(Privilege::Supervisor, page, elsewhere, PageInfo::default());
+        assert_eq!(tlb.run(LOWER, Access::Read), (LOWER, 2 * PAGE));
+        assert_eq!(tlb.run(page, Access::Read), (page, PAGE));
+        assert_eq!(tlb.run(LOWER + 4 * PAGE, Access::Read), (LOWER + 3 * PAGE, 2 * PAGE));
+        // One that may only be read is in no run to write.
+        let page = LOWER + PAGE;
+        let entry = Entry { write: 0, ..*tlb.entry(page) };
+        tlb.fill(Privilege::Supervisor, page, entry, PageInfo::default());
+        assert_eq!(tlb.run(LOWER, Access::Write), (LOWER, PAGE));
+    }
+
+    #[test]
+    fn an_access_that_jumps_about_loses_its_slot_and_one_that_walks_does_not() {
+        let look_at = |pages: &dyn Fn(u64) -> u64| {
+            let mut history = History { at: cycles(), trials: MAX_TRIALS, ..History::default() };
+            (0..=u64::from(WATCHED)).map(|n| history.look(pages(n) * PAGE)).last()
+        };
+        assert!(matches!(look_at(&|n| n), Some(Verdict::Keep(patience)) if patience > PATIENCE));
+        assert!(matches!(look_at(&|n| 100 - n), Some(Verdict::Keep(patience)) if patience > PATIENCE));
+        assert!(matches!(look_at(&|n| n * 7 % 11), Some(Verdict::GiveUp)));
+    }
+}
