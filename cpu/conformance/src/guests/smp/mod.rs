@@ -1,6 +1,6 @@
 //! Several processors: how they start, reach each other and share memory.
 //!
-//! Words of the page at [`DATA`](crate::layout::DATA) are what they tell each other. A guest ends where processor 0 says so.
+//! Words of the page at [`DATA`] are what they tell each other. A guest ends where processor 0 says so.
 
 mod atomics;
 mod code;
