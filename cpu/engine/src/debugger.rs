@@ -80,7 +80,7 @@ impl Cpu {
         hits & !HIT
     }
 
-    /// An instruction is about to run. Whether a step is done when it has.
+    /// An instruction is about to run: if a step was asked for, it is done when it has.
     pub fn begin_step(&mut self) {
         if self.debugger.step == Step::Asked {
             self.debugger.step = Step::Begun;

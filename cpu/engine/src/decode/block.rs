@@ -99,6 +99,18 @@ pub struct Context<'a> {
 }
 
 impl Cpu {
+    /// What decoding depends on now, of code that begins at `start` in its page.
+    fn decode_context(&mut self, start: u64) -> Context<'_> {
+        Context {
+            code_size: self.code_size,
+            key: self.key,
+            contract: self.contract,
+            native: &mut self.native,
+            debugger: &self.debugger,
+            start,
+        }
+    }
+
     /// Decodes the block at the current instruction, whose first byte is at `physical` in `host_page`.
     ///
     /// # Errors
@@ -114,16 +126,9 @@ impl Cpu {
             // guest may change it while we look.
             unsafe { shared::copy_in(host_page.add(start), room) };
         }
-        let mut context = Context {
-            code_size: self.code_size,
-            key: self.key,
-            contract: self.contract,
-            native: &mut self.native,
-            debugger: &self.debugger,
-            start: start as u64,
-        };
         let mut ops = std::mem::take(&mut self.decoded);
         ops.clear();
+        let mut context = self.decode_context(start as u64);
         let mut len = decode_run(bytes.get(..first).unwrap_or(&[]), rip, reach, &mut context, &mut ops);
         let mut second_page = None;
         if ops.is_empty() {
@@ -136,15 +141,7 @@ impl Cpu {
                 unsafe { shared::copy_in(next_host, room) };
             }
             let code = bytes.get(..first + MAX_LEN).unwrap_or(&[]);
-            let mut context = Context {
-                code_size: self.code_size,
-                key: self.key,
-                contract: self.contract,
-                native: &mut self.native,
-                debugger: &self.debugger,
-                start: start as u64,
-            };
-            len = decode_one(code, rip, &mut context, &mut ops);
+            len = decode_one(code, rip, &mut self.decode_context(start as u64), &mut ops);
         }
         let of_block = ops.drain(..).collect();
         self.decoded = ops;

@@ -1,35 +1,11 @@
 //! Handlers of the integer instructions: data, arithmetic, bits, branches, strings.
 
 use super::operands::{Kind, kind, size};
+use super::widths::{wide, widths};
 use super::{Handler, Op};
 use crate::exec::operand::{Dst, Imm, Mem, Src};
 use crate::exec::{arithmetic as a, bits, branch, data, decimal, flag_ops, string};
 use iced_x86::{Code, CodeSize, Instruction, Mnemonic as M, OpKind};
-
-/// `$e` with the type `$W` as wide as `$size` bytes.
-macro_rules! widths {
-    ($size:expr, $W:ident => $e:expr) => {
-        match $size {
-            1 => { type $W = u8; Some($e as Handler) }
-            2 => { type $W = u16; Some($e as Handler) }
-            4 => { type $W = u32; Some($e as Handler) }
-            8 => { type $W = u64; Some($e as Handler) }
-            _ => None,
-        }
-    };
-}
-
-/// As `widths`, without bytes.
-macro_rules! wide {
-    ($size:expr, $W:ident => $e:expr) => {
-        match $size {
-            2 => { type $W = u16; Some($e as Handler) }
-            4 => { type $W = u32; Some($e as Handler) }
-            8 => { type $W = u64; Some($e as Handler) }
-            _ => None,
-        }
-    };
-}
 
 /// `$e` with the place `$D` as the first operand's shape.
 macro_rules! place {

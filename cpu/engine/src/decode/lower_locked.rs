@@ -1,35 +1,11 @@
 //! Handlers of instructions that read, change and write memory in one step (Intel SDM vol. 3, 9.1.2): those with LOCK, and XCHG.
 
 use super::operands::{Kind, kind, size};
+use super::widths::{wide, widths};
 use super::{Handler, Op};
 use crate::exec::operand::{Imm, Locked, Src};
 use crate::exec::{arithmetic as a, bits, data};
 use iced_x86::{Instruction, Mnemonic as M};
-
-/// `$e` with the type `$W` as wide as `$size` bytes.
-macro_rules! widths {
-    ($size:expr, $W:ident => $e:expr) => {
-        match $size {
-            1 => { type $W = u8; Some($e as Handler) }
-            2 => { type $W = u16; Some($e as Handler) }
-            4 => { type $W = u32; Some($e as Handler) }
-            8 => { type $W = u64; Some($e as Handler) }
-            _ => None,
-        }
-    };
-}
-
-/// As `widths`, without bytes.
-macro_rules! wide {
-    ($size:expr, $W:ident => $e:expr) => {
-        match $size {
-            2 => { type $W = u16; Some($e as Handler) }
-            4 => { type $W = u32; Some($e as Handler) }
-            8 => { type $W = u64; Some($e as Handler) }
-            _ => None,
-        }
-    };
-}
 
 /// The handler of an instruction whose memory operand is locked; fills in what `op` lacks.
 pub fn handler(i: &Instruction, op: &mut Op) -> Option<Handler> {

@@ -9,6 +9,7 @@ mod lower_locked;
 mod lower_system;
 mod op;
 mod operands;
+mod widths;
 
 pub use block::{Block, MAX_LEN, Reach, Single, Translated};
 #[cfg(test)]

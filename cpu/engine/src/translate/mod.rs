@@ -57,8 +57,6 @@ const CODE_SIZE: usize = 16 << 20;
 const MAX_EXITS: usize = 300_000;
 /// Times that the interpreter runs a block before it is translated.
 const HOT: u32 = 16;
-/// Runs of a block that is not to be translated.
-const NEVER: u32 = Translated::NEVER;
 
 /// One block's host code.
 #[derive(Debug)]
@@ -319,7 +317,7 @@ impl Translator {
         let block = cache.get_mut(index);
         let number = match found {
             Some(number) => number,
-            None if block.translated.runs == NEVER => return Ok(None),
+            None if block.translated.runs == Translated::NEVER => return Ok(None),
             None if block.translated.runs < self.hot => {
                 block.translated.runs += 1;
                 return Ok(None);
@@ -355,7 +353,7 @@ impl Translator {
             return None;
         }
         let Some(page) = copy_code(cpu, block, &mut self.page) else {
-            block.translated.runs = NEVER;
+            block.translated.runs = Translated::NEVER;
             return None;
         };
         let place = Place {
@@ -370,7 +368,7 @@ impl Translator {
         self.jumps.prepare(mode);
         let Some(made) = self.blocks.translate(block, &place) else {
             if rest.is_none() {
-                block.translated.runs = NEVER;
+                block.translated.runs = Translated::NEVER;
             }
             return None;
         };

@@ -8,11 +8,12 @@
 //! Code jumps to itself or is found running by whoever disturbs it before its accesses have slots. One that finds something else
 //! each time is slower with a slot than without: then the block is made anew, and that access looks the TLB up.
 
-use super::Translator;
+use super::{Translation, Translator};
 use crate::cpu::Cpu;
 use crate::decode::BlockCache;
 use crate::mmu::cycles;
 use crate::options::Translate;
+use std::collections::BTreeSet;
 
 /// Slots of one CPU.
 pub const SLOTS: usize = 1024;
@@ -36,11 +37,10 @@ pub struct Slot {
     pub addend: *mut u8,
     /// How often it may miss before somebody has a look at it.
     pub patience: i32,
-    unused: u32,
 }
 
 impl Slot {
-    pub const EMPTY: Self = Self { low: 0, limit: 0, addend: std::ptr::null_mut(), patience: PATIENCE, unused: 0 };
+    pub const EMPTY: Self = Self { low: 0, limit: 0, addend: std::ptr::null_mut(), patience: PATIENCE };
 }
 
 /// A list of slots that have something, each of them once.
@@ -129,16 +129,16 @@ impl Translator {
         for slot in cpu.mmu.tlb.take_scattered_slots() {
             let owner = self.slots.owners.get(usize::from(slot)).copied().flatten();
             let Some((number, site)) = owner else { continue };
-            if let Some(block) = self.block_of(number) {
+            if let Some(&Translation { block, .. }) = self.kept(number) {
                 cache.get_mut(block).translated.scattered |= scattered_bit(site.op);
                 self.make_anew(number, cache);
             }
         }
     }
 
-    /// The block of a translation that is not dropped.
-    fn block_of(&self, number: u32) -> Option<u32> {
-        self.translations.get(number as usize).filter(|translation| !translation.dropped).map(|found| found.block)
+    /// A translation that is not dropped.
+    fn kept(&self, number: u32) -> Option<&Translation> {
+        self.translations.get(number as usize).filter(|translation| !translation.dropped)
     }
 
     /// Has code leave again and again, to find out what is running. In lock-step all of it has slots anyway.
@@ -164,20 +164,17 @@ impl Translator {
 
     #[cold]
     pub(super) fn found_running(&mut self, number: u32, cache: &mut BlockCache) {
-        let Some(block) = self.block_of(number) else { return };
+        let Some(translation) = self.kept(number) else { return };
         // A kernel's objects lie anywhere: of its code only loops are worth it.
-        let stressed = self.options.stress.is_some();
-        if !stressed && self.translations.get(number as usize).is_none_or(|translation| !translation.mode.user) {
-            return;
-        }
-        if !std::mem::replace(&mut cache.get_mut(block).translated.hot, true) {
+        let worth_it = translation.mode.user || self.options.stress.is_some();
+        if worth_it && !std::mem::replace(&mut cache.get_mut(translation.block).translated.hot, true) {
             self.make_anew(number, cache);
         }
     }
 
     /// Drops a translation, but not its block. Translations of a block's rest stay, as the block's lead to them.
     fn make_anew(&mut self, number: u32, cache: &mut BlockCache) {
-        let Some(block) = self.block_of(number) else { return };
+        let Some(&Translation { block, .. }) = self.kept(number) else { return };
         let at = &mut cache.get_mut(block).translated.at;
         if let Some(place) = at.iter().position(|&(_, at)| at == number) {
             at.swap_remove(place);
@@ -187,17 +184,21 @@ impl Translator {
 
     /// Where hardly any slot is free: takes those that have been empty since the TLB last forgot something.
     pub(super) fn reclaim_slots(&mut self, cpu: &Cpu, cache: &mut BlockCache) {
-        if self.slots.free.len() >= MOST || cycles().wrapping_sub(self.slots.reclaimed) < REST {
+        if self.slots.free.len() >= MOST {
             return;
         }
-        self.slots.reclaimed = cycles();
+        let now = cycles();
+        if now.wrapping_sub(self.slots.reclaimed) < REST {
+            return;
+        }
+        self.slots.reclaimed = now;
         let used = |(slot, owner): (u16, &Option<(u32, Site)>)| {
             owner.map(|(number, _)| number).filter(|_| cpu.mmu.tlb.slot_is_filled(slot))
         };
-        let used: std::collections::BTreeSet<u32> = (0..).zip(&self.slots.owners).filter_map(used).collect();
+        let used: BTreeSet<u32> = (0..).zip(&self.slots.owners).filter_map(used).collect();
         let owners: Vec<u32> = self.slots.owners.iter().flatten().map(|&(number, _)| number).collect();
         for number in owners.into_iter().filter(|number| !used.contains(number)) {
-            if let Some(block) = self.block_of(number) {
+            if let Some(&Translation { block, .. }) = self.kept(number) {
                 cache.get_mut(block).translated.hot = false;
                 self.make_anew(number, cache);
             }

@@ -123,6 +123,16 @@ fn alias(b: &mut Bench<'_>) -> Checked {
     })
 }
 
+/// Writes MOV EAX, EBP's value and RET at offset RBX of the pages at `FREE`, and gives it out to be called.
+fn publish(a: &mut CodeAssembler) -> Checked {
+    a.mov(rax, FREE)?;
+    a.add(rbx, rax)?;
+    a.mov(byte_ptr(rbx), 0xb8)?;
+    a.mov(dword_ptr(rbx + 1), ebp)?;
+    a.mov(byte_ptr(rbx + 5), 0xc3)?;
+    Ok(a.mov(qword_ptr(POINTER), rbx)?)
+}
+
 /// As compilers at run time do: the page has been run, this place of it has not, or not for long; nothing serialises but the call.
 fn published(b: &mut Bench<'_>) -> Checked {
     b.map(FREE, FRAMES, page::KERNEL)?;
@@ -134,12 +144,7 @@ fn published(b: &mut Bench<'_>) -> Checked {
         a.mov(rbx, rbp)?;
         a.and(ebx, 63)?;
         a.shl(rbx, 6)?;
-        a.mov(rax, FREE)?;
-        a.add(rbx, rax)?;
-        a.mov(byte_ptr(rbx), 0xb8)?;
-        a.mov(dword_ptr(rbx + 1), ebp)?;
-        a.mov(byte_ptr(rbx + 5), 0xc3)?;
-        Ok(a.mov(qword_ptr(POINTER), rbx)?)
+        publish(a)
     })
 }
 
@@ -154,12 +159,7 @@ fn fresh_pages(b: &mut Bench<'_>) -> Checked {
         a.mov(rbx, rbp)?;
         a.shr(rbx, 1)?;
         a.shl(rbx, 12)?;
-        a.mov(rax, FREE)?;
-        a.add(rbx, rax)?;
-        a.mov(byte_ptr(rbx), 0xb8)?;
-        a.mov(dword_ptr(rbx + 1), ebp)?;
-        a.mov(byte_ptr(rbx + 5), 0xc3)?;
-        Ok(a.mov(qword_ptr(POINTER), rbx)?)
+        publish(a)
     })
 }
 

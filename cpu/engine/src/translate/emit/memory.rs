@@ -230,7 +230,7 @@ impl Emit {
         self.asm.bind(again);
         let label = self.asm.label();
         // Nobody waits for the address of a vector.
-        let slot = self.slot(address, operand, live || operand.size > 8);
+        let slot = if operand.size > 8 { None } else { self.slot(address, operand, live) };
         let refill = self.refill(operand, slot, again);
         let crooked = if operand.alignment > 1 { self.crooked(exit) } else { label };
         let aligned = checks_both(address, operand, live).then_some((operand.alignment, crooked));

@@ -1,6 +1,6 @@
 //! What instructions leave in registers, flags and words of the frame.
 
-use super::form::{Definition, Form, Place, Right, Symbol, TlbEntry};
+use super::form::{Definition, Form, Place, Symbol, TlbEntry};
 use super::state::{Flags, State};
 use super::walk::{Checked, Proof, RSP, is_immediate, operand, operand_bytes};
 use super::words::{self, Field};
@@ -89,7 +89,7 @@ impl Proof<'_> {
 
     fn slot_word(&mut self, number: u16, field: usize, state: &State) -> Option<Form> {
         let site = self.sites.get(&number)?;
-        let right = if site.write { Right::Write } else { Right::Read };
+        let right = words::right(site);
         let entry = TlbEntry { at: Form::constant(at::slot(number) as u64), version: state.version };
         let definition = match field {
             field if field == offset_of!(Slot, low) => Definition::Tag(entry, right),

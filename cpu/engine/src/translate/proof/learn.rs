@@ -7,10 +7,6 @@ use super::words;
 use crate::mmu::{PAGE, index_of};
 use crate::translate::slots::Site;
 
-fn site_right(site: &Site) -> Right {
-    if site.write { Right::Write } else { Right::Read }
-}
-
 impl Proof<'_> {
     /// `a` + `more` is not above `b`, as numbers without a sign.
     pub fn learn_at_most(&mut self, state: &mut State, a: &Form, b: &Form, more: i64) {
@@ -26,7 +22,7 @@ impl Proof<'_> {
         };
         let entry = entry.clone();
         let Some(site) = self.site(&entry) else { return };
-        let begin = self.symbols.define(Definition::Tag(entry.clone(), site_right(site)));
+        let begin = self.symbols.define(Definition::Tag(entry.clone(), words::right(site)));
         self.found_by_slot(state, entry, a.plus(&begin, 1));
     }
 
@@ -35,7 +31,7 @@ impl Proof<'_> {
     pub fn found_by_slot(&mut self, state: &mut State, entry: TlbEntry, address: Form) {
         let Some(site) = self.site(&entry) else { return };
         let greatest = PAGE as i64 - i64::from(site.bytes);
-        state.found.insert((entry, site_right(site)), Found { of: address, least: 0, greatest });
+        state.found.insert((entry, words::right(site)), Found { of: address, least: 0, greatest });
     }
 
     fn site(&self, entry: &TlbEntry) -> Option<&Site> {

@@ -5,7 +5,7 @@ use crate::cpu::{Cpu, seg};
 use crate::mmu::{ENTRIES, Entry, Privilege};
 use crate::translate::frame::{Code, Frame, JUMPS, WORDS, at};
 use crate::translate::mode::Mode;
-use crate::translate::slots::{SLOTS, Slot};
+use crate::translate::slots::{SLOTS, Site, Slot};
 use crate::translate::strings::THUNKS;
 use motu_x86::Segment;
 use std::mem::{offset_of, size_of};
@@ -132,6 +132,11 @@ pub fn field(offset: i64) -> Option<Field> {
 /// `offset` without the part inside an entry.
 pub fn entry_at(offset: i64) -> i64 {
     offset - offset.rem_euclid(ENTRY)
+}
+
+/// The right that an access has by its slot.
+pub fn right(site: &Site) -> Right {
+    if site.write { Right::Write } else { Right::Read }
 }
 
 /// The slot that a word belongs to, and which of its words that is.
