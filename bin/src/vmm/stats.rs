@@ -78,6 +78,7 @@ impl Display for Table<'_> {
             row("engine switches", grouped(switches.done))?;
             row("  refused by an engine", grouped(switches.refused))?;
             row("  mean time", millis(switches.time.0 / switches.done.max(1)))?;
+            row("  99 of 100 within", millis(switches.most.0))?;
             row("  longest", millis(switches.longest.0))?;
         }
         if cpus.hardware.is_none() {

@@ -395,8 +395,7 @@ impl Vcpu for SoftVcpu {
     fn restore(&mut self, state: &CpuState, now: Nanos) -> Result<(), HvError> {
         self.cpu.restore(state, now)?;
         self.cpu.mmu.flush_all();
-        let cpu = &mut self.cpu;
-        self.cache.clear(cpu);
+        self.cache.doubt(&mut self.cpu);
         Ok(())
     }
 

@@ -36,8 +36,10 @@ pub struct SwitchStats {
     pub done: u64,
     /// CPUs whose state the other engine did not take, so that the machine stayed where it was.
     pub refused: u64,
-    /// From when a switch was asked for until all CPUs ran again: of all together, and the longest.
+    /// From when a switch was asked for until all CPUs ran again: of all together, what 99 of 100 took at most (to a quarter), and
+    /// the longest.
     pub time: Nanos,
+    pub most: Nanos,
     pub longest: Nanos,
 }
 
@@ -113,6 +115,7 @@ impl Add for SwitchStats {
             done: self.done + other.done,
             refused: self.refused + other.refused,
             time: self.time.saturating_add(other.time),
+            most: self.most.max(other.most),
             longest: self.longest.max(other.longest),
         }
     }

@@ -17,6 +17,7 @@
 //! It knows neither of the two: they are told to it as [`Hypervisor`]s.
 #![forbid(unsafe_code)]
 
+mod durations;
 mod meeting;
 mod shared;
 mod trigger;

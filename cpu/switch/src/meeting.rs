@@ -1,5 +1,6 @@
 //! Where a machine's CPUs meet to go over to the other engine together.
 
+use crate::durations::Durations;
 use motu_hv::{HvError, Kick, Msi, SwitchStats, Vm};
 use motu_x86::Nanos;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -41,6 +42,7 @@ struct State {
     /// When the CPUs were called, by the host's clock.
     called: Instant,
     stats: SwitchStats,
+    took: Durations,
 }
 
 impl State {
@@ -49,6 +51,7 @@ impl State {
         let SwitchStats { done, time, longest, .. } = &mut self.stats;
         *done += 1;
         (*time, *longest) = (time.saturating_add(took), took.max(*longest));
+        self.took.note(took);
     }
 }
 
@@ -73,6 +76,7 @@ impl Meeting {
             waiting: Vec::new(),
             called: Instant::now(),
             stats: SwitchStats::default(),
+            took: Durations::default(),
         };
         Self { vms, vcpus, state: Mutex::new(state), changed: Condvar::new(), kickers: Mutex::default() }
     }
@@ -95,7 +99,8 @@ impl Meeting {
     }
 
     pub fn stats(&self) -> SwitchStats {
-        self.state().stats
+        let state = self.state();
+        SwitchStats { most: state.took.most(), ..state.stats }
     }
 
     /// Has all CPUs go over to the other engine, if all of them run.

@@ -46,8 +46,9 @@ pub struct Translated {
     pub runs: u32,
     /// Its translations by the linear address that they were made for.
     pub at: Vec<(u64, u32)>,
-    /// Pieces of its page beside its own that the translations depend on.
+    /// Pieces of its page beside its own that the translations depend on, and a hash of what they held.
     pub looked_at: u64,
+    looked: u64,
     /// Translations of parts of it.
     pub singles: Vec<Single>,
     /// It was found running, so that its accesses may have slots.
@@ -69,10 +70,37 @@ impl Translated {
     /// [`Translated::runs`] of a block that is not to be translated.
     pub const NEVER: u32 = u32::MAX;
 
+    /// The translations depend on more pieces of the page, which holds `now`.
+    pub fn look_at(&mut self, pieces: u64, now: &[u8]) {
+        self.looked_at |= pieces;
+        self.looked = hash(self.looked_at, now);
+    }
+
     /// All translations.
     pub fn numbers(&self) -> impl Iterator<Item = u32> {
         self.at.iter().map(|&(_, number)| number).chain(self.singles.iter().map(|single| single.number))
     }
+}
+
+impl Block {
+    /// Whether the page at `page`, which holds `now`, has what the block and its translations were made of, as far as they were of
+    /// that page.
+    pub fn is_in(&self, page: u64, now: &[u8]) -> bool {
+        let start = (self.physical & PAGE_MASK) as usize;
+        let (first, second) = self.code.split_at(self.code.len().min(PAGE as usize - start));
+        if self.physical & !PAGE_MASK != page {
+            return now.get(..second.len()) == Some(second);
+        }
+        let Translated { looked_at, looked, .. } = self.translated;
+        now.get(start..start + first.len()) == Some(first) && (looked_at == 0 || hash(looked_at, now) == looked)
+    }
+}
+
+/// Of the 64-byte pieces of a page that holds `now`. Two pages that differ in one word never have the same.
+fn hash(pieces: u64, now: &[u8]) -> u64 {
+    let chosen = now.chunks_exact(64).enumerate().filter(|(n, _)| pieces >> (n & 63) & 1 != 0);
+    let words = chosen.flat_map(|(_, piece)| piece.as_chunks().0).map(|&word| u64::from_le_bytes(word));
+    words.fold(0, |hash: u64, word| (hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 /// How far a block goes.

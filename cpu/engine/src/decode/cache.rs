@@ -79,12 +79,21 @@ struct PageBlocks {
     blocks: Vec<u32>,
     /// 64-byte pieces of the page that hold code of any of them.
     granules: u64,
+    /// [`BlockCache::term`] for which they are what memory holds. Of an older one nothing is run.
+    term: u32,
+}
+
+/// Where a block is, and the [`BlockCache::term`] for which it is what memory holds.
+#[derive(Clone, Copy)]
+struct Known {
+    index: u32,
+    term: u32,
 }
 
 pub struct BlockCache {
     blocks: Vec<Block>,
     free: Vec<u32>,
-    by_address: AddressMap<(u64, u32), u32>,
+    by_address: AddressMap<(u64, u32), Known>,
     pages: AddressMap<u64, PageBlocks>,
     /// Pages to which other CPUs may still write unseen: their code is decoded anew each time.
     contested: AddressSet<u64>,
@@ -97,6 +106,8 @@ pub struct BlockCache {
     ops: usize,
     /// Translations of blocks that were dropped.
     dropped: Vec<u32>,
+    /// Counts up whenever memory may have been written by somebody who has not told.
+    term: u32,
 }
 
 fn jump_index(linear: u64) -> usize {
@@ -123,6 +134,7 @@ impl BlockCache {
             made: 1,
             ops: 0,
             dropped: Vec::new(),
+            term: 0,
         }
     }
 
@@ -170,11 +182,15 @@ impl BlockCache {
         let linear = cpu.code_linear(cpu.rip);
         let (physical, host, global) = cpu.fetch_page(linear)?;
         let key = cpu.decode_key();
-        let index = match self.by_address.get(&(physical, key)) {
-            Some(&index) if self.second_page_holds(index, cpu)? => index,
-            found => {
-                let stale = found.copied();
-                if let Some(stale) = stale {
+        let known = match self.by_address.get(&(physical, key)) {
+            Some(&known) if known.term == self.term => Some(known.index),
+            Some(_) => self.make_sure(physical, key, cpu),
+            None => None,
+        };
+        let index = match known {
+            Some(index) if self.second_page_holds(index, cpu)? => index,
+            _ => {
+                if let Some(&Known { index: stale, .. }) = self.by_address.get(&(physical, key)) {
                     self.drop_block(stale, cpu);
                 }
                 match self.decode(physical, host, cpu)? {
@@ -201,7 +217,7 @@ impl BlockCache {
         }
         let block = cpu.decode_block(physical, host, Reach::Block)?;
         match block.second_page {
-            Some(page) if !self.pages.contains_key(&page) => {
+            Some(page) if !self.is_sure(page) => {
                 if !self.hold(page, cpu) {
                     return Ok(None);
                 }
@@ -215,7 +231,7 @@ impl BlockCache {
     /// Makes a page one whose code this CPU may keep decoded, so that whoever writes to it tells. False as long as another CPU may
     /// write to it unseen, which it was asked to forgo.
     fn hold(&mut self, page: u64, cpu: &mut Cpu) -> bool {
-        if self.pages.contains_key(&page) {
+        if self.is_sure(page) {
             return true;
         }
         let asked = self.contested.contains(&page);
@@ -225,10 +241,62 @@ impl BlockCache {
         let writers = cpu.other_writers(page);
         if writers == 0 || (!asked && cpu.ask_to_forgo_writes(page, writers)) {
             self.contested.remove(&page);
+            self.compare(page, cpu);
             return true;
         }
         self.contested.insert(page);
         false
+    }
+
+    /// Whether what was decoded of a page is what memory holds; something was.
+    fn is_sure(&self, page: u64) -> bool {
+        self.pages.get(&page).is_some_and(|entry| entry.term == self.term)
+    }
+
+    /// Memory may have been written by somebody who has not told: another engine, or who gave the CPU its state. What was decoded
+    /// counts again where memory holds the same; a page is looked at when it is next run.
+    pub fn doubt(&mut self, cpu: &mut Cpu) {
+        for page in std::mem::take(&mut self.contested) {
+            cpu.mmu.ram.let_go(page);
+        }
+        match self.term.checked_add(1) {
+            Some(term) => self.term = term,
+            None => {
+                self.clear(cpu);
+                self.term = 0;
+            }
+        }
+    }
+
+    /// The block of an older term at `physical`, if it is still what memory holds and nobody can write to it unseen.
+    #[cold]
+    fn make_sure(&mut self, physical: u64, key: u32, cpu: &mut Cpu) -> Option<u32> {
+        let held = self.hold(physical & !PAGE_MASK, cpu);
+        let index = self.by_address.get(&(physical, key)).filter(|_| held)?.index;
+        if let Some(second) = self.get(index).second_page
+            && !self.hold(second, cpu)
+        {
+            return None;
+        }
+        // The second page may have been another.
+        let known = self.by_address.get_mut(&(physical, key))?;
+        known.term = self.term;
+        Some(known.index)
+    }
+
+    /// Drops the blocks of a page that this CPU holds, if they are not what memory holds.
+    fn compare(&mut self, page: u64, cpu: &mut Cpu) {
+        let Some(entry) = self.pages.get_mut(&page) else { return };
+        entry.term = self.term;
+        let mut now = [0; PAGE as usize];
+        let is_ram = cpu.mmu.ram.copy_page(page, &mut now).is_some();
+        let blocks = entry.blocks.clone();
+        for index in blocks {
+            if !is_ram || !self.get(index).is_in(page, &now) {
+                cpu.stats.blocks_invalidated += 1;
+                self.drop_block(index, cpu);
+            }
+        }
     }
 
     /// Decodes the one instruction at the CPU's RIP, for this time only.
@@ -289,9 +357,10 @@ impl BlockCache {
             Some(slot) => *slot = block,
             None => self.blocks.push(block),
         }
-        self.by_address.insert(address, index);
+        self.by_address.insert(address, Known { index, term: self.term });
         for (n, page) in pages.into_iter().flatten().enumerate() {
             let entry = self.pages.entry(page).or_default();
+            entry.term = self.term;
             entry.blocks.push(index);
             let end = first + len - 1;
             entry.granules |= if n == 0 { granules(first, end) } else { granules(0, end & PAGE_MASK) };
@@ -335,10 +404,10 @@ impl BlockCache {
         written.iter().for_each(|w| self.invalidate(w.page, w.first, w.last, cpu));
     }
 
-    /// The translation of a block depends on more of its page, given as 64-byte pieces.
-    pub fn depend_on(&mut self, index: u32, looked_at: u64) {
+    /// The translation of a block depends on more of its page, given as 64-byte pieces; `now` is what it holds.
+    pub fn depend_on(&mut self, index: u32, looked_at: u64, now: &[u8]) {
         let block = self.get_mut(index);
-        block.translated.looked_at |= looked_at;
+        block.translated.look_at(looked_at, now);
         let page = block.physical & !PAGE_MASK;
         if let Some(entry) = self.pages.get_mut(&page) {
             entry.granules |= looked_at;
@@ -378,7 +447,8 @@ impl BlockCache {
             let (start, len) = (block.physical & PAGE_MASK, u64::from(block.len));
             offsets.iter().any(|offset| offset.wrapping_sub(start) & PAGE_MASK < len)
         };
-        let hit: Vec<u32> = self.by_address.values().copied().filter(|&index| covers(self.get(index))).collect();
+        let hit: Vec<u32> =
+            self.by_address.values().map(|known| known.index).filter(|&index| covers(self.get(index))).collect();
         hit.into_iter().for_each(|index| self.drop_block(index, cpu));
     }
 
@@ -405,7 +475,10 @@ impl BlockCache {
             entry.blocks.retain(|&i| i != index);
             if entry.blocks.is_empty() {
                 self.pages.remove(&page);
-                cpu.mmu.ram.let_go(page);
+                // Of one whose writers were asked, it is not known yet whether code is kept.
+                if !self.contested.contains(&page) {
+                    cpu.mmu.ram.let_go(page);
+                }
             }
         }
         self.free.push(index);

@@ -415,7 +415,7 @@ impl Translator {
             None => block.translated.at.push((rip, number)),
             Some(rest) => block.translated.singles.push(Single { rip, rest, number }),
         }
-        cache.depend_on(index, looked_at);
+        cache.depend_on(index, looked_at, &self.page[..PAGE as usize]);
         Some(number)
     }
 }
