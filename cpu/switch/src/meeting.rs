@@ -100,7 +100,7 @@ impl Meeting {
 
     pub fn stats(&self) -> SwitchStats {
         let state = self.state();
-        SwitchStats { most: state.took.most(), ..state.stats }
+        SwitchStats { most: state.took.most().min(state.stats.longest), ..state.stats }
     }
 
     /// Has all CPUs go over to the other engine, if all of them run.

@@ -3,6 +3,8 @@
 mod block;
 mod cache;
 mod gate;
+#[cfg(test)]
+mod kept;
 mod lower;
 mod lower_integer;
 mod lower_locked;

@@ -223,13 +223,19 @@ impl Translator {
     #[inline(always)]
     fn keep_up(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) {
         self.jumps.keep_up(&mut cpu.mmu);
+        self.drop_those_of(cache);
+        if cpu.mmu.tlb.has_scattered_slots() {
+            self.give_up_slots(cpu, cache);
+        }
+    }
+
+    /// Drops what was made of blocks that are no more.
+    #[inline(always)]
+    fn drop_those_of(&mut self, cache: &mut BlockCache) {
         if cache.has_dropped() {
             for number in cache.take_dropped() {
                 self.drop_translation(number);
             }
-        }
-        if cpu.mmu.tlb.has_scattered_slots() {
-            self.give_up_slots(cpu, cache);
         }
     }
 
@@ -305,6 +311,8 @@ impl Translator {
     fn find(&mut self, cpu: &mut Cpu, cache: &mut BlockCache) -> crate::cpu::Faulting<Option<u32>> {
         let rip = cpu.rip;
         let index = cache.find(cpu)?;
+        // What this block leads to may have turned out to be older than its page.
+        self.drop_those_of(cache);
         let running = std::mem::take(&mut self.runs_next);
         let number_of = |cache: &BlockCache| {
             let at = &cache.get(index).translated.at;
@@ -349,7 +357,8 @@ impl Translator {
         let rip = cpu.rip;
         self.reclaim_slots(cpu, cache);
         let block = cache.get_mut(index);
-        if self.options.deny.iter().any(|denied| denied.contains(&rip)) {
+        // A block that was dropped has no operations, and nothing that code would end with.
+        if block.ops.is_empty() || self.options.deny.iter().any(|denied| denied.contains(&rip)) {
             return None;
         }
         let Some(page) = copy_code(cpu, block, &mut self.page) else {
