@@ -32,6 +32,8 @@ const TSC_WENT_BACK: End = End::Value(0xbac);
 const BY_TURNS: &[(&str, known::Fault)] = &[
     // There is no time for as many instructions between two switches.
     ("masked APIC timer counts and is silent", known::Fault::Batches),
+    // The TSC is the host's, whatever it is told, so that each CPU's is as of when it was read.
+    ("time goes on from one processor to the next", known::Fault::Unsteady),
     // A KVM is not told of the initial count of a timer that has run out, as it would have it run out again.
     ("APIC timer, one-shot", known::Fault::Other),
 ];
