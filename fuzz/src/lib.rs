@@ -9,6 +9,7 @@ mod boot;
 mod bound;
 mod cpu;
 mod devices;
+mod disk;
 mod pci;
 mod proto;
 pub mod random;
@@ -43,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     target("pic", "the 8259 pair's registers and inputs", 512, devices::pic),
     target("pit", "the 8254's registers and port 0x61", 512, devices::pit),
     target("ports", "POST code, debug exit and ports that nothing depends on", 512, devices::ports),
+    target("qcow2", "a qcow2 image, and a guest that uses it", 8192, disk::qcow2),
     target("rtc", "the MC146818's registers", 512, devices::rtc),
     target("spec", "what a person asks for: sizes, times and JSON", 1024, spec::run),
     target("uart", "the 16550A's registers, and input", 512, devices::uart),

@@ -1,0 +1,93 @@
+//! What every disk is to who uses it.
+
+use std::fmt::Debug;
+use std::io;
+
+/// Bytes of a sector: what virtio counts in (virtio 1.2, 5.2.4), and what a disk's size is a multiple of.
+pub const SECTOR: u64 = 512;
+
+/// Bytes of a disk at most: what qcow2 reaches with the clusters and the table size that QEMU makes.
+pub const MAX_SIZE: u64 = 64 << 40;
+
+/// Bytes of zeros written at once where the host cannot make them otherwise.
+const ZEROS: usize = 64 << 10;
+
+/// A disk's content. Offsets and lengths are in bytes and whole sectors; what does not lie in the disk is
+/// an error, and nothing was done then. Any thread may call at any time: calls that overlap happen in some order,
+/// sector by sector.
+///
+/// What was written is on the host's disk after the next [`Disk::flush`]; before it, a crash leaves each sector as
+/// before or as after.
+pub trait Disk: Debug + Send + Sync {
+    /// In bytes: a multiple of [`SECTOR`], up to [`MAX_SIZE`].
+    fn size(&self) -> u64;
+
+    /// Whether everything but reading is refused.
+    fn is_read_only(&self) -> bool;
+
+    /// Bytes that space is given back in: a power of two, at least [`SECTOR`].
+    fn granularity(&self) -> u32;
+
+    /// # Errors
+    /// The host's, or the image is damaged there.
+    fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()>;
+
+    /// # Errors
+    /// The host's, such as a full disk.
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Makes all writes that have returned last.
+    ///
+    /// # Errors
+    /// The host's; they may be lost then.
+    fn flush(&self) -> io::Result<()>;
+
+    /// The guest needs these sectors no more: they read as zeros or as before.
+    ///
+    /// # Errors
+    /// The host's. That it cannot give space back is none.
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// Has these sectors read as zeros; with `unmap` they may take no space from then on.
+    ///
+    /// # Errors
+    /// The host's.
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
+}
+
+/// Checks what every disk checks first.
+pub(crate) fn check(disk: &impl Disk, offset: u64, len: u64) -> io::Result<()> {
+    let inside = offset.checked_add(len).is_some_and(|end| end <= disk.size());
+    if inside && offset.is_multiple_of(SECTOR) && len.is_multiple_of(SECTOR) {
+        return Ok(());
+    }
+    let size = disk.size();
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("{len} bytes from {offset} on are not whole sectors of a disk of {size} bytes"),
+    ))
+}
+
+/// The same for what changes the disk.
+pub(crate) fn check_write(disk: &impl Disk, offset: u64, len: u64) -> io::Result<()> {
+    if disk.is_read_only() {
+        return Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the disk is read-only"));
+    }
+    check(disk, offset, len)
+}
+
+/// Writes zeros as data, by `write`.
+pub(crate) fn write_zeros(
+    offset: u64,
+    len: u64,
+    mut write: impl FnMut(u64, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let zeros = [0; ZEROS];
+    let mut done = 0;
+    while done < len {
+        let part = usize::try_from(len - done).unwrap_or(ZEROS).min(ZEROS);
+        write(offset + done, zeros.get(..part).unwrap_or_default())?;
+        done += part as u64;
+    }
+    Ok(())
+}
