@@ -207,7 +207,7 @@ impl UserHarness {
             translator.set_budget(i32::MAX as u32);
             let left = translator.run_piece(cpu, code);
             match left {
-                Left::Again => code = translator.after(cpu, cache, mailbox).ok()?,
+                Left::Again | Left::Single(_) => code = translator.after(cpu, cache, mailbox).ok()?,
                 Left::Nowhere => {
                     let _ = translator.after(cpu, cache, mailbox);
                     return Some((left, block.steps));

@@ -119,9 +119,9 @@ impl SoftVcpu {
         {
             translator.load_wanted(&mut self.cpu);
         }
-        let mut code = block.code;
+        let (mut code, mut from) = (block.code, 0);
         loop {
-            self.look_ahead(start, block, lockstep);
+            self.look_ahead(start, block, from, lockstep);
             let Some(translator) = &mut self.translator else { return Next::Block };
             translator.renew_budget();
             let left = translator.run_piece(&mut self.cpu, code);
@@ -141,6 +141,11 @@ impl SoftVcpu {
                 Some(next) => next,
                 None => translator.after(&mut self.cpu, &mut self.cache, &self.mailbox),
             };
+            from = match left {
+                Left::Before(n) => n + 1,
+                Left::Single(n) => n,
+                Left::Again | Left::Behind | Left::Nowhere => from,
+            };
             if let Left::Before(n) = left
                 && let Some(step) = block.steps.get(n)
             {
@@ -154,10 +159,9 @@ impl SoftVcpu {
         }
     }
 
-    /// Runs instructions of the block at `start` from RIP on, as the interpreter does, and takes everything back but what
-    /// is kept of it.
-    fn look_ahead(&mut self, start: u64, block: &Comparable, lockstep: &mut Lockstep) {
-        let here = self.cpu.rip;
+    /// Runs operations of the block at `start` from RIP on, which is at that of number `from`, as the interpreter does, and takes
+    /// everything back but what is kept of it.
+    fn look_ahead(&mut self, start: u64, block: &Comparable, from: usize, lockstep: &mut Lockstep) {
         let Lockstep { states, first, vectors, log, filled, wrong, .. } = lockstep;
         let translated = self.cpu.arith;
         self.cpu.arith ^= *wrong;
@@ -165,15 +169,15 @@ impl SoftVcpu {
         states.clear();
         vectors.clear();
         log.clear();
-        *first = block.steps.iter().position(|step| step.instruction.ip() == here).unwrap_or(block.steps.len());
-        let rest = block.steps.get(*first..).unwrap_or_default();
+        *first = from;
+        let rest = block.steps.get(from..).unwrap_or_default();
         if rest.iter().any(|step| step.vectors) {
             vectors.push((*self.cpu.fpu).clone());
         }
         let mut wrong = *wrong;
         states.push(Snapshot { wrong, ..Snapshot::of(&self.cpu, 0) });
         self.cpu.set_gpr(slot::BLOCK, start);
-        for (n, step) in block.steps.iter().enumerate().skip(*first) {
+        for (n, step) in block.steps.iter().enumerate().skip(from) {
             if !step.translated {
                 break;
             }
@@ -192,7 +196,7 @@ impl SoftVcpu {
             }
             wrong &= !in_arith(step.written);
             states.push(Snapshot { wrong, ..Snapshot::of(&self.cpu, vectors.len().saturating_sub(1)) });
-            if rip != step.instruction.next_ip() {
+            if block.steps.get(n + 1).is_none_or(|next| next.instruction.ip() != rip) {
                 break;
             }
         }
@@ -220,7 +224,7 @@ impl SoftVcpu {
             match (op.run)(&mut self.cpu, op) {
                 Ok(Flow::Jump) => return Some(self.cpu.rip),
                 Ok(Flow::Next | Flow::Stop) => {
-                    return Some(start.wrapping_add(u64::from(op.offset) + u64::from(op.len)));
+                    return Some(op.end(start));
                 }
                 Ok(Flow::Again) => {}
                 // The translation leaves before what faults.
@@ -332,7 +336,7 @@ impl Lockstep {
         for (n, state) in self.states.iter().enumerate() {
             // A loop's block may be left where it also passes through.
             let here = match left {
-                Left::Before(op) => self.first + n == op,
+                Left::Before(op) | Left::Single(op) => self.first + n == op,
                 _ => state.rip == cpu.rip,
             };
             if here {

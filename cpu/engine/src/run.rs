@@ -22,7 +22,7 @@ impl Cpu {
         let mut again = false;
         let next = loop {
             let Some(op) = block.ops.get(done) else { break start.wrapping_add(block.len.into()) };
-            let end = || start.wrapping_add(u64::from(op.offset) + u64::from(op.len));
+            let end = || op.end(start);
             match (op.run)(self, op) {
                 Ok(Flow::Next) => {
                     done += 1;

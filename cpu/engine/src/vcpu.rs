@@ -325,7 +325,7 @@ impl SoftVcpu {
     #[cold]
     fn within_code_limit(&self, index: u32) -> usize {
         let limit = u64::from(self.cpu.segments[seg::CS].limit);
-        let last = |op: &Op| self.cpu.rip.saturating_add(u64::from(op.offset) + u64::from(op.len) - 1);
+        let last = |op: &Op| op.end(self.cpu.rip).wrapping_sub(1);
         self.cache.get(index).ops.iter().take_while(|op| last(op) <= limit).count()
     }
 

@@ -1,8 +1,10 @@
 //! A run of instructions that is entered at its first.
 
 use super::Op;
+use super::cache::granules;
 use super::gate;
-use super::lower::{ends_block, hold, is_way_out, lower};
+use super::lower::{hold, lower};
+use super::way::Way;
 use crate::cpu::{CodeSize, Cpu, Faulting};
 use crate::debugger::Debugger;
 use crate::exec::system;
@@ -13,8 +15,6 @@ use motu_x86::contract::Contract;
 
 /// Instructions of one block at most.
 pub const MAX_OPS: usize = 64;
-/// Conditional jumps that an extended block goes on behind.
-const MAX_WAYS_OUT: usize = 4;
 /// Bytes of one instruction at most (SDM vol. 2, 2.3.11).
 pub const MAX_LEN: usize = 15;
 
@@ -22,18 +22,19 @@ pub const MAX_LEN: usize = 15;
 #[derive(Debug)]
 pub struct Block {
     pub ops: Box<[Op]>,
-    /// The bytes that they were decoded from: the guest's memory may hold others by now.
+    /// The bytes that they were decoded from, one behind the other: the guest's memory may hold others by now.
     pub code: Box<[u8]>,
-    /// Bytes of code.
+    /// Bytes of code up to where a branch was followed.
     pub len: u32,
+    /// Pieces of the page, as bits, in which there is code that branches led to.
+    pub followed: u64,
     /// Guest-physical address of the first byte.
     pub physical: u64,
     /// [`Cpu::decode_key`] it was decoded under.
     pub key: u32,
     /// The page that a last instruction runs over into.
     pub second_page: Option<u64>,
-    /// It goes on behind conditional jumps that close no loop.
-    pub extended: bool,
+    pub reach: Reach,
     /// Never the same for two blocks; zero until the cache gives it.
     pub id: u64,
     pub translated: Translated,
@@ -60,9 +61,9 @@ pub struct Translated {
 /// A translation of the rest of a block, which checks each access by itself.
 #[derive(Debug)]
 pub struct Single {
-    /// The linear address of the block, and where the rest begins.
+    /// The linear address of the block, and the operation that the rest begins with.
     pub rip: u64,
-    pub rest: u64,
+    pub rest: u16,
     pub number: u32,
 }
 
@@ -104,7 +105,7 @@ fn hash(pieces: u64, now: &[u8]) -> u64 {
 }
 
 /// How far a block goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
     /// One instruction.
     Instruction,
@@ -112,6 +113,8 @@ pub enum Reach {
     Block,
     /// Behind conditional jumps that close no loop: what is run often is worth that.
     Extended,
+    /// And where jumps, calls and the returns from these lead in the page: what runs most of the time is worth that.
+    Path,
 }
 
 /// What decoding depends on beside the bytes.
@@ -122,20 +125,20 @@ pub struct Context<'a> {
     pub contract: &'static Contract,
     pub native: &'a mut NativeCache,
     pub debugger: &'a Debugger,
-    /// Where the code begins in its page.
-    pub start: u64,
+    /// What lies before the code in its page.
+    pub before: u64,
 }
 
 impl Cpu {
-    /// What decoding depends on now, of code that begins at `start` in its page.
-    fn decode_context(&mut self, start: u64) -> Context<'_> {
+    /// What decoding depends on now, of code behind so many bytes of its page.
+    fn decode_context(&mut self, before: usize) -> Context<'_> {
         Context {
             code_size: self.code_size,
             key: self.key,
             contract: self.contract,
             native: &mut self.native,
             debugger: &self.debugger,
-            start,
+            before: before as u64,
         }
     }
 
@@ -156,8 +159,9 @@ impl Cpu {
         }
         let mut ops = std::mem::take(&mut self.decoded);
         ops.clear();
-        let mut context = self.decode_context(start as u64);
-        let mut len = decode_run(bytes.get(..first).unwrap_or(&[]), rip, reach, &mut context, &mut ops);
+        let mut context = self.decode_context(start);
+        let code = Code { bytes: bytes.get(..first).unwrap_or(&[]), start: 0, rip };
+        let mut len = decode_run(&code, reach, &mut context, &mut ops);
         let mut second_page = None;
         if ops.is_empty() {
             // The first instruction does not fit into the page, of which fewer than MAX_LEN bytes are left.
@@ -169,21 +173,47 @@ impl Cpu {
                 unsafe { shared::copy_in(next_host, room) };
             }
             let code = bytes.get(..first + MAX_LEN).unwrap_or(&[]);
-            len = decode_one(code, rip, &mut self.decode_context(start as u64), &mut ops);
+            len = decode_one(code, rip, &mut self.decode_context(start), &mut ops);
         }
+        let block = self.block_of(ops, physical, reach);
+        Ok(Block { code: bytes.get(..len).unwrap_or(&[]).into(), len: len as u32, second_page, ..block })
+    }
+
+    /// Decodes the block at the current instruction with what its branches lead to. `None` if it does not begin with a whole
+    /// instruction in its page.
+    pub fn decode_path(&mut self, physical: u64, host_page: *const u8) -> Option<Block> {
+        let mut bytes = [0; PAGE as usize];
+        // SAFETY: `host_page` is a whole page of guest RAM, which is copied because the guest may change it while we look.
+        unsafe { shared::copy_in(host_page, &mut bytes) };
+        let start = (physical & PAGE_MASK) as usize;
+        let mut ops = std::mem::take(&mut self.decoded);
+        ops.clear();
+        let code = Code { bytes: &bytes, start, rip: self.rip };
+        let len = decode_run(&code, Reach::Path, &mut self.decode_context(0), &mut ops);
+        let block = self.block_of(ops, physical, Reach::Path);
+        let places = block.ops.iter().map(|op| (start.wrapping_add_signed(op.offset.into()), usize::from(op.len)));
+        let code = places.clone().filter_map(|(at, len)| bytes.get(at..at + len)).flatten().copied().collect();
+        let behind = places.filter(|&(at, _)| !(start..start + len).contains(&at));
+        let followed = behind.fold(0, |all, (at, len)| all | granules(at as u64, (at + len - 1) as u64));
+        (len > 0).then_some(Block { code, len: len as u32, followed, ..block })
+    }
+
+    /// A block of `ops`, whose room is for the next one.
+    fn block_of(&mut self, mut ops: Vec<Op>, physical: u64, reach: Reach) -> Block {
         let of_block = ops.drain(..).collect();
         self.decoded = ops;
-        Ok(Block {
+        Block {
             ops: of_block,
-            code: bytes.get(..len).unwrap_or(&[]).into(),
-            len: len as u32,
+            code: Box::default(),
+            len: 0,
+            followed: 0,
             physical,
             key: self.decode_key(),
-            second_page,
-            extended: reach == Reach::Extended,
+            second_page: None,
+            reach,
             id: 0,
             translated: Translated::default(),
-        })
+        }
     }
 }
 
@@ -192,38 +222,62 @@ fn decoder<'a>(code: &'a [u8], rip: u64, context: &Context<'_>) -> Decoder<'a> {
     Decoder::with_ip(context.code_size as u32, code, rip, options)
 }
 
-/// Decodes up to the end of the block or of `code`. Bytes used; nothing if not even one instruction is whole.
-fn decode_run(code: &[u8], rip: u64, reach: Reach, context: &mut Context<'_>, ops: &mut Vec<Op>) -> usize {
-    let mut decoder = decoder(code, rip, context);
+/// Code of one page.
+struct Code<'a> {
+    bytes: &'a [u8],
+    /// Where in it the block begins, and its address.
+    start: usize,
+    rip: u64,
+}
+
+/// Decodes up to the end of the block or of `code`. Gives the bytes up to where it does not go straight on; none if not even one
+/// instruction is whole.
+fn decode_run(code: &Code<'_>, reach: Reach, context: &mut Context<'_>, ops: &mut Vec<Op>) -> usize {
+    let Code { bytes, start, rip } = *code;
+    let mut decoder = decoder(bytes, rip.wrapping_sub(start as u64), context);
     let mut instruction = Instruction::default();
-    let mut used = 0;
-    let mut ways_out = 0;
+    let mut way = Way::new(reach, rip, context.before + start as u64);
+    let (mut at, mut straight) = (start, None);
     let most = if reach == Reach::Instruction { 1 } else { MAX_OPS };
-    while decoder.can_decode() && ops.len() < most {
-        decoder.decode_out(&mut instruction);
-        if decoder.last_error() == DecoderError::NoMoreBytes && code.len() - used < MAX_LEN {
+    while ops.len() < most {
+        let from = rip.wrapping_add(at as u64).wrapping_sub(start as u64);
+        if straight.is_some() || at == start {
+            if decoder.set_position(at).is_err() {
+                break;
+            }
+            decoder.set_ip(from);
+        }
+        if !decoder.can_decode() {
             break;
         }
-        let mut op = lower(&instruction, used as u16, context.key, context.contract, context.native);
-        let rest = code.get(used..).unwrap_or(&[]);
+        decoder.decode_out(&mut instruction);
+        if decoder.last_error() == DecoderError::NoMoreBytes && bytes.len() - at < MAX_LEN {
+            break;
+        }
+        let offset = (at as i64 - start as i64) as i16;
+        let mut op = lower(&instruction, offset, context.key, context.contract, context.native);
+        let rest = bytes.get(at..).unwrap_or(&[]);
         if instruction.is_invalid() && is_too_long(rest, context) {
             if rest.len() < MAX_LEN {
                 break;
             }
             op.run = system::too_long;
         }
-        if context.debugger.may_stop_at((context.start + used as u64) & PAGE_MASK) {
+        if context.debugger.may_stop_at((context.before + at as u64) & PAGE_MASK) {
             hold(&instruction, &mut op);
         }
         ops.push(op);
-        used += instruction.len().max(1);
-        if reach == Reach::Extended && ways_out < MAX_WAYS_OUT && is_way_out(&instruction) {
-            ways_out += 1;
-        } else if instruction.is_invalid() || ends_block(&instruction) {
+        let behind = at + instruction.len().max(1);
+        let Some(next) = way.behind(&instruction, ops) else {
+            at = behind;
             break;
+        };
+        at = start.wrapping_add(next.wrapping_sub(rip) as usize);
+        if at != behind {
+            straight.get_or_insert(behind);
         }
     }
-    used
+    straight.unwrap_or(at) - start
 }
 
 /// Decodes one instruction, whatever it is.
@@ -234,7 +288,7 @@ fn decode_one(code: &[u8], rip: u64, context: &mut Context<'_>, ops: &mut Vec<Op
     if instruction.is_invalid() && is_too_long(code, context) {
         op.run = system::too_long;
     }
-    if context.debugger.may_stop_at(context.start) {
+    if context.debugger.may_stop_at(context.before) {
         hold(&instruction, &mut op);
     }
     ops.push(op);
@@ -318,7 +372,7 @@ mod tests {
         let mut native = NativeCache::new().unwrap();
         let debugger = &Debugger::default();
         let key = code_size as u32;
-        let mut context = Context { code_size, key, contract, native: &mut native, debugger, start: 0 };
+        let mut context = Context { code_size, key, contract, native: &mut native, debugger, before: 0 };
         let mut ops = Vec::new();
         let mut bytes = code.to_vec();
         bytes.resize(2 * MAX_LEN, 0);
@@ -354,16 +408,21 @@ mod tests {
     }
 
     fn decoded(code: &[u8], extended: bool) -> usize {
+        offsets(code, 0, if extended { Reach::Extended } else { Reach::Block }).len()
+    }
+
+    /// Where the instructions of a block are that begins at byte `start` of `code`, relative to that.
+    fn offsets(code: &[u8], start: usize, reach: Reach) -> Vec<i16> {
         let contract = Contract::by_name("v2-2026").unwrap();
         let mut native = NativeCache::new().unwrap();
         let code_size = CodeSize::Bits64;
         let debugger = &Debugger::default();
         let key = code_size as u32;
-        let mut context = Context { code_size, key, contract, native: &mut native, debugger, start: 0 };
+        let mut context = Context { code_size, key, contract, native: &mut native, debugger, before: 0 };
         let mut ops = Vec::new();
-        let reach = if extended { Reach::Extended } else { Reach::Block };
-        decode_run(code, 0x1000, reach, &mut context, &mut ops);
-        ops.len()
+        let code = Code { bytes: code, start, rip: 0x1000 + start as u64 };
+        decode_run(&code, reach, &mut context, &mut ops);
+        ops.iter().map(|op| op.offset).collect()
     }
 
     #[test]
@@ -388,7 +447,25 @@ mod tests {
         assert_eq!(decoded(&[0x90, 0x74, 0xfd, 0xc3], true), 2);
         assert_eq!(decoded(&[0x74, 0xfe, 0xc3], true), 1);
         // As many as it may, and one more.
-        let many = [0x74u8, 0x01].repeat(MAX_WAYS_OUT + 3);
-        assert_eq!(decoded(&many, true), MAX_WAYS_OUT + 1);
+        let many = [0x74u8, 0x01].repeat(crate::decode::way::MAX_WAYS_OUT + 3);
+        assert_eq!(decoded(&many, true), crate::decode::way::MAX_WAYS_OUT + 1);
+    }
+
+    #[test]
+    fn a_path_follows_jumps_calls_and_their_returns() {
+        // NOP; JMP +1 over INT3; CALL the function behind HLT, and once more; HLT; NOP; RET.
+        let code = [0x90, 0xeb, 0x01, 0xcc, 0xe8, 6, 0, 0, 0, 0xe8, 1, 0, 0, 0, 0xf4, 0x90, 0xc3];
+        assert_eq!(offsets(&code, 0, Reach::Path), [0, 1, 4, 15, 16, 9, 15, 16, 14]);
+        assert_eq!(offsets(&code, 0, Reach::Extended), [0, 1]);
+        // A return that belongs to no call of the block's ends it.
+        assert_eq!(offsets(&code, 15, Reach::Path), [0, 1]);
+        // So does a jump to where the block has been, and a call of what it is in.
+        assert_eq!(offsets(&[0x90, 0xeb, 0xfd], 0, Reach::Path), [0, 1]);
+        assert_eq!(offsets(&[0x90, 0xe8, 0xfa, 0xff, 0xff, 0xff], 0, Reach::Path), [0, 1]);
+        // NOP; NOP; JMP to the first one: the block begins at the second.
+        assert_eq!(offsets(&[0x90, 0x90, 0xeb, 0xfc], 1, Reach::Path), [0, 1, -1]);
+        // Into another page.
+        assert_eq!(offsets(&[0xe9, 0xf6, 0x0f, 0, 0, 0x90], 0, Reach::Path), [0]);
+        assert_eq!(offsets(&[0x90, 0xeb, 0xfc], 0, Reach::Path), [0, 1]);
     }
 }

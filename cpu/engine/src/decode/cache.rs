@@ -368,20 +368,22 @@ impl BlockCache {
         index
     }
 
-    /// Decodes the block at the CPU's RIP once more, so that it goes on behind conditional jumps. It must have no translation.
-    pub fn extend(&mut self, index: u32, cpu: &mut Cpu) {
+    /// Decodes the block at the CPU's RIP once more, so that it goes further: it begins as before. It must have no translation but of parts.
+    pub fn extend(&mut self, index: u32, reach: Reach, cpu: &mut Cpu) {
         let old = self.get(index);
-        if old.extended || old.second_page.is_some() {
+        if old.reach >= reach || old.second_page.is_some() {
             return;
         }
         let Some(host) = cpu.mmu.ram.page(old.physical) else { return };
-        // A block whose first instruction fits into the page needs no other page, so that there is no fault.
-        let Ok(new) = cpu.decode_block(old.physical, host, Reach::Extended) else { return };
-        if new.second_page.is_some() || self.ops - old.ops.len() + new.ops.len() > MAX_OPS {
-            return;
-        }
+        let new = match reach {
+            Reach::Path => cpu.decode_path(old.physical, host),
+            // A block whose first instruction fits into the page needs no other page, so that there is no fault.
+            _ => cpu.decode_block(old.physical, host, reach).ok(),
+        };
+        let fits = |new: &Block| new.second_page.is_none() && self.ops - old.ops.len() + new.ops.len() <= MAX_OPS;
+        let Some(new) = new.filter(fits) else { return };
         let first = new.physical & PAGE_MASK;
-        let granules = granules(first, first + u64::from(new.len) - 1);
+        let granules = granules(first, first + u64::from(new.len) - 1) | new.followed;
         if let Some(entry) = self.pages.get_mut(&(new.physical & !PAGE_MASK)) {
             entry.granules |= granules;
         }
@@ -432,7 +434,8 @@ impl BlockCache {
             if block.physical & !PAGE_MASK != page {
                 return end & PAGE_MASK >= first;
             }
-            (start <= last && end >= first) || block.translated.looked_at & granules(first, last) != 0
+            let further = block.followed | block.translated.looked_at;
+            (start <= last && end >= first) || further & granules(first, last) != 0
         };
         let hit: Vec<u32> = entry.blocks.iter().copied().filter(|&i| overlapping(self.get(i))).collect();
         for index in hit {
@@ -445,7 +448,10 @@ impl BlockCache {
     pub fn forget_offsets(&mut self, offsets: &[u64], cpu: &mut Cpu) {
         let covers = |block: &Block| {
             let (start, len) = (block.physical & PAGE_MASK, u64::from(block.len));
-            offsets.iter().any(|offset| offset.wrapping_sub(start) & PAGE_MASK < len)
+            let has = |&offset: &u64| {
+                offset.wrapping_sub(start) & PAGE_MASK < len || block.followed & granules(offset, offset) != 0
+            };
+            offsets.iter().any(has)
         };
         let hit: Vec<u32> =
             self.by_address.values().map(|known| known.index).filter(|&index| covers(self.get(index))).collect();
@@ -458,10 +464,11 @@ impl BlockCache {
             ops: Box::new([]),
             code: Box::new([]),
             len: 0,
+            followed: 0,
             physical: 0,
             key: 0,
             second_page: None,
-            extended: false,
+            reach: Reach::Block,
             id: 0,
             translated,
         };

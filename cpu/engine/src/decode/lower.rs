@@ -11,7 +11,7 @@ use motu_x86::contract::Contract;
 
 /// Lowers `instruction`, which lies `offset` bytes from its block's start. What the contract lacks, and
 /// what is no instruction, becomes #UD. What `key` (see [`crate::cpu::key`]) wants checked gets a guard.
-pub fn lower(instruction: &Instruction, offset: u16, key: u32, contract: &Contract, native: &mut NativeCache) -> Op {
+pub fn lower(instruction: &Instruction, offset: i16, key: u32, contract: &Contract, native: &mut NativeCache) -> Op {
     let mut op = lower_unguarded(instruction, offset, contract, native);
     // #UD comes before anything that a guard finds.
     let exists = !std::ptr::fn_addr_eq(op.run, system::undefined as Handler);
@@ -35,7 +35,7 @@ fn bare(instruction: &Instruction) -> Box<Extra> {
     Box::new(Extra { instruction: *instruction, thunk: None, guard: None, held: None })
 }
 
-fn lower_unguarded(instruction: &Instruction, offset: u16, contract: &Contract, native: &mut NativeCache) -> Op {
+fn lower_unguarded(instruction: &Instruction, offset: i16, contract: &Contract, native: &mut NativeCache) -> Op {
     let mut op = operation(instruction, offset);
     if instruction.is_invalid() || !gate::allows(contract, instruction) {
         op.run = system::undefined;

@@ -395,7 +395,7 @@ fn branch_bytes(i: &Instruction) -> usize {
 fn control(i: &Instruction, op: &mut Op) -> Option<Handler> {
     let bytes = branch_bytes(i);
     if matches!(i.op_kind(0), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64) && i.op_count() > 0 {
-        let start = i.ip().wrapping_sub(op.offset.into());
+        let start = i.ip().wrapping_sub(op.offset as u64);
         op.imm = i.near_branch_target().wrapping_sub(start);
     }
     if i.is_jcc_short_or_near() {

@@ -11,6 +11,7 @@ mod lower_locked;
 mod lower_system;
 mod op;
 mod operands;
+mod way;
 mod widths;
 
 pub use block::{Block, MAX_LEN, Reach, Single, Translated};

@@ -24,8 +24,8 @@ pub struct Op {
     pub extra: Option<Box<Extra>>,
     /// Address mask of the effective address before the segment base is added.
     pub address_mask: u64,
-    /// Bytes from the block's start to this instruction.
-    pub offset: u16,
+    /// Bytes from the block's start to this instruction: less than zero if the block has followed a jump back.
+    pub offset: i16,
     pub dst: u8,
     pub src: u8,
     pub base: u8,
@@ -71,11 +71,23 @@ impl Op {
     /// Address of the next instruction.
     #[inline(always)]
     pub fn next_rip(&self, cpu: &Cpu) -> u64 {
-        cpu.rip.wrapping_add(u64::from(self.offset) + u64::from(self.len)) & cpu.ip_mask()
+        self.end(cpu.rip) & cpu.ip_mask()
     }
 
     /// Address of this instruction.
     pub fn rip(&self, cpu: &Cpu) -> u64 {
-        cpu.rip.wrapping_add(u64::from(self.offset)) & cpu.ip_mask()
+        self.begin(cpu.rip) & cpu.ip_mask()
+    }
+
+    /// Where the instruction begins if its block begins at `start`.
+    #[inline(always)]
+    pub fn begin(&self, start: u64) -> u64 {
+        start.wrapping_add_signed(self.offset.into())
+    }
+
+    /// Where it ends.
+    #[inline(always)]
+    pub fn end(&self, start: u64) -> u64 {
+        self.begin(start).wrapping_add(self.len.into())
     }
 }

@@ -83,7 +83,7 @@ pub fn default_address_mask(instruction: &Instruction) -> u64 {
 
 /// An operation with operands filled in and no meaning yet. `offset` is the instruction's distance
 /// from its block's start.
-pub fn operation(instruction: &Instruction, offset: u16) -> Op {
+pub fn operation(instruction: &Instruction, offset: i16) -> Op {
     let mut op = Op {
         run: system::undefined,
         imm: 0,
@@ -156,7 +156,7 @@ fn explicit(instruction: &Instruction, op: &mut Op) {
     if instruction.is_ip_rel_memory_operand() {
         // The decoder gives the target; the run adds the block's start.
         op.base = slot::BLOCK;
-        op.disp = instruction.memory_displacement64().wrapping_sub(instruction.ip().wrapping_sub(op.offset.into()));
+        op.disp = instruction.memory_displacement64().wrapping_sub(instruction.ip().wrapping_sub(op.offset as u64));
         op.address_mask = address_mask(if base == Register::EIP { 4 } else { 8 });
         return;
     }

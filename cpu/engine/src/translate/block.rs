@@ -20,8 +20,8 @@ pub struct Place<'a> {
     pub page: &'a [u8],
     pub mode: Mode,
     pub decoder_options: u32,
-    /// Begin at this instruction of the block, and check each access by itself.
-    pub rest: Option<u64>,
+    /// Begin at this operation of the block, and check each access by itself.
+    pub rest: Option<u16>,
     /// Slots that its accesses may have if it is hot, and whether it is, whatever is known of it.
     pub slots: &'a [u16],
     pub hot: bool,
@@ -66,6 +66,8 @@ pub struct BlockTranslator {
     waits: bool,
     /// Where the code begins, and the flags that matter there.
     start: (u64, u32),
+    /// The code that is being written has looked up before it gets here.
+    pub(super) looked: bool,
 }
 
 impl BlockTranslator {
@@ -80,6 +82,7 @@ impl BlockTranslator {
             exact,
             waits: false,
             start: (0, flags::ALL),
+            looked: false,
         }
     }
 
@@ -97,15 +100,16 @@ impl BlockTranslator {
     /// Translates `block`. `None` if the code has changed since it was decoded, or an instruction cannot be encoded.
     pub fn translate(&mut self, block: &Block, place: &Place<'_>) -> Option<Code<'_>> {
         self.select(block, place)?;
-        let rip = place.rest.unwrap_or(place.rip);
-        let skipped = self.steps.iter().take_while(|(instruction, _)| instruction.ip() != rip).count();
-        self.steps.drain(..skipped);
+        let skipped = usize::from(place.rest.unwrap_or(0));
+        self.steps.drain(..skipped.min(self.steps.len()));
+        let rip = self.steps.first().map_or(place.rip, |(first, _)| first.ip());
         let live_in = self.find_live(place) != 0;
         let plan = match place.rest {
             None => self.planner.plan(place.mode, &self.steps, &self.live, &mut self.info),
             Some(_) => Plan::default(),
         };
         let mut checks = plan.checks.iter().peekable();
+        self.looked = false;
         let units = self.steps.iter().fold(0, |all, (_, selected)| all | selected.units);
         self.emit.begin(place.mode, place.first_exit, place.number);
         if place.rest.is_none() && (block.translated.hot || place.hot || self.is_loop(place)) {
@@ -125,7 +129,7 @@ impl BlockTranslator {
                 mode: place.mode,
                 live,
                 live_behind,
-                goes_on: n + 1 < steps.len(),
+                next: steps.get(n + 1).map(|(next, _)| next.ip()),
             };
             if !lets_rsp_wait(&step) || checks.peek().is_some_and(|check| check.before == n) {
                 self.emit.settle_rsp();
@@ -172,16 +176,23 @@ impl BlockTranslator {
     pub(super) fn select(&mut self, block: &Block, place: &Place<'_>) -> Option<()> {
         self.steps.clear();
         let start = (block.physical & PAGE_MASK) as usize;
-        // What is known of the operations is of the code that they were decoded from; memory may hold other code by now.
-        let code = place.page.get(start..start + block.len as usize).filter(|&code| *code == *block.code)?;
-        if place.mode.narrow && place.rip + u64::from(block.len) > u64::from(u32::MAX) {
-            // EIP would wrap around.
-            return None;
-        }
-        let mut decoder = Decoder::with_ip(place.mode.bits(), code, place.rip, place.decoder_options);
+        let mut code = &*block.code;
+        let before = place.rip.wrapping_sub(start as u64);
+        let mut decoder = Decoder::with_ip(place.mode.bits(), place.page, before, place.decoder_options);
         for (n, op) in block.ops.iter().enumerate() {
+            let at = start.checked_add_signed(op.offset.into())?;
+            // What is known of the operations is of the code that they were decoded from; memory may hold other code by now.
+            let (of_op, rest) = code.split_at_checked(op.len.into())?;
+            code = rest;
+            if place.page.get(at..at + of_op.len()) != Some(of_op) {
+                return None;
+            }
+            decoder.set_position(at).ok()?;
+            decoder.set_ip(op.begin(place.rip));
             let mut instruction = decoder.decode();
-            if instruction.ip() != place.rip + u64::from(op.offset) || instruction.len() != usize::from(op.len) {
+            // EIP does not wrap around.
+            let wraps = place.mode.narrow && instruction.next_ip() > u64::from(u32::MAX);
+            if wraps || instruction.len() != usize::from(op.len) {
                 return None;
             }
             if place.mode.narrow {
@@ -198,8 +209,8 @@ impl BlockTranslator {
             let own = inexact || waits || op.is_held() || leaves_address_space(&instruction, selected.kind);
             let selected = if own { INTERPRET } else { selected };
             self.steps.push((instruction, selected));
-            let goes_on = selected.kind == Kind::JumpIf && n + 1 < block.ops.len();
-            if selected.kind.ends_block() && !goes_on {
+            let may_go_on = matches!(selected.kind, Kind::JumpIf | Kind::Jump | Kind::Call | Kind::Return);
+            if selected.kind.ends_block() && !(may_go_on && n + 1 < block.ops.len()) {
                 break;
             }
         }
@@ -268,8 +279,8 @@ impl BlockTranslator {
         for (instruction, selected) in self.steps.iter().rev() {
             flags = match selected.kind {
                 _ if self.exact => flags::ALL,
-                // Where the interpreter goes on, it may show them.
-                Kind::Interpret | Kind::Repeat(_) => flags::ALL,
+                // Where the interpreter goes on, it may show them; and so may whatever a return leads to.
+                Kind::Interpret | Kind::Repeat(_) | Kind::Return => flags::ALL,
                 Kind::JumpIf => {
                     flags::before(instruction, flags | self.flags_at(instruction.near_branch_target(), place))
                 }
@@ -284,7 +295,9 @@ impl BlockTranslator {
 
     pub(super) fn target(&self, rip: u64, from: &Instruction, place: &Place<'_>) -> Target {
         let near = rip & !PAGE_MASK == place.rip & !PAGE_MASK && !straddles(rip, place);
-        Target { rip, near, back: rip <= from.ip(), live: self.flags_at(rip, place) != 0 }
+        // Who follows the block around has looked up then.
+        let back = rip <= from.ip() && !self.looked;
+        Target { rip, near, back, live: self.flags_at(rip, place) != 0 }
     }
 }
 

@@ -43,6 +43,12 @@ enum Cold {
         crooked: Option<(u32, Label)>,
     },
     Group(ColdGroup),
+    /// A return to another address than the last call's.
+    Elsewhere {
+        label: Label,
+        exit: u32,
+        unmoved: i32,
+    },
     /// Takes the guest's RCX back, which a check without flags uses.
     Restore {
         label: Label,
@@ -59,6 +65,7 @@ struct ColdGroup {
     operand: Operand,
     refill: Refill,
     rip: u64,
+    op: u16,
     live: bool,
 }
 
@@ -266,27 +273,13 @@ impl Emit {
         self.asm.call_mem(frame(word));
     }
 
-    /// Sets which exit record an indirect branch comes from.
-    fn note_branch(&mut self, rip: u64, moved: i32) {
-        let exit = self.exit(ExitKind::Branch { moved }, rip);
-        self.asm.store_imm32(frame(at::BRANCH), exit);
-    }
-
     /// The way in by a jump table, behind it the direct one, and behind that the one for code that has the units.
     /// Offsets of the latter two.
     pub fn entrance(&mut self, rip: u64, live: bool, units: u32) -> (u32, u32) {
         // The entry may be another address's, where flags may matter that do not matter here.
         let lookup = self.asm.label();
         self.cold.push(Cold::Exit { label: lookup, exit: LOOKUP });
-        self.asm.mov(R11, RCX);
-        match i32::try_from((rip as i64).wrapping_neg()) {
-            Ok(disp) => self.asm.lea(RCX, Mem { base: R10, index: None, disp }),
-            Err(_) => {
-                self.asm.mov_imm(RCX, rip.wrapping_neg());
-                self.asm.lea(RCX, Mem { base: RCX, index: Some((R10, 0)), disp: 0 });
-            }
-        }
-        self.leave_unless_zero(lookup);
+        self.leave_unless_r10_is(rip, lookup);
         // Indirect jumps need not look: they lead elsewhere when it is time to.
         if self.counts {
             self.poll(rip, live || units != 0);
@@ -296,6 +289,36 @@ impl Emit {
             self.require_units(units, rip);
         }
         (direct, self.asm.here())
+    }
+
+    /// Where R10 is not `rip`: leaves. Leaves the flags alone, and R11 not.
+    fn leave_unless_r10_is(&mut self, rip: u64, leave: Label) {
+        self.asm.mov(R11, RCX);
+        match i32::try_from((rip as i64).wrapping_neg()) {
+            Ok(disp) => self.asm.lea(RCX, Mem { base: R10, index: None, disp }),
+            Err(_) => {
+                self.asm.mov_imm(RCX, rip.wrapping_neg());
+                self.asm.lea(RCX, Mem { base: RCX, index: Some((R10, 0)), disp: 0 });
+            }
+        }
+        self.leave_unless_zero(leave);
+    }
+
+    /// The return at `rip`, which has moved RSP, to the address in R10: the code goes on if that is `next`.
+    pub fn go_unless_r10_is(&mut self, next: u64, rip: u64, moved: i32) {
+        self.forget_r11();
+        let exit = self.exit(ExitKind::Branch { moved }, rip);
+        let label = self.asm.label();
+        self.cold.push(Cold::Elsewhere { label, exit, unmoved: self.unmoved });
+        self.leave_unless_r10_is(next, label);
+    }
+
+    /// Leaves, to `next`, when it is time to look up; else the code goes on there.
+    pub fn look_up_now(&mut self, next: u64, live: bool) {
+        if live {
+            self.forget_r11();
+        }
+        self.poll(next, live);
     }
 
     /// Leaves, at `rip`, when it is time to look up.
@@ -410,7 +433,13 @@ impl Emit {
 
     /// A jump to the address in R10, whatever it is, by the branch at `rip`, which has moved RSP.
     pub fn go_to_r10(&mut self, rip: u64, moved: i32) {
-        self.note_branch(rip, moved);
+        let exit = self.exit(ExitKind::Branch { moved }, rip);
+        self.jump_by_table(exit);
+    }
+
+    /// The jump, which has that exit record.
+    fn jump_by_table(&mut self, exit: u32) {
+        self.asm.store_imm32(frame(at::BRANCH), exit);
         self.asm.pext(R11, R10, frame(at::JUMP_BITS));
         self.asm.jmp_mem(frame_indexed(self.arrays.jumps, R11, 3));
     }
@@ -440,6 +469,12 @@ impl Emit {
                     self.call_refill(refill, refill.again);
                 }
                 Cold::Group(group) => self.refill_group(&group),
+                Cold::Elsewhere { label, exit, unmoved } => {
+                    self.asm.bind(label);
+                    self.unmoved = unmoved;
+                    self.settle_rsp();
+                    self.jump_by_table(exit);
+                }
                 Cold::Restore { label, then } => {
                     self.asm.bind(label);
                     self.asm.load(RCX, frame(at::RCX));

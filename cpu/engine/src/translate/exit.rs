@@ -22,6 +22,8 @@ pub enum ExitKind {
     Units(u32),
     /// A group's range crosses a page, or is not plain memory: the rest of the block is to be run with single checks.
     Single {
+        /// The operation that the rest begins with.
+        op: u16,
         /// As of [`ExitKind::Link`], which this is one of, but to another translation.
         patch: u32,
     },
@@ -53,7 +55,7 @@ impl Exit {
         let within = |at: Within| Within { resume: if at.resume == 0 { 0 } else { place(at.resume) }, ..at };
         let kind = match self.kind {
             ExitKind::Link { patch } => ExitKind::Link { patch: place(patch) },
-            ExitKind::Single { patch } => ExitKind::Single { patch: place(patch) },
+            ExitKind::Single { op, patch } => ExitKind::Single { op, patch: place(patch) },
             ExitKind::Interpret(at) => ExitKind::Interpret(within(at)),
             ExitKind::Access(at) => ExitKind::Access(within(at)),
             kind => kind,

@@ -123,8 +123,10 @@ pub struct Comparable {
 pub enum Left {
     /// At an operation of the block, which is the interpreter's to run.
     Before(usize),
-    /// At RIP, from where it is to go on.
+    /// Where it was entered, from where it is to go on.
     Again,
+    /// Before an operation, from where it is to go on.
+    Single(usize),
     /// At RIP, where another block begins.
     Behind,
     /// By an indirect branch that led to no address: it has to be taken back.
@@ -166,7 +168,8 @@ impl Translator {
         cpu.rip = exit.rip;
         match exit.kind {
             ExitKind::Interpret(at) | ExitKind::Access(at) => Left::Before(at.op.into()),
-            ExitKind::Units(_) | ExitKind::Single { .. } => Left::Again,
+            ExitKind::Units(_) => Left::Again,
+            ExitKind::Single { op, .. } => Left::Single(op.into()),
             ExitKind::Lookup | ExitKind::Branch { .. } | ExitKind::Link { .. } | ExitKind::Poll => Left::Behind,
         }
     }

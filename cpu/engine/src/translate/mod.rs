@@ -36,7 +36,7 @@ pub use slots::{FilledSlots, PATIENCE, SLOTS, Slot};
 
 use crate::arena::Arena;
 use crate::cpu::Cpu;
-use crate::decode::{Block, BlockCache, MAX_LEN, Single, Translated, decoder_options};
+use crate::decode::{Block, BlockCache, MAX_LEN, Reach, Single, Translated, decoder_options};
 use crate::mmu::{ENTRIES, PAGE, PAGE_MASK};
 use crate::options::{Options, Translate};
 use block::{BlockTranslator, Place};
@@ -282,10 +282,16 @@ impl Translator {
         self.generation += 1;
     }
 
-    /// A group's check failed before the instruction at RIP: to the rest of its block with single checks.
+    /// A group's check failed before the operation `rest`, which is at RIP: to the rest of its block with single checks.
     #[cold]
-    fn go_on_single(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, from: u32, patch: u32) -> Result<Code, Next> {
-        let rest = cpu.rip;
+    fn go_on_single(
+        &mut self,
+        cpu: &mut Cpu,
+        cache: &mut BlockCache,
+        (from, rest): (u32, u16),
+        patch: u32,
+    ) -> Result<Code, Next> {
+        let here = cpu.rip;
         let Some(&Translation { rip, block, dropped: false, .. }) = self.translations.get(from as usize) else {
             return Err(Next::Block);
         };
@@ -294,7 +300,7 @@ impl Translator {
         let known = singles.iter().find(|single| (single.rip, single.rest) == (rip, rest));
         cpu.rip = rip;
         let found = known.map(|single| single.number).or_else(|| self.translate(cpu, cache, block, Some(rest)));
-        cpu.rip = rest;
+        cpu.rip = here;
         let Some(number) = found else { return Err(Next::Block) };
         if generation == self.generation
             && self.options.translate != Translate::Lockstep
@@ -346,14 +352,16 @@ impl Translator {
 
     /// Translates the block at RIP, and as much of what it goes on with as is decoded as one with it.
     fn translate_hot(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, index: u32) -> Option<u32> {
-        if cache.get(index).translated.at.is_empty() {
-            cache.extend(index, cpu);
+        let known = &cache.get(index).translated;
+        if known.at.is_empty() {
+            let runs_most = known.hot || self.options.translate == Translate::Lockstep;
+            cache.extend(index, if runs_most { Reach::Path } else { Reach::Extended }, cpu);
         }
         self.translate(cpu, cache, index, None)
     }
 
     /// Translates the block at RIP, or the `rest` of it with single checks.
-    fn translate(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, index: u32, rest: Option<u64>) -> Option<u32> {
+    fn translate(&mut self, cpu: &mut Cpu, cache: &mut BlockCache, index: u32, rest: Option<u16>) -> Option<u32> {
         let rip = cpu.rip;
         self.reclaim_slots(cpu, cache);
         let block = cache.get_mut(index);

@@ -190,9 +190,9 @@ impl Translator {
                 self.set_units(units);
                 Ok(self.indirect(exit.translation))
             }
-            ExitKind::Single { patch } => {
+            ExitKind::Single { op, patch } => {
                 counts.refill_failed += 1;
-                self.go_on_single(cpu, cache, exit.translation, patch)
+                self.go_on_single(cpu, cache, (exit.translation, op), patch)
             }
         }
     }
@@ -221,8 +221,12 @@ impl Translator {
         let (units, start, mode) = (translation.units, translation.rip, translation.mode);
         let block = cache.get(translation.block);
         let changes = cpu.mmu.changes();
-        let behind = block.ops.get(usize::from(at.op)).map_or(0, |op| start + u64::from(op.offset) + u64::from(op.len));
-        let has_next = block.ops.len() > usize::from(at.op) + 1;
+        let next = block.ops.get(usize::from(at.op) + 1);
+        let behind = match next {
+            Some(next) => next.begin(start),
+            None => block.ops.get(usize::from(at.op)).map_or(0, |op| op.end(start)),
+        };
+        let has_next = next.is_some();
         let again = cpu.run_ops(block, start, at.op.into(), 1);
         if !cpu.code_writes.is_empty() {
             cache.forget_own_writes(cpu);

@@ -21,8 +21,8 @@ pub struct Current<'a> {
     /// Flags matter before it, and behind it.
     pub live: bool,
     pub live_behind: bool,
-    /// The block goes on behind it.
-    pub goes_on: bool,
+    /// Where the block goes on behind it, if it does.
+    pub next: Option<u64>,
 }
 
 impl Current<'_> {
@@ -52,11 +52,11 @@ impl BlockTranslator {
             Kind::Divide => self.divide(step),
             Kind::Jump => {
                 let target = branch();
-                self.emit.go(target);
+                self.go_or_follow(step, target);
                 Some(())
             }
             Kind::JumpIf => {
-                let (target, next) = (branch(), (!step.goes_on).then(next));
+                let (target, next) = (branch(), step.next.is_none().then(next));
                 self.emit.branch_if(condition(instruction), target);
                 if let Some(next) = next {
                     self.emit.go(next);
@@ -70,8 +70,7 @@ impl BlockTranslator {
             Kind::Call => {
                 let target = branch();
                 self.push_return(step)?;
-                self.emit.settle_rsp();
-                self.emit.go(target);
+                self.go_or_follow(step, target);
                 Some(())
             }
             Kind::JumpIndirect => {
@@ -354,9 +353,37 @@ impl BlockTranslator {
         self.load_word(R10, from);
         let popped = step.instruction.stack_pointer_increment();
         self.emit.move_rsp(popped);
-        self.emit.settle_rsp();
-        self.emit.go_to_r10(step.rip(), popped);
+        match step.next {
+            Some(next) => {
+                self.emit.go_unless_r10_is(next, step.rip(), popped);
+                self.look_if_back(step, next);
+            }
+            None => {
+                self.emit.settle_rsp();
+                self.emit.go_to_r10(step.rip(), popped);
+            }
+        }
         Some(())
+    }
+
+    /// Goes to a direct branch's target, or on if the block has it next.
+    fn go_or_follow(&mut self, step: &Current<'_>, target: Target) {
+        match step.next {
+            Some(next) => self.look_if_back(step, next),
+            None => {
+                self.emit.settle_rsp();
+                self.emit.go(target);
+            }
+        }
+    }
+
+    /// A loop may close by a branch back that the block follows: it looks up behind the first.
+    fn look_if_back(&mut self, step: &Current<'_>, next: u64) {
+        if next <= step.rip() && !self.looked {
+            self.looked = true;
+            self.emit.settle_rsp();
+            self.emit.look_up_now(next, step.live_behind);
+        }
     }
 }
 
@@ -386,6 +413,7 @@ pub fn lets_rsp_wait(step: &Current<'_>) -> bool {
         Kind::Call | Kind::Return => step.planned.stack.is_some(),
         Kind::Copy | Kind::Lea => !names_rsp && (step.selected.operand.is_none() || step.planned.operand.is_some()),
         Kind::Nothing => true,
+        Kind::Jump => step.next.is_some(),
         _ => false,
     }
 }

@@ -437,7 +437,7 @@ impl Emit {
         let slot = self.slot(address, operand, live);
         let mut refill = self.refill(operand, slot, again);
         refill.request |= request::MAY_FAIL | if early { request::EARLY } else { 0 };
-        self.cold.push(Cold::Group(ColdGroup { miss, single, address, operand, refill, rip, live }));
+        self.cold.push(Cold::Group(ColdGroup { miss, single, address, operand, refill, rip, op: self.op, live }));
         match address {
             Address::Constant(value) => {
                 let mem = self.compare_constant(value & !PAGE_MASK, operand, miss, live);
@@ -462,7 +462,7 @@ impl Emit {
 
     /// What [`Cold::Group`] is made into: fills the TLB once and tries again, or goes on with single checks.
     pub(super) fn refill_group(&mut self, cold: &ColdGroup) {
-        let ColdGroup { miss, single, refill, rip, .. } = *cold;
+        let ColdGroup { miss, single, refill, rip, op, .. } = *cold;
         self.asm.bind(miss);
         if refill.request & request::EARLY == 0 || refill.found.is_some() {
             self.try_group_again(cold);
@@ -470,7 +470,7 @@ impl Emit {
         // The call returns behind the jump if it did not help.
         self.asm.bind(single);
         let patch = self.asm.here() + 1;
-        let exit = self.exit(ExitKind::Single { patch }, rip);
+        let exit = self.exit(ExitKind::Single { op, patch }, rip);
         let next = self.asm.label();
         self.asm.jmp(next);
         self.asm.bind(next);

@@ -33,7 +33,7 @@ use super::exit::ExitKind;
 use super::mode::Mode;
 use super::slots::MOST;
 use crate::cpu::CodeSize;
-use crate::decode::{Reach, decoder_options};
+use crate::decode::{Op, Reach, decoder_options};
 use crate::harness::UserHarness;
 use crate::inventory::{foreign, forms};
 use cases::{NARROW_SHAPES, Random, Run, SHAPES, Shape};
@@ -98,9 +98,17 @@ impl Bench {
         cpu.rip = rip;
         cpu.code_size = if mode.narrow { CodeSize::Bits32 } else { CodeSize::Bits64 };
         cpu.key = cpu.code_size as u32;
-        let block = cpu.decode_block(start as u64, page.as_ptr(), Reach::Extended).unwrap();
-        let instructions: Vec<Instruction> =
-            Decoder::with_ip(mode.bits(), code, rip, decoder_options(cpu.contract)).iter().collect();
+        // What runs most follows branches.
+        let block = match self.hot {
+            true => cpu.decode_path(start as u64, page.as_ptr()).unwrap(),
+            false => cpu.decode_block(start as u64, page.as_ptr(), Reach::Extended).unwrap(),
+        };
+        let options = decoder_options(cpu.contract);
+        let at = |op: &Op| {
+            let bytes = &page[start.wrapping_add_signed(op.offset.into())..];
+            Decoder::with_ip(mode.bits(), bytes, op.begin(rip), options).decode()
+        };
+        let instructions: Vec<Instruction> = block.ops.iter().map(at).collect();
         let place = Place {
             rip,
             page: &page,
@@ -108,7 +116,7 @@ impl Bench {
             decoder_options: decoder_options(cpu.contract),
             slots: &SLOTS,
             hot: self.hot,
-            rest: rest.and_then(|n| Some(instructions.get(n)?.ip())),
+            rest: rest.map(|n| n as u16),
             first_exit: 1,
             number: 0,
         };
@@ -277,6 +285,10 @@ fn random_blocks(narrow: bool) {
         bench.blocks.exact = random.below(4) == 0;
         bench.hot = random.below(2) == 0;
         let mut run = Run::new(rip_of(mode), mode);
+        if random.below(3) == 0 {
+            // A call of what follows, and RET.
+            run.raw(&[0xe8, 1, 0, 0, 0, 0xc3]);
+        }
         // A few addresses, so that accesses meet.
         let near = [random.pick(shapes), random.pick(shapes), shapes[5]];
         for _ in 0..1 + random.below(24) {
