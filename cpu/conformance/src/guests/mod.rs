@@ -73,6 +73,7 @@ pub(crate) const THEMES: &[&[Guest]] = &[
     hot::EXCEPTIONS,
     hot::REMAPPING,
     hot::STRUCTURES,
+    hot::CALLS,
     hot::ADDRESSING,
     hot::DEBUGGING,
     hot::INTERRUPTS,

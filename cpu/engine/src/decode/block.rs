@@ -93,7 +93,22 @@ impl Block {
             return now.get(..second.len()) == Some(second);
         }
         let Translated { looked_at, looked, .. } = self.translated;
-        now.get(start..start + first.len()) == Some(first) && (looked_at == 0 || hash(looked_at, now) == looked)
+        let holds = match self.followed {
+            0 => now.get(start..start + first.len()) == Some(first),
+            _ => self.pieces().all(|(at, piece)| now.get(at..at + piece.len()) == Some(piece)),
+        };
+        holds && (looked_at == 0 || hash(looked_at, now) == looked)
+    }
+
+    /// Where the bytes of each operation are in the page, and what they were.
+    pub fn pieces(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        let start = (self.physical & PAGE_MASK) as usize;
+        let mut code = &*self.code;
+        self.ops.iter().map_while(move |op| {
+            let (piece, rest) = code.split_at_checked(op.len.into())?;
+            code = rest;
+            Some((start.checked_add_signed(op.offset.into())?, piece))
+        })
     }
 }
 

@@ -176,15 +176,11 @@ impl BlockTranslator {
     pub(super) fn select(&mut self, block: &Block, place: &Place<'_>) -> Option<()> {
         self.steps.clear();
         let start = (block.physical & PAGE_MASK) as usize;
-        let mut code = &*block.code;
         let before = place.rip.wrapping_sub(start as u64);
         let mut decoder = Decoder::with_ip(place.mode.bits(), place.page, before, place.decoder_options);
-        for (n, op) in block.ops.iter().enumerate() {
-            let at = start.checked_add_signed(op.offset.into())?;
+        for (n, (op, (at, code))) in block.ops.iter().zip(block.pieces()).enumerate() {
             // What is known of the operations is of the code that they were decoded from; memory may hold other code by now.
-            let (of_op, rest) = code.split_at_checked(op.len.into())?;
-            code = rest;
-            if place.page.get(at..at + of_op.len()) != Some(of_op) {
+            if place.page.get(at..at + code.len()) != Some(code) {
                 return None;
             }
             decoder.set_position(at).ok()?;

@@ -3,6 +3,7 @@
 //! Every guest here runs its code some hundreds of times, most of them in several places ([`place::Place`]).
 
 mod addressing;
+mod calls;
 mod case;
 mod debugging;
 mod exceptions;
@@ -16,6 +17,7 @@ mod stores;
 mod structures;
 
 pub(crate) use addressing::GUESTS as ADDRESSING;
+pub(crate) use calls::GUESTS as CALLS;
 pub(crate) use debugging::GUESTS as DEBUGGING;
 pub(crate) use exceptions::GUESTS as EXCEPTIONS;
 pub(crate) use interrupts::GUESTS as INTERRUPTS;
