@@ -29,6 +29,18 @@ pub fn qcow2(bytes: &[u8]) {
     }
 }
 
+/// A raw disk in memory.
+///
+/// # Panics
+/// The host has no memory for a file.
+pub fn memory(size: u64) -> Box<dyn Disk> {
+    let file = File::from(memfd_create("disk", MemfdFlags::CLOEXEC).expect("a file in memory"));
+    file.set_len(size).expect("a file in memory grows");
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let options = OpenOptions { format: Some(Format::Raw), read_only: false };
+    motu_disk::open(path.as_ref(), &options).expect("a file in memory is a disk")
+}
+
 /// What a guest may do to a disk; that it fails is its own business.
 fn work(disk: &dyn Disk) {
     let size = disk.size();

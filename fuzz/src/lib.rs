@@ -48,7 +48,7 @@ pub const TARGETS: &[Target] = &[
     target("rtc", "the MC146818's registers", 512, devices::rtc),
     target("spec", "what a person asks for: sizes, times and JSON", 1024, spec::run),
     target("uart", "the 16550A's registers, and input", 512, devices::uart),
-    target("virtio_pci", "virtio's transport, console and entropy device", 2048, virtio::run),
+    target("virtio_pci", "virtio's transport, console, disk and entropy device", 2048, virtio::run),
     target("virtqueue", "rings and descriptor chains", 1024, virtqueue::run),
 ];
 

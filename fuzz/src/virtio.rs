@@ -5,6 +5,7 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use motu_bus::{AddressSpace, Device, Effect, IrqSink, MsiSink};
 use motu_devices::pci::{Intx, IntxRouter, PciBus, Pin};
 use motu_memory::GuestRam;
+use motu_virtio::block::{Block, BlockSpec};
 use motu_virtio::console::{Console, PortHandle, PortSpec, ResizeOrder};
 use motu_virtio::device::VirtioDevice;
 use motu_virtio::pci::{VirtioPci, feature, status};
@@ -19,9 +20,11 @@ const RINGS: u64 = 0x1000;
 const AVAILABLE: u64 = 0x800;
 const USED: u64 = 0xa00;
 const BUFFERS: u64 = 0x1_0000;
-/// A console of two ports has six queues, the entropy device one.
+/// A console of two ports has six queues, the disk two, the entropy device one.
 const QUEUES: u16 = 6;
 const QUEUE_SIZE: u16 = 16;
+/// Bytes of a disk.
+const DISK: u64 = 64 << 10;
 
 /// Offsets of the structures in BAR 0, as [`VirtioPci`] has them.
 const DEVICE_CONFIG: u64 = 0x2000;
@@ -68,14 +71,23 @@ impl Device for Window<'_> {
 
 /// The device that the input's first byte names. A port takes so many bytes at a time.
 fn device(choice: u8) -> Option<(Box<dyn VirtioDevice>, Vec<PortHandle>)> {
-    if choice & 1 == 0 {
-        return Some((Box::new(Rng::new(Box::new(|bytes| bytes.fill(1)))), Vec::new()));
+    match choice & 3 {
+        0 => return Some((Box::new(Rng::new(Box::new(|bytes| bytes.fill(1)))), Vec::new())),
+        2 => return Some((Box::new(block()?), Vec::new())),
+        _ => {}
     }
     let room = usize::from(choice >> 1) * 40;
     let backend = move || Box::new(move |data: &[u8]| data.len().min(room));
     let ports = vec![PortSpec::console(backend()), PortSpec::named("port", backend()).input_capacity(5000)];
     let (console, handles) = Console::new(ports, ResizeOrder::default()).ok()?;
     Some((Box::new(console), handles))
+}
+
+/// A small disk of two queues.
+fn block() -> Option<Block> {
+    let disk = crate::disk::memory(DISK);
+    let spec = BlockSpec { disk, serial: String::new(), queues: 2, workers: 1, name: "disk".into() };
+    Block::new(spec).ok()
 }
 
 impl Driver {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum DeviceType {
+    Block = 2,
     Console = 3,
     Entropy = 4,
 }

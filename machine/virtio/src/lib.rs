@@ -5,8 +5,8 @@
 //! instead of the rings in guest memory. A driver that breaks the specification gets
 //! DEVICE_NEEDS_RESET and is counted; nothing it writes panics, loops or allocates without bound.
 //!
-//! Queues are worked on by the thread that writes the notification register (a vCPU's), and by host
-//! threads that feed a device. Lock order, each lock taken only while holding those before it:
+//! Queues are worked on by the thread that writes the notification register (a vCPU's), by host
+//! threads that feed a device, and a disk's by workers of its own. Lock order, each lock taken only while holding those before it:
 //!
 //! 1. the bus, 2. the function (`Shared<VirtioPci>`), 3. the device's own state (a console's ports),
 //! 4. what a device calls: a port's backend, and the transport's interrupt state,
@@ -16,6 +16,7 @@
 //! thread; a backend must not call back into its device.
 #![forbid(unsafe_code)]
 
+pub mod block;
 pub mod console;
 pub mod device;
 pub mod pci;

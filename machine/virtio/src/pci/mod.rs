@@ -274,6 +274,8 @@ fn identity(kind: DeviceType) -> Identity {
         device: DEVICE_BASE + kind as u16,
         revision: 1,
         class: match kind {
+            // As QEMU's: a SCSI controller, the nearest there is.
+            DeviceType::Block => 0x01_00_00,
             DeviceType::Console => 0x07_80_00,
             DeviceType::Entropy => 0x00_ff_00,
         },

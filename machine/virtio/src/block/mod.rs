@@ -1,0 +1,140 @@
+//! The block device, virtio-blk (virtio 1.2, 5.2): a disk of 512-byte sectors.
+//!
+//! A notification only wakes a worker ([`worker`]); requests are taken, done and given back there, one after the
+//! other in a queue, so a vCPU never waits for the host's disk. Requests that are under way together may be done in
+//! any order; a flush covers what was given back before it was made available (5.2.6.2).
+//!
+//! ```text
+//!   vCPU: notify ──► pending queues ──► worker: take a chain ─► the disk ─► give it back ─► interrupt
+//!   vCPU: reset  ──► no more chains are taken; waits for the request under way
+//! ```
+//!
+//! Locks, after the function's: the workers' state, then a queue. Neither is held while the disk is at work.
+
+mod config;
+mod request;
+#[cfg(test)]
+pub(crate) mod tests;
+mod worker;
+
+use crate::device::{Activation, DeviceType, Progress, VirtioDevice};
+use crate::queue::Malformed;
+use config::Config;
+use motu_disk::Disk;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use worker::{Target, Workers};
+
+/// Queues at most: the guest's driver takes one for each of its CPUs.
+pub const MAX_QUEUES: u16 = 16;
+/// Entries of a queue.
+const QUEUE_SIZE: u16 = 256;
+/// Bytes of a serial number (virtio 1.2, 5.2.6: `VIRTIO_BLK_T_GET_ID`).
+pub const SERIAL_LEN: usize = 20;
+
+/// Feature bits (virtio 1.2, 5.2.3).
+mod feature {
+    pub const SEG_MAX: u64 = 1 << 2;
+    pub const RO: u64 = 1 << 5;
+    pub const BLK_SIZE: u64 = 1 << 6;
+    pub const FLUSH: u64 = 1 << 9;
+    pub const TOPOLOGY: u64 = 1 << 10;
+    pub const MQ: u64 = 1 << 12;
+    pub const DISCARD: u64 = 1 << 13;
+    pub const WRITE_ZEROES: u64 = 1 << 14;
+}
+
+/// What a block device is made from.
+#[derive(Debug)]
+pub struct BlockSpec {
+    pub disk: Box<dyn Disk>,
+    /// What the guest finds as its serial number: at most [`SERIAL_LEN`] bytes, the rest is cut off.
+    pub serial: String,
+    /// 1 to [`MAX_QUEUES`].
+    pub queues: u16,
+    /// Host threads that work on the queues, at least 1.
+    pub workers: u16,
+    /// What the threads are called.
+    pub name: String,
+}
+
+/// The device.
+pub struct Block {
+    config: Config,
+    features: u64,
+    queue_sizes: Vec<u16>,
+    workers: Workers,
+}
+
+impl Block {
+    /// # Errors
+    /// The host gives no thread.
+    pub fn new(spec: BlockSpec) -> io::Result<Self> {
+        let queues = spec.queues.clamp(1, MAX_QUEUES);
+        let always = feature::SEG_MAX | feature::BLK_SIZE | feature::FLUSH | feature::TOPOLOGY | feature::MQ;
+        let by_kind = if spec.disk.is_read_only() { feature::RO } else { feature::DISCARD | feature::WRITE_ZEROES };
+        let mut serial = [0; SERIAL_LEN];
+        for (to, from) in serial.iter_mut().zip(spec.serial.bytes()) {
+            *to = from;
+        }
+        let config = Config::new(&*spec.disk, queues, QUEUE_SIZE);
+        let target = Target { disk: spec.disk, serial };
+        Ok(Self {
+            config,
+            features: always | by_kind,
+            queue_sizes: vec![QUEUE_SIZE; queues.into()],
+            workers: Workers::start(Arc::new(target), spec.workers.max(1), &spec.name)?,
+        })
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Block").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl VirtioDevice for Block {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::Block
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn queue_max_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn config_len(&self) -> u64 {
+        Config::LEN
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        self.config.read(offset, data);
+    }
+
+    /// All of it is read-only, as the write cache cannot be switched.
+    fn write_config(&mut self, _: u64, _: &[u8]) {}
+
+    fn config_generation(&self) -> u8 {
+        0
+    }
+
+    fn activate(&mut self, activation: Activation) {
+        // A driver that does not know of flushes takes what was given back for safe (5.2.6.2).
+        let write_through = activation.features & feature::FLUSH == 0;
+        self.workers.activate(activation.queues, &activation.interrupt, write_through);
+    }
+
+    fn notify(&mut self, queue: u16) -> Result<Progress, Malformed> {
+        self.workers.notify(queue);
+        Ok(Progress::Idle)
+    }
+
+    fn reset(&mut self) {
+        self.workers.quiesce();
+    }
+}

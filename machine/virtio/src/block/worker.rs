@@ -1,0 +1,201 @@
+//! The host threads of a disk, and the queues that wait for them.
+
+use super::SERIAL_LEN;
+use super::request::{PART, Request};
+use crate::device::Interrupt;
+use crate::queue::{Malformed, Next, VirtQueue};
+use motu_disk::Disk;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// What requests are about.
+#[derive(Debug)]
+pub struct Target {
+    pub disk: Box<dyn Disk>,
+    pub serial: [u8; SERIAL_LEN],
+}
+
+/// A queue while its driver is there.
+#[derive(Debug)]
+struct Active {
+    queue: Mutex<VirtQueue>,
+    interrupt: Interrupt,
+    write_through: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By index; none while there is no driver.
+    queues: Vec<Option<Arc<Active>>>,
+    /// Bit n: queue n may have chains.
+    pending: u64,
+    /// Workers that hold a queue.
+    busy: u32,
+    /// No more chains are to be taken.
+    stopping: bool,
+    ended: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// There is something to do, or no more.
+    work: Condvar,
+    /// Nobody is busy.
+    quiet: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.lock().stopping
+    }
+}
+
+/// The workers; dropping it ends them, with the requests that they have begun.
+#[derive(Debug)]
+pub struct Workers {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    target: Arc<Target>,
+}
+
+impl Workers {
+    /// # Errors
+    /// The host gives no thread.
+    pub fn start(target: Arc<Target>, count: u16, name: &str) -> io::Result<Self> {
+        let mut workers = Self { shared: Arc::default(), threads: Vec::new(), target };
+        for _ in 0..count {
+            let (shared, target) = (Arc::clone(&workers.shared), Arc::clone(&workers.target));
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&shared, &target))?;
+            workers.threads.push(thread);
+        }
+        Ok(workers)
+    }
+
+    pub fn activate(&self, queues: Vec<Option<VirtQueue>>, interrupt: &Interrupt, write_through: bool) {
+        let active = |queue| {
+            let (queue, interrupt) = (Mutex::new(queue), interrupt.clone());
+            Arc::new(Active { queue, interrupt, write_through })
+        };
+        let mut state = self.shared.lock();
+        state.queues = queues.into_iter().map(|queue| queue.map(active)).collect();
+        state.stopping = false;
+        state.pending = 0;
+    }
+
+    pub fn notify(&self, queue: u16) {
+        let mut state = self.shared.lock();
+        if let Some(bit) = 1u64.checked_shl(queue.into())
+            && state.pending & bit == 0
+        {
+            state.pending |= bit;
+            drop(state);
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// Forgets the driver, when the requests that have been begun are done: its memory is its own again then.
+    pub fn quiesce(&self) {
+        let mut state = self.shared.lock();
+        state.stopping = true;
+        state.pending = 0;
+        while state.busy > 0 {
+            state = self.shared.quiet.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.queues.clear();
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.quiesce();
+        self.shared.lock().ended = true;
+        self.shared.work.notify_all();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a disk's thread ended by itself: this is an error in motu");
+            }
+        }
+        // What the guest did not flush is not lost when the machine ends in peace.
+        if let Err(error) = self.target.disk.flush() {
+            tracing::error!("what was written to a disk last may be lost: {error}");
+        }
+    }
+}
+
+/// A worker's life.
+fn work(shared: &Shared, target: &Target) {
+    let mut buffer = vec![0; PART];
+    let mut state = shared.lock();
+    while !state.ended {
+        let Some(queue) = next_queue(&mut state) else {
+            state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            continue;
+        };
+        state.busy += 1;
+        drop(state);
+        if let Err(why) = serve(shared, target, &queue, &mut buffer) {
+            fail(shared, &queue, why);
+        }
+        state = shared.lock();
+        state.busy -= 1;
+        if state.busy == 0 {
+            shared.quiet.notify_all();
+        }
+    }
+}
+
+/// Takes a queue that may have chains.
+fn next_queue(state: &mut State) -> Option<Arc<Active>> {
+    while state.pending != 0 {
+        let index = state.pending.trailing_zeros();
+        state.pending &= state.pending - 1;
+        if let Some(Some(queue)) = state.queues.get(index as usize) {
+            return Some(Arc::clone(queue));
+        }
+    }
+    None
+}
+
+/// Does what a queue has, until it has no more or is to be given up.
+fn serve(shared: &Shared, target: &Target, active: &Active, buffer: &mut [u8]) -> Result<(), Malformed> {
+    let lock = || active.queue.lock().unwrap_or_else(PoisonError::into_inner);
+    let memory = Arc::clone(lock().memory());
+    loop {
+        let request = {
+            let mut queue = lock();
+            // One at a time, so that nothing is taken that will not be done.
+            match queue.next(&mut 1)? {
+                Next::Chain(chain) => Request::parse(&queue, chain)?,
+                Next::Idle => return Ok(()),
+                Next::Spent => continue,
+            }
+        };
+        let written = request.run(target, &memory, active.write_through, buffer);
+        let mut queue = lock();
+        queue.push_used(request.head(), written)?;
+        if queue.needs_interrupt()? {
+            let index = queue.index();
+            drop(queue);
+            active.interrupt.queue_used(index);
+        }
+        if shared.is_stopping() {
+            return Ok(());
+        }
+    }
+}
+
+/// The driver broke the specification: its rings are left alone until it resets the device.
+fn fail(shared: &Shared, active: &Active, why: Malformed) {
+    let mut state = shared.lock();
+    state.stopping = true;
+    state.pending = 0;
+    state.queues.clear();
+    drop(state);
+    active.interrupt.needs_reset(why);
+}
