@@ -4,7 +4,7 @@ use crate::commands::doctor::Form;
 use crate::status;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use motu_spec::{
-    ByteSize, Console, EngineChoice, Gdb, GuestAddress, KernelMode, Period, Profile, Timeout, Trace, VmSpec,
+    ByteSize, Console, DiskSpec, EngineChoice, Gdb, GuestAddress, KernelMode, Period, Profile, Timeout, Trace, VmSpec,
 };
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -101,6 +101,14 @@ pub struct RunArgs {
     /// Virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     pub cpus: u32,
+    /// Give the machine a disk: a raw or qcow2 file, or a block device; may be repeated. A raw disk that is written must be
+    /// said to be one (format=raw, or a name that ends in .raw or .img); size=20G makes a disk that is not there
+    #[arg(
+        long = "disk",
+        value_name = "[path=]FILE[,format=raw|qcow2|auto][,readonly][,serial=TEXT][,size=SIZE]",
+        value_parser = disk_parser()
+    )]
+    pub disks: Vec<DiskSpec>,
     /// What runs the guest's instructions: kvm (the host's CPU), soft (motu's own), or auto: kvm where there is
     /// hardware for it. To find faults in the soft engine, options may follow:
     /// translate=off|on|lockstep (to host code; lockstep: compared with the interpreter block by block),
@@ -153,6 +161,12 @@ pub struct RunArgs {
 pub struct Traces(Vec<Trace>);
 
 /// Keeps a path that is not UTF-8 as it is.
+fn disk_parser() -> impl clap::builder::TypedValueParser<Value = DiskSpec> {
+    use clap::builder::TypedValueParser;
+    clap::builder::OsStringValueParser::new().try_map(|text: OsString| DiskSpec::parse(&text))
+}
+
+/// Keeps a path that is not UTF-8 as it is.
 fn trace_parser() -> impl clap::builder::TypedValueParser<Value = Traces> {
     use clap::builder::TypedValueParser;
     clap::builder::OsStringValueParser::new().try_map(|text: OsString| Trace::parse_list(&text).map(Traces))
@@ -179,6 +193,7 @@ impl RunArgs {
             cmdline: self.append.clone(),
             memory: self.memory,
             cpus: self.cpus,
+            disks: self.disks.clone(),
             engine: self.engine.clone(),
             switch_every: self.switch_every,
             cpu: self.cpu.clone(),
@@ -226,7 +241,9 @@ mod tests {
 
     #[test]
     fn bad_values_say_what_would_have_been_right() {
-        let cases: [(&[&str], &str); 21] = [
+        let cases: [(&[&str], &str); 23] = [
+            (&["--disk", "d,format=vmdk"], "raw, qcow2 and auto"),
+            (&["--disk", "d,ro"], "readonly"),
             (&["--gdb", "localhost"], "127.0.0.1:1234"),
             (&["--memory", "lots"], "512M"),
             (&["--timeout", "-1"], "30s"),

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod disk;
 mod duration;
 mod engine;
 mod gdb;
@@ -14,12 +15,13 @@ mod trace;
 mod vm;
 
 pub use address::{GuestAddress, ParseAddressError};
+pub use disk::{DiskSpec, MAX_SERIAL, ParseDiskError};
 pub use duration::{ParsePeriodError, ParseTimeoutError, Period, Timeout};
 pub use engine::{EngineChoice, Flags, ParseEngineError, SoftOptions, Translate, Turn};
 pub use gdb::{Gdb, GdbAddress, ParseGdbError};
 pub use size::{ByteSize, ParseSizeError};
 pub use trace::{ParseTraceError, Profile, Trace, TraceKind};
 pub use vm::{
-    Console, DEFAULT_IMAGE, DEFAULT_MEMORY, KernelMode, Limits, MAX_CMDLINE, MAX_CPUS, MAX_MEMORY, MIN_MEMORY,
-    ParseModeError, SpecError, VmSpec,
+    Console, DEFAULT_IMAGE, DEFAULT_MEMORY, KernelMode, Limits, MAX_CMDLINE, MAX_CPUS, MAX_DISKS, MAX_MEMORY,
+    MIN_MEMORY, ParseModeError, SpecError, VmSpec,
 };

@@ -1,6 +1,6 @@
 //! One machine as asked for, and the rules it must keep.
 
-use crate::{ByteSize, EngineChoice, Gdb, GuestAddress, Period, Profile, Timeout, Trace, Turn};
+use crate::{ByteSize, DiskSpec, EngineChoice, Gdb, GuestAddress, Period, Profile, Timeout, Trace, Turn};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::PathBuf;
@@ -16,6 +16,8 @@ pub const MIN_MEMORY: ByteSize = ByteSize::mib(16);
 pub const MAX_MEMORY: ByteSize = ByteSize::gib(512);
 /// Virtual CPUs at most: what 8-bit APIC identifiers reach.
 pub const MAX_CPUS: u32 = 254;
+/// Disks at most: PCI slots that are left beside the devices that every machine has.
+pub const MAX_DISKS: usize = 28;
 /// Bytes of a kernel command line at most, without its terminating zero: Linux's
 /// COMMAND_LINE_SIZE on x86 is 2048.
 pub const MAX_CMDLINE: usize = 2047;
@@ -50,6 +52,9 @@ pub struct VmSpec {
     /// Virtual CPUs: 1 to what the engine can run.
     #[serde(default = "default_cpus")]
     pub cpus: u32,
+    /// In the order in which the guest finds them; no file twice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskSpec>,
     #[serde(default)]
     pub engine: EngineChoice,
     /// How often the machine goes over to the other of two engines that take turns; with one engine it must not be given.
@@ -160,6 +165,10 @@ pub enum SpecError {
          format says what mode it starts in)"
     )]
     ModeWithoutAddress,
+    #[error("{0} disks are more than a machine has room for; give at most {MAX_DISKS}")]
+    TooManyDisks(usize),
+    #[error("the disk {} is given twice; give it once", .0.display())]
+    DiskTwice(PathBuf),
     #[error("the kernel command line is {0} bytes long; Linux takes at most {MAX_CMDLINE}")]
     CmdlineTooLong(usize),
     #[error("the kernel command line has a zero byte in it; write it as plain text")]
@@ -185,6 +194,7 @@ impl Default for VmSpec {
             cmdline: None,
             memory: DEFAULT_MEMORY,
             cpus: default_cpus(),
+            disks: Vec::new(),
             engine: EngineChoice::default(),
             switch_every: None,
             cpu: None,
@@ -228,7 +238,20 @@ impl VmSpec {
         self.turns()?;
         self.validate_sources()?;
         self.validate_memory(limits)?;
+        self.validate_disks()?;
         self.validate_cpus(limits)
+    }
+
+    fn validate_disks(&self) -> Result<(), SpecError> {
+        if self.disks.len() > MAX_DISKS {
+            return Err(SpecError::TooManyDisks(self.disks.len()));
+        }
+        for (n, disk) in self.disks.iter().enumerate() {
+            if self.disks.iter().take(n).any(|other| other.path == disk.path) {
+                return Err(SpecError::DiskTwice(disk.path.clone()));
+            }
+        }
+        Ok(())
     }
 
     fn validate_sources(&self) -> Result<(), SpecError> {

@@ -3,6 +3,7 @@
 
 mod background;
 mod crash;
+mod disks;
 mod ending;
 mod gdb;
 mod output;
@@ -12,6 +13,7 @@ mod stats;
 mod trace;
 
 pub use crash::Shown as ShownCrash;
+pub use disks::open as open_disks;
 pub use ending::{Deadline, Ending, Why};
 use gdb::Gdb;
 pub use output::Output;
@@ -24,7 +26,7 @@ use crate::engine::Engine;
 use crate::host;
 use crate::{status::Status, terminal};
 use anyhow::{Context, Result, bail};
-use motu_machine::{BootSource, Finished, Flat, Image, Machine, MachineConfig, Module, OnReset, Role};
+use motu_machine::{BootSource, DiskConfig, Finished, Flat, Image, Machine, MachineConfig, Module, OnReset, Role};
 use motu_spec::VmSpec;
 use signal_hook::consts::SIGPIPE;
 use std::path::PathBuf;
@@ -36,7 +38,7 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long it may take to say so.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// What to boot: names are resolved.
+/// What to boot, and the disks that are there: names are resolved.
 #[derive(Debug)]
 pub struct Boot {
     pub kernel: PathBuf,
@@ -46,6 +48,7 @@ pub struct Boot {
     pub flat: Option<Flat>,
     /// virtio-console ports.
     pub ports: Vec<String>,
+    pub disks: Vec<DiskConfig>,
     pub on_reset: OnReset,
 }
 
@@ -94,6 +97,7 @@ impl Vmm {
             boot: boot.open()?,
             serial: Box::new(outputs.console.clone()),
             ports: boot.ports,
+            disks: boot.disks,
             entropy: Box::new(host::random),
             on_reset: boot.on_reset,
             debug_exit: spec.debug_exit,

@@ -9,9 +9,24 @@ use std::io::Read;
 /// good to have. A kernel that has one of them built in needs no module for it.
 pub(crate) const ROOTS: [(&str, bool); 3] = [("virtio_pci", true), ("virtio_console", true), ("virtio_rng", false)];
 
+/// What a machine with a disk has on top, loaded only where there is one: the disk's driver, a file system, and the
+/// checksums that it asks for by name, the faster one first.
+pub(crate) const DISK_ROOTS: [(&str, bool); 4] =
+    [("virtio_blk", false), ("crc32c_intel", false), ("crc32c_generic", false), ("ext4", false)];
+
 /// What these need on the kernels that are known, so that one reading of a package is enough.
-pub(crate) const LIKELY: [&str; 6] =
-    ["virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "rng_core", "virtio_vdpa"];
+pub(crate) const LIKELY: [&str; 10] = [
+    "virtio",
+    "virtio_ring",
+    "virtio_pci_modern_dev",
+    "virtio_pci_legacy_dev",
+    "rng_core",
+    "virtio_vdpa",
+    "jbd2",
+    "mbcache",
+    "crc16",
+    "libcrc32c",
+];
 
 /// Largest module in bytes after decompression.
 const LARGEST: u64 = 32 << 20;
@@ -25,6 +40,8 @@ pub(crate) struct Module {
     /// Its path in the image, `lib/modules/.../virtio.ko`.
     pub(crate) path: String,
     pub(crate) data: Vec<u8>,
+    /// Only a machine with a disk needs it.
+    pub(crate) for_disks: bool,
 }
 
 /// The kernel's name of a module for a path: without folders and suffixes, with `_` for `-`
@@ -47,9 +64,20 @@ pub(crate) enum Order {
 /// Orders the modules among `members`. `searched` are the names that have been looked for: what is
 /// optional and among them, and not there, is left out.
 pub(crate) fn order(members: &Members, searched: &[String], package: &str) -> Result<Order, StoreError> {
-    let mut search =
-        Search { members, searched, package, unpacked: BTreeMap::new(), ordered: Vec::new(), missing: Vec::new() };
+    let mut search = Search {
+        members,
+        searched,
+        package,
+        for_disks: false,
+        unpacked: BTreeMap::new(),
+        ordered: Vec::new(),
+        missing: Vec::new(),
+    };
     for (root, needed) in ROOTS {
+        search.visit(root, needed, 0)?;
+    }
+    search.for_disks = true;
+    for (root, needed) in DISK_ROOTS {
         search.visit(root, needed, 0)?;
     }
     if search.missing.is_empty() { Ok(Order::Complete(search.ordered)) } else { Ok(Order::Missing(search.missing)) }
@@ -59,6 +87,8 @@ struct Search<'a> {
     members: &'a Members,
     searched: &'a [String],
     package: &'a str,
+    /// What is found now is.
+    for_disks: bool,
     /// Whether a module's dependencies have been followed to their end.
     unpacked: BTreeMap<String, bool>,
     ordered: Vec<Module>,
@@ -93,7 +123,7 @@ impl Search<'_> {
         }
         self.unpacked.insert(name.to_owned(), true);
         let path = path.split_once(".ko").map_or(path.as_str(), |(stem, _)| stem);
-        self.ordered.push(Module { path: format!("{path}.ko"), data });
+        self.ordered.push(Module { path: format!("{path}.ko"), data, for_disks: self.for_disks });
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use crate::{Digest, ImageRecord, Package, Store, StoreError, applets, room};
 pub(crate) const NAME: &str = "tiny";
 
 /// To be raised with each change to what goes into the image, so that images made before are made anew.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 /// Packages that depend on the newest kernel for virtual machines: Debian's, Ubuntu's, and the ones
 /// for every machine.
@@ -159,7 +159,8 @@ fn keep(store: &Store, apt: &Apt<'_>, chosen: &[Candidate], watch: Watch<'_>) ->
 
 fn read_packages(store: &Store, packages: &[Package], watch: Watch<'_>) -> Result<(Members, Vec<Module>), StoreError> {
     let kernel = packages.first().map_or(NAME, |package| package.name.as_str());
-    let mut searched: Vec<String> = modules::ROOTS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let roots = modules::ROOTS.iter().chain(&modules::DISK_ROOTS);
+    let mut searched: Vec<String> = roots.map(|(name, _)| (*name).to_owned()).collect();
     searched.extend(modules::LIKELY.map(str::to_owned));
     for _ in 0..MOST_READINGS {
         let mut members = Members::default();
@@ -196,11 +197,13 @@ fn initrd(agent: &[u8], busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>, S
     archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
     archive.file("etc/group", 0o644, b"root:x:0:\ntty:x:5:\n")?;
     archive.file("etc/hosts", 0o644, b"127.0.0.1 localhost motu\n::1 localhost\n")?;
-    let mut list = String::new();
     for module in modules {
-        list.push_str(&format!("/{}\n", module.path));
         archive.file(&module.path, 0o644, module.data.as_slice())?;
     }
-    archive.file("etc/motu/modules", 0o644, list.into_bytes())?;
+    for (list, for_disks) in [("etc/motu/modules", false), ("etc/motu/modules-disk", true)] {
+        let listed = modules.iter().filter(|module| module.for_disks == for_disks);
+        let lines: String = listed.map(|module| format!("/{}\n", module.path)).collect();
+        archive.file(list, 0o644, lines.into_bytes())?;
+    }
     Ok(archive.to_bytes())
 }

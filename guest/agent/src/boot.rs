@@ -12,6 +12,12 @@ use std::process::{Command, Stdio};
 
 /// The kernel modules to load, one path a line, in an order in which each finds what it needs.
 const MODULES: &str = "/etc/motu/modules";
+/// Those that only a machine with a disk needs.
+const DISK_MODULES: &str = "/etc/motu/modules-disk";
+
+/// A folder for each virtio device, and what a disk's file `device` in it holds (virtio 1.2, 5).
+const VIRTIO_DEVICES: &str = "/sys/bus/virtio/devices";
+const DISK: &str = "0x0002";
 
 const BUSYBOX: &str = "/bin/busybox";
 const SHELL: &str = "/bin/sh";
@@ -38,7 +44,10 @@ pub fn prepare() {
         said(link, symlinkat(target, CWD, link));
     }
     said("hostname", rustix::system::sethostname(b"motu"));
-    load_modules();
+    load_modules(MODULES);
+    if has_disk() {
+        load_modules(DISK_MODULES);
+    }
     if !Path::new(SHELL).exists() {
         let installed = Command::new(BUSYBOX).args(["--install", "-s"]).status();
         said(BUSYBOX, installed);
@@ -56,11 +65,17 @@ fn make_mount(kind: &str, target: &str, flags: MountFlags, options: &CStr) {
     said(target, mount(kind, target, kind, flags, options));
 }
 
-fn load_modules() {
-    let list = match fs::read_to_string(MODULES) {
+fn has_disk() -> bool {
+    let Ok(devices) = fs::read_dir(VIRTIO_DEVICES) else { return false };
+    let mut kinds = devices.flatten().filter_map(|device| fs::read_to_string(device.path().join("device")).ok());
+    kinds.any(|kind| kind.trim_end() == DISK)
+}
+
+fn load_modules(list: &str) {
+    let list = match fs::read_to_string(list) {
         Ok(list) => list,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-        Err(error) => return said(MODULES, Err::<(), _>(error)),
+        Err(error) => return said(list, Err::<(), _>(error)),
     };
     for path in list.lines().filter(|line| !line.is_empty()) {
         let loaded = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())

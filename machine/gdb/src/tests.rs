@@ -40,6 +40,7 @@ fn serve() -> Served {
         boot: BootSource { kernel, modules: Vec::new(), cmdline: String::new(), flat },
         serial: Box::new(std::io::sink()),
         ports: Vec::new(),
+        disks: Vec::new(),
         entropy: Box::new(|bytes| bytes.fill(7)),
         on_reset: OnReset::Restart,
         debug_exit: true,

@@ -7,7 +7,7 @@
 //!          0x070              MC146818 clock
 //!          0x080              POST code              PCI slot 1  virtio-rng
 //!          0x0f4              debug exit, if asked for    slot 2  virtio-console
-//!          0x3f8              16550A, COM1
+//!          0x3f8              16550A, COM1               slots 3.. virtio-blk, a disk each
 //!          0x600 0x604 0x608  ACPI power management
 //!          0xcf8              PCI configuration, 0xcf9 reset
 //! ```
@@ -16,7 +16,7 @@ use crate::clock::MachineClock;
 use crate::control::Control;
 use crate::guest_bus::{Bus, InterruptControllers};
 use crate::timers::Schedule;
-use crate::{MachineError, PortStream, SerialInput};
+use crate::{DiskConfig, MachineError, PortStream, SerialInput};
 use motu_boot::BoardTables;
 use motu_bus::{AddressSpace, Clock, Device, IrqLine, IrqSink, MsiSink, Shared, Timed, lock, shared};
 use motu_devices::acpi_pm::{self, AcpiPm};
@@ -32,6 +32,7 @@ use motu_devices::rtc::Rtc;
 use motu_devices::uart::Uart;
 use motu_hv::{Msi, Vm};
 use motu_memory::GuestRam;
+use motu_virtio::block::{Block, BlockSpec, MAX_QUEUES};
 use motu_virtio::console::{Console, PortSpec, ResizeOrder, pipe};
 use motu_virtio::device::VirtioDevice;
 use motu_virtio::pci::VirtioPci;
@@ -56,6 +57,11 @@ const PCI_CONFIG_PORTS: u64 = 8;
 const PCI_CONFIG: u64 = 0xcf8;
 const RNG_SLOT: u8 = 1;
 const CONSOLE_SLOT: u8 = 2;
+const FIRST_DISK_SLOT: u8 = 3;
+/// Disks at most; one slot is left to spare.
+pub const MAX_DISKS: usize = 28;
+/// Threads that do a disk's requests.
+const DISK_WORKERS: u16 = 1;
 const CONSOLE: &str = "virtio console";
 /// Bytes from the guest that a port's reader may leave unread.
 const PORT_BUFFER: usize = 256 << 10;
@@ -80,6 +86,7 @@ pub(crate) struct Board {
 pub(crate) struct HostSide {
     pub serial: Box<dyn Write + Send>,
     pub ports: Vec<String>,
+    pub disks: Vec<DiskConfig>,
     pub entropy: EntropySource,
     pub debug_exit: bool,
 }
@@ -200,6 +207,20 @@ impl Slots<'_> {
         Ok(())
     }
 
+    fn add_disks(&self, disks: Vec<DiskConfig>, cpus: u32) -> Result<(), MachineError> {
+        if disks.len() > MAX_DISKS {
+            let reason = format!("{} disks are more than the {MAX_DISKS} that have a slot", disks.len());
+            return Err(MachineError::Device { device: "disk", reason });
+        }
+        let queues = u16::try_from(cpus).unwrap_or(MAX_QUEUES).min(MAX_QUEUES);
+        for (n, (slot, DiskConfig { disk, serial })) in (FIRST_DISK_SLOT..).zip(disks).enumerate() {
+            let spec = BlockSpec { disk, serial, queues, workers: DISK_WORKERS, name: format!("disk{n}") };
+            let block = Block::new(spec).map_err(|source| MachineError::Thread { what: "disk", source })?;
+            self.add("disk", slot, Box::new(block))?;
+        }
+        Ok(())
+    }
+
     fn add_console(&self, names: &[String]) -> Result<Vec<(String, PortStream)>, MachineError> {
         if names.is_empty() {
             return Ok(Vec::new());
@@ -255,6 +276,7 @@ impl Board {
         let slots = Slots { ram: &ram, msi, intx, pci: Arc::clone(&pci) };
         slots.add("entropy device", RNG_SLOT, Box::new(Rng::new(host.entropy)))?;
         let streams = slots.add_console(&host.ports)?;
+        slots.add_disks(host.disks, tables.cpus)?;
         wiring.devices.push(Arc::<Mutex<PciBus>>::clone(&pci));
 
         wiring.add_interrupt_controllers(&pic)?;

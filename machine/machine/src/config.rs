@@ -2,6 +2,7 @@
 
 use crate::{OnReset, Tracing};
 use motu_boot::BootSource;
+use motu_disk::Disk;
 use motu_virtio::rng::EntropySource;
 use std::fmt;
 use std::io::Write;
@@ -22,6 +23,8 @@ pub struct MachineConfig {
     /// Names of the virtio-console ports that the guest finds, see [`crate::Machine::take_port`].
     /// With none there is no virtio console.
     pub ports: Vec<String>,
+    /// The guest finds them in this order; at most [`crate::MAX_DISKS`].
+    pub disks: Vec<DiskConfig>,
     /// Fills a slice with random bytes, for virtio-rng.
     pub entropy: EntropySource,
     pub on_reset: OnReset,
@@ -32,6 +35,14 @@ pub struct MachineConfig {
     pub waits_for_debugger: bool,
 }
 
+/// A disk of a machine.
+#[derive(Debug)]
+pub struct DiskConfig {
+    pub disk: Box<dyn Disk>,
+    /// What the guest finds as its serial number; its first 20 bytes.
+    pub serial: String,
+}
+
 impl fmt::Debug for MachineConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MachineConfig")
@@ -40,6 +51,7 @@ impl fmt::Debug for MachineConfig {
             .field("contract", &self.contract)
             .field("boot", &self.boot)
             .field("ports", &self.ports)
+            .field("disks", &self.disks)
             .field("on_reset", &self.on_reset)
             .field("debug_exit", &self.debug_exit)
             .field("tracing", &self.tracing)

@@ -5,7 +5,7 @@
 //! is the only crate that names concrete devices.
 //!
 //! Threads: the one that calls `run` is the driver; each vCPU has one, the timers of all devices
-//! share one. Device registers are worked on by the vCPU that accesses them.
+//! share one, and each disk has a worker. Device registers are worked on by the vCPU that accesses them.
 //!
 //! Lock order: a device, then its interrupt line's controller, then the engine. Nothing waits for
 //! the driver's queue while it holds a device.
@@ -27,7 +27,8 @@ mod timers;
 mod trace;
 mod vcpu;
 
-pub use config::MachineConfig;
+pub use board::MAX_DISKS;
+pub use config::{DiskConfig, MachineConfig};
 pub use debug::{CpuStop, DebugEvent, DebugPort, Orders, Resume, StopCause, Told};
 pub use driver::OnReset;
 pub use error::MachineError;

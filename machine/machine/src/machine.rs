@@ -105,6 +105,7 @@ impl Machine {
         let host = HostSide {
             serial: config.serial,
             ports: config.ports,
+            disks: config.disks,
             entropy: config.entropy,
             debug_exit: config.debug_exit,
         };

@@ -38,7 +38,8 @@ fn searched(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-const ALL: [&str; 3] = ["virtio_pci", "virtio_console", "virtio_rng"];
+const ALL: [&str; 7] =
+    ["virtio_pci", "virtio_console", "virtio_rng", "virtio_blk", "crc32c_intel", "crc32c_generic", "ext4"];
 
 fn paths(order: Result<Order, StoreError>) -> Vec<String> {
     match order {
@@ -71,6 +72,28 @@ fn each_comes_after_what_it_needs() {
     let order = paths(order(&members, &searched(&ALL), "kernel"));
     let expected = ["k/virtio_ring.ko", "k/virtio.ko", "k/virtio_pci.ko", "k/virtio_console.ko", "k/virtio-rng.ko"];
     assert_eq!(order, expected);
+}
+
+#[test]
+fn what_only_disks_need_comes_last_and_is_marked() {
+    let modules = [
+        ("k/virtio_pci.ko", "virtio"),
+        ("k/virtio.ko", ""),
+        ("k/ext4.ko", "jbd2"),
+        ("k/jbd2.ko", ""),
+        ("k/virtio_blk.ko", "virtio"),
+    ];
+    let members = members(&["virtio_console"], &modules);
+    let Ok(Order::Complete(modules)) = order(&members, &searched(&ALL), "kernel") else { panic!("no order") };
+    let marked: Vec<_> = modules.iter().map(|module| (module.path.as_str(), module.for_disks)).collect();
+    let expected = [
+        ("k/virtio.ko", false),
+        ("k/virtio_pci.ko", false),
+        ("k/virtio_blk.ko", true),
+        ("k/jbd2.ko", true),
+        ("k/ext4.ko", true),
+    ];
+    assert_eq!(marked, expected);
 }
 
 #[test]
