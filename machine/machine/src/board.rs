@@ -337,6 +337,13 @@ impl Board {
     }
 }
 
+impl Drop for Board {
+    /// The PCI bus is behind a port that it knows itself: nothing on it would ever be dropped, and a disk is closed by that.
+    fn drop(&mut self) {
+        self.bus.ports.unmap(PCI_CONFIG);
+    }
+}
+
 impl fmt::Debug for Board {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Board").field("ram", &self.ram).field("tables", &self.tables).finish_non_exhaustive()

@@ -210,6 +210,28 @@ fn run(script: impl Fn(&Guest<'_>, usize) -> Exit + Send + Sync + 'static) -> Ou
 }
 
 #[test]
+fn a_disk_is_the_machines_until_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.raw");
+    motu_disk::create(&path, None, MIB).unwrap();
+    let open = || motu_disk::open(&path, &motu_disk::OpenOptions::default());
+    let disk = crate::DiskConfig { disk: open().unwrap(), serial: "1".into() };
+    let config = MachineConfig { disks: vec![disk], on_reset: OnReset::End, ..config(Sheet::default()) };
+    let machine = machine(config, |guest, _| {
+        // Its function is in slot 3: virtio's vendor and device number.
+        guest.bus.io_write(0xcf8, &0x8000_1800u32.to_le_bytes());
+        let mut id = [0; 4];
+        guest.bus.io_read(0xcfc, &mut id);
+        assert_eq!(id, 0x1042_1af4u32.to_le_bytes());
+        guest.out8(0xcf9, 6);
+        guest.until_kicked()
+    });
+    assert!(open().is_err(), "it is in use");
+    machine.run().unwrap();
+    open().unwrap();
+}
+
+#[test]
 fn the_guest_switches_it_off() {
     let finished = machine(config(Sheet::default()), |guest, _| guest.power_off()).run().unwrap();
     assert!(matches!(finished.outcome, Outcome::PoweredOff));

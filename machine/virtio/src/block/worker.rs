@@ -8,6 +8,11 @@ use motu_disk::Disk;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A disk that has had nothing to do for so long is flushed, though nobody asked: a guest's `sync` writes some things
+/// after its last flush, and the host may be ended at any time.
+const QUIET: Duration = Duration::from_millis(200);
 
 /// What requests are about.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ struct State {
     pending: u64,
     /// Workers that hold a queue.
     busy: u32,
+    /// Requests were done since the last flush of a disk that was left alone.
+    unflushed: bool,
     /// No more chains are to be taken.
     stopping: bool,
     ended: bool,
@@ -134,10 +141,11 @@ fn work(shared: &Shared, target: &Target) {
     let mut state = shared.lock();
     while !state.ended {
         let Some(queue) = next_queue(&mut state) else {
-            state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = wait(shared, target, state);
             continue;
         };
         state.busy += 1;
+        state.unflushed = true;
         drop(state);
         if let Err(why) = serve(shared, target, &queue, &mut buffer) {
             fail(shared, &queue, why);
@@ -148,6 +156,24 @@ fn work(shared: &Shared, target: &Target) {
             shared.quiet.notify_all();
         }
     }
+}
+
+/// Waits until there may be something to do.
+fn wait<'a>(shared: &'a Shared, target: &Target, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    if !state.unflushed {
+        return shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+    }
+    let waited = shared.work.wait_timeout(state, QUIET).unwrap_or_else(PoisonError::into_inner);
+    let (mut state, time_out) = waited;
+    if !time_out.timed_out() || state.pending != 0 || state.busy > 0 || state.ended {
+        return state;
+    }
+    state.unflushed = false;
+    drop(state);
+    if let Err(error) = target.disk.flush() {
+        tracing::warn!("flushing a disk that is not in use failed: {error}");
+    }
+    shared.lock()
 }
 
 /// Takes a queue that may have chains.
