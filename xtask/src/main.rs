@@ -42,6 +42,8 @@ enum Bench {
     Boot(bench::BootArgs),
     /// Programs on the host, in motu's software CPU and in QEMU's TCG, in turn
     Cpu(bench::CpuArgs),
+    /// A disk's reads and writes, in motu's software CPU and in QEMU's TCG, in turn
+    Disk(bench::DiskArgs),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Bench { what: Bench::Boot(args) } => bench::boot(&args),
         Chore::Bench { what: Bench::Cpu(args) } => bench::cpu(&args),
+        Chore::Bench { what: Bench::Disk(args) } => bench::disk(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

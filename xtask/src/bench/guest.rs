@@ -18,6 +18,7 @@ pub const MEMORY_MIB: u32 = 512;
 const POWER_OFF: &str = "/bench/power-off";
 const IDLE: &str = "/bench/idle";
 const CPU: &str = "/bench/cpu";
+const DISK: &str = "/bench/disk-init";
 
 /// The image `tiny`, of which guests are made.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub struct Guest {
     pub initrd: PathBuf,
     /// The kernel's command line without its `rdinit`.
     pub cmdline: String,
+    /// A raw disk, by virtio.
+    pub disk: Option<PathBuf>,
 }
 
 /// What the guest does once it is up.
@@ -46,6 +49,8 @@ pub enum Init {
     Idle,
     /// The programs that are measured.
     Cpu,
+    /// The program that measures its disk.
+    Disk,
 }
 
 impl Image {
@@ -79,7 +84,7 @@ impl Image {
         let bytes = [self.initrd.as_slice(), &inits.to_bytes()].concat();
         fs::write(&initrd, bytes).with_context(|| format!("writing {}", initrd.display()))?;
         let (kernel, kernel_name, cmdline) = (self.kernel.clone(), self.kernel_name.clone(), self.cmdline.clone());
-        Ok(Guest { kernel, kernel_name, initrd, cmdline })
+        Ok(Guest { kernel, kernel_name, initrd, cmdline, disk: None })
     }
 
     /// The program that the guest's shell is.
@@ -103,6 +108,7 @@ impl Guest {
             Init::PowerOff => POWER_OFF,
             Init::Idle => IDLE,
             Init::Cpu => CPU,
+            Init::Disk => DISK,
         };
         format!("{} rdinit={path}", self.cmdline)
     }
@@ -125,6 +131,22 @@ pub fn cpu_init(program: Vec<u8>, tiny: Vec<u8>) -> Result<Archive<'static>> {
     archive.file(CPU.trim_start_matches('/'), 0o755, program)?;
     archive.file("bench/tiny", 0o755, tiny)?;
     archive.symlink("bench/busybox", "/bin/busybox")?;
+    Ok(archive)
+}
+
+/// The init that loads the disk's driver and measures it with `program`, which spends so many milliseconds on each row.
+pub fn disk_init(program: Vec<u8>, budget: u32) -> Result<Archive<'static>> {
+    let script = format!(
+        "#!/bin/busybox sh\necho {MARKER}\n\
+         /bin/busybox mount -t proc proc /proc\n\
+         /bin/busybox mount -t sysfs sysfs /sys\n\
+         /bin/busybox mount -t devtmpfs dev /dev\n\
+         for module in $(/bin/busybox cat /etc/motu/modules /etc/motu/modules-disk); do /bin/busybox insmod $module; done\n\
+         /bench/disk /dev/vda {budget}\nexec /bin/busybox poweroff -f\n"
+    );
+    let mut archive = Archive::new();
+    archive.file("bench/disk", 0o755, program)?;
+    archive.file(DISK.trim_start_matches('/'), 0o755, script.into_bytes())?;
     Ok(archive)
 }
 

@@ -5,6 +5,7 @@
 
 mod boot;
 mod cpu;
+mod disk;
 mod document;
 mod guest;
 mod host;
@@ -14,6 +15,7 @@ mod samples;
 mod vmm;
 
 pub use cpu::{Args as CpuArgs, run as cpu};
+pub use disk::{Args as DiskArgs, run as disk};
 
 use crate::workspace::{self, Metadata};
 use anyhow::{Context, Result, ensure};

@@ -2,6 +2,7 @@
 
 use super::guest::{Guest, Init, MARKER, MEMORY_MIB};
 use anyhow::{Context, Result, bail};
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -52,6 +53,11 @@ impl Vmm {
                 motu.args(["run", "--stats", "--engine", &engine, "--memory", &format!("{MEMORY_MIB}M")]);
                 motu.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
                 motu.args(["--append", &cmdline]);
+                if let Some(disk) = &guest.disk {
+                    let mut path = OsString::from("format=raw,path=");
+                    path.push(disk);
+                    motu.arg("--disk").arg(path);
+                }
                 motu
             }
             Self::Qemu => {
@@ -61,6 +67,11 @@ impl Vmm {
                 qemu.args(["-display", "none", "-serial", "stdio"]);
                 qemu.arg("-kernel").arg(&guest.kernel).arg("-initrd").arg(&guest.initrd);
                 qemu.args(["-append", &cmdline]);
+                if let Some(disk) = &guest.disk {
+                    let mut drive = OsString::from("if=none,id=disk,format=raw,discard=unmap,file=");
+                    drive.push(disk);
+                    qemu.arg("-drive").arg(drive).args(["-device", "virtio-blk-pci,drive=disk"]);
+                }
                 qemu
             }
         };
@@ -226,6 +237,7 @@ mod tests {
             for word in ["/k", "/i", "quiet rdinit=/bench/power-off", "512M"] {
                 assert!(arguments.iter().any(|have| have == word), "{word} in {arguments:?}");
             }
+            assert!(arguments.iter().any(|have| have.contains("format=raw") && have.ends_with("=/d")), "{arguments:?}");
         }
     }
 
@@ -242,8 +254,13 @@ mod tests {
     }
 
     fn arguments(vmm: &Vmm) -> Vec<String> {
-        let guest =
-            Guest { kernel: "/k".into(), kernel_name: String::new(), initrd: "/i".into(), cmdline: "quiet".to_owned() };
+        let guest = Guest {
+            kernel: "/k".into(),
+            kernel_name: String::new(),
+            initrd: "/i".into(),
+            cmdline: "quiet".to_owned(),
+            disk: Some("/d".into()),
+        };
         let command = vmm.command(&guest, Init::PowerOff);
         command.get_args().map(|word| word.to_string_lossy().into_owned()).collect()
     }

@@ -7,8 +7,8 @@ use motu_disk::SECTOR;
 use motu_memory::Mmap;
 use std::io;
 
-/// Bytes read or written at once: as much as is held in memory for a request.
-pub const PART: usize = 1 << 20;
+/// Bytes read or written at once: as much as is held in memory for a request, and stays in a CPU's cache on its way.
+pub const PART: usize = 128 << 10;
 const HEADER_LEN: usize = 16;
 const RANGE_LEN: usize = 16;
 /// Of a range: the space may be given back.
