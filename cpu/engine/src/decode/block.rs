@@ -52,7 +52,8 @@ pub struct Translated {
     looked: u64,
     /// Translations of parts of it.
     pub singles: Vec<Single>,
-    /// It was found running, so that its accesses may have slots.
+    /// It was found running once, and often enough to be made anew as what runs most: its accesses may have slots then.
+    pub found: bool,
     pub hot: bool,
     /// Operations, as bits, whose accesses no slot serves.
     pub scattered: u64,

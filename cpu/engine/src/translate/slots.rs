@@ -166,8 +166,14 @@ impl Translator {
     pub(super) fn found_running(&mut self, number: u32, cache: &mut BlockCache) {
         let Some(translation) = self.kept(number) else { return };
         // A kernel's objects lie anywhere: of its code only loops are worth it.
-        let worth_it = translation.mode.user || self.options.stress.is_some();
-        if worth_it && !std::mem::replace(&mut cache.get_mut(translation.block).translated.hot, true) {
+        let stressed = self.options.stress.is_some();
+        let (user, block) = (translation.mode.user, &mut cache.get_mut(translation.block).translated);
+        if !(user || stressed) || block.hot {
+            return;
+        }
+        // Once may be chance: of a short program, most blocks that are found are not run for long.
+        if std::mem::replace(&mut block.found, true) || stressed {
+            block.hot = true;
             self.make_anew(number, cache);
         }
     }
@@ -199,7 +205,8 @@ impl Translator {
         let owners: Vec<u32> = self.slots.owners.iter().flatten().map(|&(number, _)| number).collect();
         for number in owners.into_iter().filter(|number| !used.contains(number)) {
             if let Some(&Translation { block, .. }) = self.kept(number) {
-                cache.get_mut(block).translated.hot = false;
+                let known = &mut cache.get_mut(block).translated;
+                (known.found, known.hot) = (false, false);
                 self.make_anew(number, cache);
             }
         }
