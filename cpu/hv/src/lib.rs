@@ -53,6 +53,9 @@ pub enum HvError {
     Host { doing: String, source: std::io::Error },
     #[error("the CPU state cannot be restored: {0}")]
     State(String),
+    /// The engine cannot be told of something that is gone an instruction later; the CPU is as it was.
+    #[error("the CPU state cannot be restored between these two instructions: {0}")]
+    NotYet(String),
     #[error("the debugger asks for more than the {engine} engine can do: {limit}")]
     Debugging { engine: &'static str, limit: String },
     #[error("the guest cannot go on at RIP {rip:#x}: {trouble}")]

@@ -18,6 +18,7 @@ mod debug;
 mod facts;
 mod host;
 mod kick;
+mod memory;
 mod msi;
 mod msr;
 mod state;

@@ -1,11 +1,13 @@
 //! Small guests on this host's KVM, if it has one. They are in 32-bit protected mode without paging.
 
 use crate::{Backing, KvmHypervisor};
-use motu_hv::{DebugStop, Debugging, Exit, GuestBus, Hypervisor, Kick, Msi, Vcpu, Vm, VmConfig, WatchKind, Watchpoint};
+use motu_hv::{
+    DebugStop, Debugging, Exit, GuestBus, HvError, Hypervisor, Kick, Msi, Vcpu, Vm, VmConfig, WatchKind, Watchpoint,
+};
 use motu_memory::GuestRam;
 use motu_x86::contract::MISC_ENABLE_RESET;
 use motu_x86::flags::{cr0, rflags};
-use motu_x86::{Activity, CpuState, DescriptorTable, Gpa, Nanos, Segment};
+use motu_x86::{Activity, CpuState, DescriptorTable, Gpa, Nanos, Segment, Shadow};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -461,4 +463,120 @@ fn the_end_of_a_level_triggered_interrupt_is_told_before_the_cpu_is_saved() {
     });
     assert_eq!(stopper, Exit::Kicked);
     assert_eq!(guest.events(), [Event::Out(LOG, vec![0]), Event::Ended(VECTOR)]);
+}
+
+/// A ring 3 of 64-bit mode with a page of data, whose page table the test writes.
+struct UserGuest(Guest);
+
+impl UserGuest {
+    const TABLES: u64 = 0x10000;
+    const PAGES: [u64; 2] = [0x20000, 0x21000];
+    /// Where the program has its data, and the device.
+    const LOOKED_AT: u64 = 0x6000;
+    const TOLD: u64 = 0x7000;
+
+    fn new(kvm: &KvmHypervisor) -> Self {
+        // mov al, [0x6000]; mov [0x7000], al; jmp to the first
+        let code = [0x8a, 0x04, 0x25, 0, 0x60, 0, 0, 0x88, 0x04, 0x25, 0, 0x70, 0, 0, 0xeb, 0xf0];
+        let guest = Self(Guest::new(kvm, &code));
+        for level in 0..3 {
+            let next = Self::TABLES + (level + 1) * 0x1000;
+            guest.0.ram.write(Gpa(next - 0x1000), &(next | 0x67).to_le_bytes()).unwrap();
+        }
+        guest.map(CODE, CODE);
+        guest.map(Self::TOLD, DEVICE);
+        guest.map(Self::LOOKED_AT, Self::PAGES[0]);
+        for (page, value) in Self::PAGES.into_iter().zip([1u8, 2]) {
+            guest.0.ram.write(Gpa(page), &[value]).unwrap();
+        }
+        guest
+    }
+
+    fn map(&self, linear: u64, physical: u64) {
+        let entry = Self::TABLES + 0x3000 + linear / 0x1000 * 8;
+        self.0.ram.write(Gpa(entry), &(physical | 0x67).to_le_bytes()).unwrap();
+    }
+
+    fn state() -> CpuState {
+        let mut state =
+            CpuState { cr0: start().cr0 | cr0::PG | cr0::WP, cr3: Self::TABLES, cr4: 0x20, rflags: 2, ..start() };
+        state.msrs.efer = 0xd01;
+        let of_ring_3 = |segment: Segment| Segment { attributes: segment.attributes | 3 << 5, ..segment };
+        state.segments.cs = of_ring_3(Segment::flat_code(0x33, true));
+        let data = of_ring_3(Segment::flat_data(0x2b));
+        (state.segments.ds, state.segments.es, state.segments.ss) = (data, data, data);
+        (state.segments.fs, state.segments.gs) = (data, data);
+        state
+    }
+
+    /// What the program tells next.
+    fn told(&mut self) -> Vec<u8> {
+        let kick = self.0.vcpu.kicker();
+        self.0.board.events.lock().unwrap().clear();
+        std::thread::scope(|scope| {
+            let events = &self.0.board.events;
+            scope.spawn(move || {
+                while events.lock().unwrap().len() < 3 {
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+                kick.kick();
+            });
+            assert_eq!(self.0.vcpu.run(&self.0.board), Exit::Kicked);
+        });
+        let write = |event: &Event| match event {
+            Event::Write(DEVICE, data) => data.first().copied(),
+            _ => None,
+        };
+        self.0.events().iter().take(3).filter_map(write).collect()
+    }
+}
+
+#[test]
+fn page_tables_that_another_engine_has_written_count() {
+    let Some(kvm) = kvm() else { return };
+    let mut guest = UserGuest::new(&kvm);
+    guest.0.vcpu.restore(&UserGuest::state(), NOW).unwrap();
+    assert_eq!(guest.told(), [1, 1, 1]);
+    for page in [1, 0, 1] {
+        guest.map(UserGuest::LOOKED_AT, UserGuest::PAGES[page]);
+        // As cpu/switch does it.
+        guest.0.board.kick.kick();
+        assert_eq!(guest.0.run(), Exit::Kicked);
+        guest.0.vcpu.restore(&UserGuest::state(), NOW).unwrap();
+        assert_eq!(guest.told(), [page as u8 + 1; 3]);
+    }
+}
+
+#[test]
+fn the_pdptes_are_the_states_and_not_memorys() {
+    let Some(kvm) = kvm() else { return };
+    let mut guest = Guest::new(&kvm, &[0xf4]);
+    let mut state = CpuState { cr0: start().cr0 | cr0::PG, cr3: 0x10000, cr4: 0x20, ..start() };
+    let directories = [0x11001, 0, 0x13001, 0];
+    state.pdptes = Some(directories);
+    // What memory holds by now.
+    guest.ram.write(Gpa(0x10000), &0x15001u64.to_le_bytes()).unwrap();
+    guest.vcpu.restore(&state, NOW).unwrap();
+    match guest.vcpu.save(NOW).pdptes {
+        Some(found) => assert_eq!(found, directories),
+        None => println!("SKIPPED: a KVM that tells no PDPTEs"),
+    }
+    state.pdptes = None;
+    guest.vcpu.restore(&state, NOW).unwrap();
+    assert!(guest.vcpu.save(NOW).pdptes.is_none_or(|found| found == [0x15001, 0, 0, 0]));
+}
+
+#[test]
+fn a_debug_trap_behind_mov_ss_comes_an_instruction_later() {
+    let Some(kvm) = kvm() else { return };
+    let mut guest = Guest::new(&kvm, &[0xf4]);
+    let mut state = start();
+    (state.pending_debug, state.interrupt_shadow) = (1 << 14, Shadow::MovSs);
+    state.gpr[0] = 77;
+    let error = guest.vcpu.restore(&state, NOW).unwrap_err();
+    assert!(matches!(error, HvError::NotYet(_)), "{error}");
+    assert_eq!(guest.vcpu.save(NOW).gpr[0], 0, "it is as it was");
+    state.interrupt_shadow = Shadow::None;
+    guest.vcpu.restore(&state, NOW).unwrap();
+    assert_eq!(guest.vcpu.save(NOW).gpr[0], 77);
 }

@@ -126,6 +126,7 @@ impl KvmVcpu {
                     return self.host_failed(error);
                 }
                 ran = true;
+                self.shared.slots.note_use();
             }
             self.exits += 1;
             let wanted = match self.fd.run() {

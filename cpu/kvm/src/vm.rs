@@ -4,6 +4,7 @@ use crate::backing::Backing;
 use crate::facts::Facts;
 use crate::host::failed;
 use crate::kick::{self, Door};
+use crate::memory::{self, Slots};
 use crate::msi::{Delivery, Levels, PINS, kernel_message};
 use crate::state::Components;
 use crate::time::HostTsc;
@@ -12,11 +13,10 @@ use crate::{cpuid, msr};
 use kvm_bindings::{
     CpuId, KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API,
     KVM_CAP_X86_APIC_BUS_CYCLES_NS, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER,
-    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap, kvm_userspace_memory_region,
+    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap,
 };
 use kvm_ioctls::{Kvm, VmFd};
 use motu_hv::{Capabilities, HvError, Hypervisor, Msi, Vcpu, Vm, VmConfig};
-use motu_memory::GuestRam;
 use motu_x86::Nanos;
 use motu_x86::contract::{APIC_TIMER_HZ, Contract, TSC_HZ};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -114,10 +114,11 @@ impl Hypervisor for KvmHypervisor {
         let fd = self.kvm.create_vm().map_err(failed("making a virtual machine in KVM"))?;
         prepare(&fd, facts)?;
         msr::filter(&fd, contract, spec_ctrl).map_err(failed("filtering MSRs"))?;
-        map(&fd, &config.ram)?;
+        let is_hardware = *self.backing() == Backing::Hardware;
+        let slots = Slots::new(&fd, config.ram, memory::has_shadow_pages(is_hardware))?;
         let shared = Arc::new(Shared {
             fd,
-            _ram: config.ram,
+            slots,
             ext_int: ExtInt::default(),
             host_tsc: HostTsc::default(),
             levels: Mutex::default(),
@@ -125,9 +126,8 @@ impl Hypervisor for KvmHypervisor {
             boot_processor: OnceLock::new(),
         });
         let components = Components::new(contract, facts.xcr0());
-        let watches = *self.backing() == Backing::Hardware;
         let (vcpus, scales_tsc) = (config.vcpus, facts.tsc_scaling);
-        let setup = Setup { contract, vcpus, spec_ctrl, scales_tsc, components, watches };
+        let setup = Setup { contract, vcpus, spec_ctrl, scales_tsc, components, watches: is_hardware };
         Ok(Arc::new(KvmVm { shared, setup }))
     }
 }
@@ -156,24 +156,6 @@ fn prepare(fd: &VmFd, facts: &Facts) -> Result<(), HvError> {
         tracing::debug!("the host's KVM answers user programs with #UD for what it cannot emulate");
     }
     enable(KVM_CAP_X86_USER_SPACE_MSR, u64::from(KVM_MSR_EXIT_REASON_FILTER)).map_err(failed("taking over MSRs"))
-}
-
-/// Gives the guest its RAM.
-fn map(fd: &VmFd, ram: &GuestRam) -> Result<(), HvError> {
-    for (slot, region) in (0..).zip(ram.regions()) {
-        let memory = kvm_userspace_memory_region {
-            slot,
-            flags: 0,
-            guest_phys_addr: region.start.0,
-            memory_size: region.len,
-            userspace_addr: region.host as u64,
-        };
-        // SAFETY: the region is mapped for as long as a clone of `ram` lives; [`Shared`] holds one beside the machine, and
-        // every vCPU holds the `Shared`. That the guest writes to it at any time is what all of its users expect.
-        unsafe { fd.set_user_memory_region(memory) }
-            .map_err(failed(format!("mapping {} bytes of guest RAM at {:#x}", region.len, region.start.0)))?;
-    }
-    Ok(())
 }
 
 /// What the CPUs of a machine are made with.
@@ -220,8 +202,8 @@ impl ExtInt {
 #[derive(Debug)]
 pub struct Shared {
     pub fd: VmFd,
-    /// Is unmapped after `fd` is closed.
-    _ram: GuestRam,
+    /// Unmapped after `fd` is closed.
+    pub slots: Slots,
     pub ext_int: ExtInt,
     pub host_tsc: HostTsc,
     levels: Mutex<Levels>,

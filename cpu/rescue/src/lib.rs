@@ -86,15 +86,22 @@ struct RescuingVcpu {
 }
 
 impl RescuingVcpu {
-    /// Has the second engine run the instruction at RIP. `Some` ends `run`.
+    /// Has the second engine run the instruction at RIP, and those behind it that the first engine cannot go on from. `Some`
+    /// ends `run`.
     fn rescue(&mut self, bus: &dyn GuestBus) -> Result<Option<Exit>, HvError> {
         let now = bus.now();
-        let before = self.first.save(now);
-        let (after, exit) = self.rescuer.run_one(self.id, &before, bus)?;
-        // As of when it was saved, so that the TSC has not stood still.
-        self.first.restore(&after, now)?;
-        self.rescues += 1;
-        Ok(exit)
+        let mut state = self.first.save(now);
+        loop {
+            let exit;
+            (state, exit) = self.rescuer.run_one(self.id, &state, bus)?;
+            self.rescues += 1;
+            // As of when it was saved, so that the TSC has not stood still.
+            match self.first.restore(&state, now) {
+                Ok(()) => return Ok(exit),
+                Err(HvError::NotYet(_)) if exit.is_none() => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

@@ -36,6 +36,8 @@ struct Engine {
     log: Log,
     /// How the second engine's instruction ends.
     ends: Exit,
+    /// Where the first engine cannot go on from.
+    too_early: u64,
 }
 
 impl Hypervisor for Engine {
@@ -96,6 +98,9 @@ impl Vcpu for Cpu {
     }
 
     fn restore(&mut self, state: &CpuState, _: Nanos) -> Result<(), HvError> {
+        if self.tracer.is_none() && state.rip == self.engine.too_early {
+            return Err(HvError::NotYet("in the middle of something".into()));
+        }
         self.engine.log.note(format!("{} from {}", self.engine.name, state.rip));
         self.state = state.clone();
         Ok(())
@@ -148,8 +153,12 @@ impl GuestBus for Board {
 }
 
 fn pair(ends: Exit) -> (Log, Board, Box<dyn Vcpu>) {
+    pair_that_waits_at(u64::MAX, ends)
+}
+
+fn pair_that_waits_at(too_early: u64, ends: Exit) -> (Log, Board, Box<dyn Vcpu>) {
     let log = Log::default();
-    let engine = |name| Box::new(Engine { name, log: log.clone(), ends });
+    let engine = |name| Box::new(Engine { name, log: log.clone(), ends, too_early });
     let both = Rescuing::new(engine("first"), engine("second"));
     assert_eq!(both.capabilities().name, "first");
     let ram = GuestRam::new(4096).unwrap();
@@ -190,4 +199,13 @@ fn a_shutdown_of_the_second_engine_is_the_guests() {
 fn what_neither_can_run_ends_it() {
     let (_, board, mut vcpu) = pair(Exit::Stuck(Trouble::Instruction));
     assert_eq!(vcpu.run(&board), Exit::Stuck(Trouble::Instruction));
+}
+
+#[test]
+fn the_second_engine_goes_on_where_the_first_cannot_yet() {
+    let (log, board, mut vcpu) = pair_that_waits_at(2, Exit::Kicked);
+    assert_eq!(vcpu.run(&board), Exit::Kicked);
+    let restores: Vec<_> = log.take().into_iter().filter(|line| line.contains("from")).collect();
+    assert_eq!(restores, ["second from 1", "second from 2", "first from 3", "second from 3", "first from 4"]);
+    assert_eq!(vcpu.stats().hardware.map(|hardware| hardware.rescues), Some(3));
 }

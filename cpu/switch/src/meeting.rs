@@ -19,7 +19,7 @@ enum Phase {
 #[derive(Debug)]
 pub enum Moved {
     Yes,
-    /// It has to leave the engine's `run` for another reason first.
+    /// It has to leave the engine's `run` for another reason first, or to run another instruction.
     NotNow,
     /// The other engine does not take its state.
     Refused(HvError),

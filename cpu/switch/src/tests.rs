@@ -27,6 +27,8 @@ struct Engine {
     inboxes: [Arc<Inbox>; 2],
     /// It takes no state.
     refuses: Arc<AtomicBool>,
+    /// It takes none now.
+    delays: Arc<AtomicU64>,
     pins: Arc<AtomicU64>,
     /// A CPU of it has shut down.
     shut: Arc<AtomicBool>,
@@ -39,6 +41,7 @@ impl Engine {
         Self {
             inboxes: Default::default(),
             refuses: Arc::default(),
+            delays: Arc::default(),
             pins: Arc::default(),
             shut: Arc::default(),
             contracts,
@@ -107,6 +110,10 @@ impl Vcpu for Cpu {
     fn restore(&mut self, state: &CpuState, now: Nanos) -> Result<(), HvError> {
         if self.engine.refuses.load(Ordering::SeqCst) {
             return Err(HvError::State("it takes none".into()));
+        }
+        if self.engine.delays.load(Ordering::SeqCst) != 0 {
+            self.engine.delays.fetch_sub(1, Ordering::SeqCst);
+            return Err(HvError::NotYet("in the middle of something".into()));
         }
         assert!(state.tsc == now.0 || state.tsc == 0, "a state is as of the moment of the switch");
         self.state = state.clone();
@@ -234,6 +241,16 @@ fn a_state_that_is_refused_stays_where_it_is() {
     });
     assert_eq!(counts(probe.as_ref()).0, 0);
     assert_eq!(ended[0].1.save(Nanos(1)).gpr[0], 1);
+}
+
+#[test]
+fn a_state_that_comes_too_early_is_taken_at_the_next_switch() {
+    let machine = Machine::new();
+    let probe = machine.vm.create_vcpu(0).unwrap();
+    machine.engines[1].delays.store(3, Ordering::SeqCst);
+    machine.run(|_| pull(&machine, || counts(probe.as_ref()), 1));
+    assert_eq!(machine.engines[1].delays.load(Ordering::SeqCst), 0);
+    assert_eq!(counts(probe.as_ref()).1, 0, "it was not refused");
 }
 
 #[test]

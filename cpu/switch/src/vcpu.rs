@@ -70,6 +70,7 @@ impl SwitchingVcpu {
         absorb(to, bus);
         match to.restore(&state, now) {
             Ok(()) => Moved::Yes,
+            Err(HvError::NotYet(_)) => Moved::NotNow,
             Err(error) => Moved::Refused(error),
         }
     }

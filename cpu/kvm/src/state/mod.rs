@@ -10,9 +10,9 @@ pub use fpu::Components;
 use crate::host::failed;
 use crate::vcpu::KvmVcpu;
 use crate::{msi, msr};
-use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_sregs, kvm_xcrs};
+use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_xcrs};
 use motu_hv::{HvError, Msi};
-use motu_x86::{CpuState, Nanos, msr as number};
+use motu_x86::{CpuState, Nanos, Shadow, msr as number};
 use std::sync::PoisonError;
 
 impl KvmVcpu {
@@ -20,9 +20,8 @@ impl KvmVcpu {
     /// The kernel refuses, which it has no reason to.
     pub(crate) fn read_state(&self, now: Nanos) -> Result<CpuState, HvError> {
         let mut state = CpuState::default();
-        let system = self.fd.get_sregs().map_err(failed("reading the system registers"))?;
         registers::read(&mut state, &self.fd.get_regs().map_err(failed("reading the registers"))?);
-        registers::read_system(&mut state, &system);
+        let base = registers::get_system(&self.fd, &mut state).map_err(failed("reading the system registers"))?;
         state.xcr0 = self.read_xcr0()?;
         let xsave = self.fd.get_xsave().map_err(failed("reading the vector registers"))?;
         fpu::read(&mut state, &xsave, self.setup.components);
@@ -30,7 +29,7 @@ impl KvmVcpu {
         state.dr = [debug.db[0], debug.db[1], debug.db[2], debug.db[3], 0, 0, debug.dr6, debug.dr7];
         self.read_msrs(&mut state)?;
         state.tsc = self.tsc(now)?;
-        lapic::read(&mut state, &self.fd.get_lapic().map_err(failed("reading the local APIC"))?, system.apic_base);
+        lapic::read(&mut state, &self.fd.get_lapic().map_err(failed("reading the local APIC"))?, base);
         lapic::expire(&mut state, self.count);
         let message = self.id == 0 && self.shared.ext_int.has_message();
         lapic::put_extra(&mut state, self.apic_extra, message);
@@ -44,17 +43,24 @@ impl KvmVcpu {
     /// A state that no processor can be in, or that this KVM refuses.
     pub(crate) fn write_state(&mut self, state: &CpuState, now: Nanos) -> Result<(), HvError> {
         motu_hv::check_mode(state)?;
+        if state.pending_debug != 0 && state.interrupt_shadow == Shadow::MovSs {
+            // The kernel would let it in at once, before the instruction that the manual lets come first (SDM vol. 3, 6.8.3).
+            return Err(HvError::NotYet("a debug trap waits behind MOV SS".into()));
+        }
         let last = self.last.get_mut().take();
         let last = last.as_ref().map(|(last, at)| (last.as_ref(), *at));
         let refused = |what: &'static str| {
             move |e: kvm_ioctls::Error| HvError::State(format!("the host's KVM refuses the {what} ({e})"))
         };
+        if last.is_none() {
+            // Of a state that did not come from here nobody knows what came before.
+            self.shared.slots.forget_shadow_pages(&self.shared.fd)?;
+        }
         self.fd.set_regs(&registers::write(state)).map_err(refused("registers"))?;
-        let system = registers::write_system(state);
         // Page tables may have changed since the kernel last ran the guest. It forgets translations when CR3 changes.
-        let elsewhere = kvm_sregs { cr3: system.cr3 ^ 0x1000, ..system };
-        self.fd.set_sregs(&elsewhere).map_err(refused("system registers"))?;
-        self.fd.set_sregs(&system).map_err(refused("system registers"))?;
+        let elsewhere = CpuState { cr3: state.cr3 ^ 0x1000, ..state.clone() };
+        registers::set_system(&self.fd, &elsewhere).map_err(refused("system registers"))?;
+        registers::set_system(&self.fd, state).map_err(refused("system registers"))?;
         let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
         xcrs.xcrs[0].value = state.xcr0;
         self.fd.set_xcrs(&xcrs).map_err(refused("value of XCR0"))?;

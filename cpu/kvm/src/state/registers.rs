@@ -1,6 +1,8 @@
 //! General and system registers, and the TSC's offset.
 
-use kvm_bindings::{kvm_device_attr, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{
+    KVM_SREGS2_FLAGS_PDPTRS_VALID, kvm_device_attr, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs, kvm_sregs2,
+};
 use kvm_ioctls::VcpuFd;
 use motu_x86::{CpuState, DescriptorTable, Segment};
 use std::os::fd::AsRawFd;
@@ -89,6 +91,47 @@ fn kernel_segment(segment: Segment) -> kvm_segment {
         unusable: bit(Segment::UNUSABLE),
         padding: 0,
     }
+}
+
+/// KVM_GET_SREGS2 and KVM_SET_SREGS2 (API, 4.132 and 4.133): `_IOR(0xae, 0xcc, struct kvm_sregs2)` and `_IOW(0xae, 0xcd, ...)`. They
+/// have the PDPTEs.
+const GET_SYSTEM2: libc::c_ulong = 0x8140_aecc;
+const SET_SYSTEM2: libc::c_ulong = 0x4140_aecd;
+const PDPTES_VALID: u64 = KVM_SREGS2_FLAGS_PDPTRS_VALID as u64;
+
+/// Reads the system registers into a state; gives IA32_APIC_BASE. A kernel before Linux 5.14 tells no PDPTEs.
+pub fn get_system(fd: &VcpuFd, state: &mut CpuState) -> Result<u64, kvm_ioctls::Error> {
+    let system = fd.get_sregs()?;
+    read_system(state, &system);
+    state.pdptes = get_system2(fd).filter(|more| more.flags & PDPTES_VALID != 0).map(|more| more.pdptrs);
+    Ok(system.apic_base)
+}
+
+/// None where the kernel has no such call.
+fn get_system2(fd: &VcpuFd) -> Option<kvm_sregs2> {
+    let mut more = kvm_sregs2::default();
+    // SAFETY: the kernel writes a `kvm_sregs2`, which `more` is.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), GET_SYSTEM2, &mut more) };
+    (result == 0).then_some(more)
+}
+
+/// Writes a state's system registers. Without PDPTEs in it the kernel reads them from memory, as one before Linux 5.14 always does.
+pub fn set_system(fd: &VcpuFd, state: &CpuState) -> Result<(), kvm_ioctls::Error> {
+    let system = write_system(state);
+    fd.set_sregs(&system)?;
+    let Some(pdptrs) = state.pdptes else { return Ok(()) };
+    let more = with_pdptes(&system, pdptrs);
+    // SAFETY: the kernel reads a `kvm_sregs2`, which `more` is.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), SET_SYSTEM2, &more) };
+    let error = kvm_ioctls::Error::last();
+    if result == 0 || get_system2(fd).is_none() { Ok(()) } else { Err(error) }
+}
+
+fn with_pdptes(system: &kvm_sregs, pdptrs: [u64; 4]) -> kvm_sregs2 {
+    let kvm_sregs { cs, ds, es, fs, gs, ss, tr, ldt, gdt, idt, .. } = *system;
+    let kvm_sregs { cr0, cr2, cr3, cr4, cr8, efer, apic_base, .. } = *system;
+    let flags = PDPTES_VALID;
+    kvm_sregs2 { cs, ds, es, fs, gs, ss, tr, ldt, gdt, idt, cr0, cr2, cr3, cr4, cr8, efer, apic_base, flags, pdptrs }
 }
 
 /// KVM_SET_DEVICE_ATTR and KVM_GET_DEVICE_ATTR (API, 4.80): `_IOW(0xae, 0xe1 and 0xe2, struct kvm_device_attr)`.
