@@ -1,11 +1,13 @@
-//! Guest RAM: where it lies, typed access, and which of its pages hold decoded code.
+//! Guest RAM: where it lies, typed access, which of its pages hold decoded code, and which were written.
 //!
 //! [`GuestRam`] wraps `vm-memory`, so that virtqueues and loaders work on it unchanged. Every write
 //! through it by the board (loaders, device DMA) is seen by a [`PageTracker`], which tells the engine of
 //! writes to pages that it has decoded code from.
 
+mod dirty;
 mod tracker;
 
+pub use dirty::DirtyPages;
 pub use tracker::{CodeWrite, Listener, MAX_HOLDERS, PageTracker};
 
 use motu_x86::Gpa;
@@ -93,6 +95,17 @@ impl GuestRam {
     /// Never true: RAM of no size is refused by [`GuestRam::new`].
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Begins to note which pages are written, or ends it. The board's writes through this are noted by themselves; who writes to
+    /// the memory otherwise says so by [`PageTracker::note_write`].
+    pub fn log_writes(&self, on: bool) {
+        self.regions().for_each(|region| region.tracker.log_writes(on));
+    }
+
+    /// The pages that were noted since the log began or was last taken.
+    pub fn take_written(&self) -> DirtyPages {
+        DirtyPages::new(self.regions().map(|region| (region.start, region.tracker.take_written())).collect())
     }
 
     /// Copies `data` to `address`.

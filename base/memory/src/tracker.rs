@@ -4,6 +4,7 @@
 //! lets itself write to a page without looking here each time, by [`PageTracker::allow_writes`]. Each of the two looks at
 //! what the other has said, and their order is one for all CPUs: so either a writer learns of the holder, or the holder of the writer.
 
+use crate::dirty::Log;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
@@ -52,6 +53,7 @@ struct Page {
 struct Inner {
     pages: Box<[Page]>,
     listeners: RwLock<Vec<Listening>>,
+    log: Log,
 }
 
 impl std::fmt::Debug for Inner {
@@ -126,6 +128,36 @@ impl PageTracker {
         }
     }
 
+    pub(crate) fn log_writes(&self, on: bool) {
+        self.inner.log.set(on, self.inner.pages.len());
+    }
+
+    /// Whether pages that are written are to be noted ([`crate::GuestRam::log_writes`]).
+    #[inline]
+    pub fn logs_writes(&self) -> bool {
+        self.inner.log.is_on()
+    }
+
+    /// Page number `page` has been written, or will be unseen from now on, up to when the log is taken.
+    #[inline]
+    pub fn note_write(&self, page: u64) {
+        self.inner.log.note(page);
+    }
+
+    /// The same of 64 pages, from number 64 * `word` on, as bits.
+    pub fn note_writes(&self, word: u64, pages: u64) {
+        self.inner.log.note_all(word, pages);
+    }
+
+    /// Whether page number `page` was noted since the log was last taken.
+    pub fn is_noted(&self, page: u64) -> bool {
+        self.inner.log.has(page)
+    }
+
+    pub(crate) fn take_written(&self) -> Vec<u64> {
+        self.inner.log.take()
+    }
+
     /// Adds one who is told of the board's writes to code pages. There are several where engines take turns with a machine.
     pub fn listen(&self, listener: &Listener) {
         let mut listeners = self.inner.listeners.write().unwrap_or_else(PoisonError::into_inner);
@@ -149,6 +181,7 @@ impl Bitmap for PageTracker {
         fence(Ordering::SeqCst);
         for number in first >> PAGE_SHIFT..=last >> PAGE_SHIFT {
             let Some(page) = self.inner.pages.get(number) else { return };
+            self.note_write(number as u64);
             let holders = page.holders.load(Ordering::SeqCst);
             if holders != 0 {
                 let start = number << PAGE_SHIFT;

@@ -141,8 +141,11 @@ impl SoftVcpu {
         if !self.mailbox.has_post() {
             return false;
         }
-        let Post { kicked, messages, ext_int, protect, written, forget_all } = self.mailbox.take();
+        let Post { kicked, messages, ext_int, protect, written, forget_all, withdraw } = self.mailbox.take();
         let cpu = &mut self.cpu;
+        if let Some(withdraw) = withdraw {
+            cpu.withdraw_writes(withdraw);
+        }
         cpu.forgo_writes(&protect);
         if forget_all {
             self.cache.clear(cpu);

@@ -5,7 +5,7 @@ use crate::options::{Options, Translate};
 use crate::smp::Processors;
 use crate::vcpu::SoftVcpu;
 use motu_hv::{Capabilities, HvError, Hypervisor, Msi, Vcpu, Vm, VmConfig};
-use motu_memory::MAX_HOLDERS;
+use motu_memory::{DirtyPages, MAX_HOLDERS};
 use motu_x86::contract::{Contract, CpuidResult};
 use std::sync::Arc;
 
@@ -106,5 +106,19 @@ impl Vm for SoftVm {
 
     fn set_ext_int(&self, level: bool) {
         self.processors.mailbox(BOOTSTRAP).set_ext_int(level);
+    }
+
+    fn log_writes(&self, on: bool) -> Result<(), HvError> {
+        self.config.ram.log_writes(on);
+        if on {
+            self.processors.withdraw_writes();
+        }
+        Ok(())
+    }
+
+    fn take_dirty(&self) -> Result<DirtyPages, HvError> {
+        // First, so that a CPU that writes meanwhile notes it again.
+        self.processors.withdraw_writes();
+        Ok(self.config.ram.take_written())
     }
 }

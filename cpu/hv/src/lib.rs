@@ -18,7 +18,7 @@ pub use profile::{GuestSample, MAX_CALLERS, Profiler};
 pub use report::{CrashReport, ExitCounts, HardwareStats, RecentInstruction, Stats, SwitchStats, TranslatorStats};
 pub use trace::{EventKind, TracedEvent, Tracer};
 
-use motu_memory::GuestRam;
+use motu_memory::{DirtyPages, GuestRam};
 use motu_x86::flags::{cr0, efer};
 use motu_x86::{CpuState, Gpa, Nanos};
 use std::sync::Arc;
@@ -103,6 +103,18 @@ pub trait Vm: Send + Sync {
     /// The level of the INTR line from the 8259 pair to LINT0 of the boot processor. While it is
     /// high and accepted, the CPU asks for the vector by [`GuestBus::acknowledge_interrupt`].
     fn set_ext_int(&self, level: bool);
+    /// Begins to note which pages of RAM are written, by CPUs and devices, or ends it. While it is off it costs nothing.
+    ///
+    /// # Errors
+    /// The host lacks a resource.
+    fn log_writes(&self, on: bool) -> Result<(), HvError>;
+    /// The pages that were written since the log began or was last taken; what is read of them behind this call is at least as new.
+    /// Accessed and dirty bits of page tables are writes, too. While CPUs run, a write may be told of by the next call instead, and
+    /// a page twice for one write; once they stand still, a last call tells of all that is left.
+    ///
+    /// # Errors
+    /// The host's kernel refuses, which it has no reason to.
+    fn take_dirty(&self) -> Result<DirtyPages, HvError>;
 }
 
 /// Why [`Vcpu::run`] returned.

@@ -15,6 +15,7 @@
 mod backing;
 mod cpuid;
 mod debug;
+mod dirty;
 mod facts;
 mod host;
 mod kick;

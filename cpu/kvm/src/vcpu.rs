@@ -6,7 +6,10 @@ use crate::kick::Door;
 use crate::msr::OwnMsrs;
 use crate::tell::PendingSignal;
 use crate::vm::{Setup, Shared};
-use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_RUNNABLE, kvm_debug_exit_arch, kvm_mp_state, kvm_run};
+use kvm_bindings::{
+    KVM_EXIT_DIRTY_RING_FULL, KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_RUNNABLE, kvm_debug_exit_arch, kvm_mp_state,
+    kvm_run,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use motu_hv::{CrashReport, Debugging, Exit, GuestBus, HardwareStats, HvError, Kick, Stats, Trouble, Vcpu};
 use motu_x86::{CpuState, Gpa, Nanos};
@@ -51,6 +54,8 @@ enum Wanted {
     Half,
     Nothing,
     PortAccess,
+    /// In the kernel's log of written pages.
+    Room,
     Shutdown,
     Debug(kvm_debug_exit_arch),
     InternalError,
@@ -152,6 +157,12 @@ impl KvmVcpu {
             match wanted {
                 Wanted::Half | Wanted::Nothing => {}
                 Wanted::PortAccess => self.port_access(bus),
+                Wanted::Room => {
+                    if let Err(error) = self.shared.slots.make_room(&self.shared.fd) {
+                        tracing::error!("{error}");
+                        return Exit::Stuck(Trouble::Host { code: u64::from(KVM_EXIT_DIRTY_RING_FULL) });
+                    }
+                }
                 Wanted::Shutdown => {
                     self.shut_down = true;
                     return Exit::Shutdown;
@@ -263,6 +274,7 @@ fn answer(exit: VcpuExit<'_>, bus: &dyn GuestBus, msrs: &mut OwnMsrs, stats: &mu
             return Wanted::Nothing;
         }
         VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt => return Wanted::Nothing,
+        VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL) => return Wanted::Room,
         VcpuExit::Debug(exit) => return Wanted::Debug(exit),
         VcpuExit::Shutdown => return Wanted::Shutdown,
         VcpuExit::InternalError => return Wanted::InternalError,

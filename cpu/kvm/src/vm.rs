@@ -1,6 +1,7 @@
 //! The engine and its machines as `motu-hv` sees them.
 
 use crate::backing::Backing;
+use crate::dirty::Log;
 use crate::facts::Facts;
 use crate::host::failed;
 use crate::kick::{self, Door};
@@ -17,6 +18,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Kvm, VmFd};
 use motu_hv::{Capabilities, HvError, Hypervisor, Msi, Vcpu, Vm, VmConfig};
+use motu_memory::DirtyPages;
 use motu_x86::Nanos;
 use motu_x86::contract::{APIC_TIMER_HZ, Contract, TSC_HZ};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,11 +39,19 @@ pub struct KvmHypervisor {
     kvm: Kvm,
     backing: OnceLock<Backing>,
     facts: OnceLock<Facts>,
+    /// Written pages are told of by rings, if the kernel has them.
+    rings: bool,
 }
 
 impl KvmHypervisor {
     pub(crate) fn new(kvm: Kvm) -> Self {
-        Self { kvm, backing: OnceLock::new(), facts: OnceLock::new() }
+        Self { kvm, backing: OnceLock::new(), facts: OnceLock::new(), rings: true }
+    }
+
+    /// The kernel tells of written pages by bitmaps, as one without dirty rings (before Linux 5.11) does.
+    #[must_use]
+    pub fn without_dirty_rings(self) -> Self {
+        Self { rings: false, ..self }
     }
 
     /// Whether hardware runs the guests. The first call takes some milliseconds at most.
@@ -115,7 +125,8 @@ impl Hypervisor for KvmHypervisor {
         prepare(&fd, facts)?;
         msr::filter(&fd, contract, spec_ctrl).map_err(failed("filtering MSRs"))?;
         let is_hardware = *self.backing() == Backing::Hardware;
-        let slots = Slots::new(&fd, config.ram, memory::has_shadow_pages(is_hardware))?;
+        let log = Log::new(&fd, self.rings);
+        let slots = Slots::new(&fd, config.ram, memory::has_shadow_pages(is_hardware), log)?;
         let shared = Arc::new(Shared {
             fd,
             slots,
@@ -253,6 +264,7 @@ impl Vm for KvmVm {
         if self.setup.scales_tsc {
             fd.set_tsc_khz((TSC_HZ / 1000) as u32).map_err(failed("setting the TSC's frequency"))?;
         }
+        self.shared.slots.add_vcpu(&fd)?;
         let vcpu = KvmVcpu::new(id, fd, Arc::clone(&self.shared), self.setup)?;
         if id == 0 {
             self.shared.boot_processor.get_or_init(|| vcpu.door());
@@ -276,6 +288,14 @@ impl Vm for KvmVm {
                 let _ = self.shared.fd.signal_msi(kernel_message(msi));
             }
         }
+    }
+
+    fn log_writes(&self, on: bool) -> Result<(), HvError> {
+        self.shared.slots.log_writes(&self.shared.fd, on)
+    }
+
+    fn take_dirty(&self) -> Result<DirtyPages, HvError> {
+        self.shared.slots.take_dirty(&self.shared.fd)
     }
 
     fn set_ext_int(&self, level: bool) {

@@ -21,6 +21,7 @@ use motu_hv::{
     Capabilities, CrashReport, DebugStop, Debugging, Exit, GuestBus, HardwareStats, HvError, Hypervisor, Kick, Msi,
     Profiler, RecentInstruction, Stats, TracedEvent, Tracer, Trouble, Vcpu, Vm, VmConfig,
 };
+use motu_memory::DirtyPages;
 use motu_x86::{CpuState, Gpa, Nanos};
 use std::sync::Arc;
 
@@ -73,6 +74,15 @@ impl Vm for RescuingVm {
 
     fn set_ext_int(&self, level: bool) {
         self.first.set_ext_int(level);
+    }
+
+    fn log_writes(&self, on: bool) -> Result<(), HvError> {
+        self.first.log_writes(on)
+    }
+
+    /// What the second engine writes is in the log of the RAM, too: it takes nothing along from one instruction to the next.
+    fn take_dirty(&self) -> Result<DirtyPages, HvError> {
+        self.first.take_dirty()
     }
 }
 

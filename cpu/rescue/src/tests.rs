@@ -1,7 +1,7 @@
 //! Two engines that are a few lines each: the first knows no instruction at an odd address.
 
 use super::*;
-use motu_memory::GuestRam;
+use motu_memory::{DirtyPages, GuestRam};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -61,6 +61,14 @@ impl Vm for Engine {
     }
 
     fn set_ext_int(&self, _: bool) {}
+
+    fn log_writes(&self, _: bool) -> Result<(), HvError> {
+        Ok(())
+    }
+
+    fn take_dirty(&self) -> Result<DirtyPages, HvError> {
+        Ok(DirtyPages::default())
+    }
 }
 
 struct Cpu {

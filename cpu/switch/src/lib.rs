@@ -30,6 +30,7 @@ pub use trigger::Trigger;
 
 use meeting::Meeting;
 use motu_hv::{Capabilities, HvError, Hypervisor, Msi, Vcpu, Vm, VmConfig};
+use motu_memory::DirtyPages;
 use std::sync::Arc;
 use std::time::Duration;
 use trigger::Clock;
@@ -110,5 +111,16 @@ impl Vm for SwitchingVm {
     /// A pin's level is no part of a CPU's state, so both engines know it.
     fn set_ext_int(&self, level: bool) {
         self.meeting.vms().iter().for_each(|vm| vm.set_ext_int(level));
+    }
+
+    fn log_writes(&self, on: bool) -> Result<(), HvError> {
+        self.meeting.vms().iter().try_for_each(|vm| vm.log_writes(on))
+    }
+
+    fn take_dirty(&self) -> Result<DirtyPages, HvError> {
+        let [first, second] = self.meeting.vms();
+        let mut dirty = first.take_dirty()?;
+        dirty.add(&second.take_dirty()?);
+        Ok(dirty)
     }
 }

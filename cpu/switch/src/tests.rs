@@ -2,7 +2,7 @@
 
 use super::*;
 use motu_hv::{CrashReport, Debugging, Exit, GuestBus, Kick, Profiler, Stats, Tracer};
-use motu_memory::GuestRam;
+use motu_memory::{DirtyPages, GuestRam};
 use motu_x86::{CpuState, Gpa, Nanos};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -72,6 +72,14 @@ impl Vm for Engine {
 
     fn set_ext_int(&self, _: bool) {
         self.pins.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn log_writes(&self, _: bool) -> Result<(), HvError> {
+        Ok(())
+    }
+
+    fn take_dirty(&self) -> Result<DirtyPages, HvError> {
+        Ok(DirtyPages::default())
     }
 }
 

@@ -5,6 +5,7 @@ mod debug;
 use crate::{Access, AccessTracer, Direction, Space, Tracing};
 use crate::{BootSource, Image, Machine, MachineConfig, MachineError, OnReset, Outcome, Role};
 use motu_hv::{Capabilities, CrashReport, Exit, GuestBus, HvError, Hypervisor, Kick, Msi, Stats, Vcpu, Vm, VmConfig};
+use motu_memory::DirtyPages;
 use motu_x86::{CpuState, Gpa, Nanos};
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -88,6 +89,14 @@ impl Vm for Played {
 
     fn set_ext_int(&self, level: bool) {
         self.wires.ext_int.store(level, Ordering::SeqCst);
+    }
+
+    fn log_writes(&self, _: bool) -> Result<(), HvError> {
+        Ok(())
+    }
+
+    fn take_dirty(&self) -> Result<DirtyPages, HvError> {
+        Ok(DirtyPages::default())
     }
 }
 

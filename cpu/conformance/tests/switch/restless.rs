@@ -1,6 +1,7 @@
 //! An engine whose CPUs ask for a switch every few instructions.
 
 use motu_hv::{Capabilities, HvError, Hypervisor, Msi, RecentInstruction, TracedEvent, Tracer, Vcpu, Vm, VmConfig};
+use motu_memory::DirtyPages;
 use motu_switch::Trigger;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -74,6 +75,14 @@ impl Vm for RestlessVm {
 
     fn set_ext_int(&self, level: bool) {
         self.vm.set_ext_int(level);
+    }
+
+    fn log_writes(&self, on: bool) -> Result<(), HvError> {
+        self.vm.log_writes(on)
+    }
+
+    fn take_dirty(&self) -> Result<DirtyPages, HvError> {
+        self.vm.take_dirty()
     }
 }
 

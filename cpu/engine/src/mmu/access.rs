@@ -304,7 +304,7 @@ impl Cpu {
     fn walk_and_fill(&mut self, address: u64, access: Access, privilege: Privilege) -> Faulting<Target> {
         self.mmu.misses += 1;
         match self.mmu.walk(address, access, privilege) {
-            Ok(page) => Ok(self.fill(address, page, privilege)),
+            Ok(page) => Ok(self.fill(address, page, access, privilege)),
             Err(code) => {
                 self.fault = Exception::page_fault(code, address);
                 Err(Fault)
@@ -323,13 +323,14 @@ impl Cpu {
         entry.lookup(tag, address, bytes).is_some()
     }
 
-    fn fill(&mut self, address: u64, page: Page, privilege: Privilege) -> Target {
+    fn fill(&mut self, address: u64, page: Page, access: Access, privilege: Privilege) -> Target {
         let physical = page.physical | (address & PAGE_MASK);
         let Some(host) = self.mmu.ram.page(page.physical) else {
             return Target::Device { physical };
         };
         let linear = address & !PAGE_MASK;
-        let writable = page.writable && page.dirty && self.mmu.ram.may_write(page.physical);
+        let writes = access == Access::Write;
+        let writable = page.writable && page.dirty && self.mmu.ram.may_write(page.physical, writes);
         let none = !linear;
         let entry = Entry {
             read: if page.readable { linear } else { none },

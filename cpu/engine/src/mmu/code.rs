@@ -2,7 +2,7 @@
 
 use super::{PAGE_MASK, RamMap};
 use crate::cpu::Cpu;
-use crate::smp::{Set, Written, members};
+use crate::smp::{Set, Withdraw, Written, members};
 
 /// So many pages cost more, looked for one by one, than what is filled again.
 const MANY: usize = 16;
@@ -45,8 +45,18 @@ impl Cpu {
         }
     }
 
+    /// Takes the right to write to any page unseen out of the TLB, as pages that are written are to be noted.
+    #[cold]
+    pub fn withdraw_writes(&mut self, how: Withdraw) {
+        if how == Withdraw::Noting {
+            self.mmu.tlb.writable_pages().for_each(|physical| self.mmu.ram.note_write(physical));
+        }
+        self.mmu.tlb.flush_all();
+    }
+
     /// The CPU itself wrote to a page for which the TLB has no write right: whoever holds code of it is told.
     pub(super) fn wrote(&mut self, physical: u64, bytes: usize) {
+        self.mmu.ram.note_write(physical);
         let holders = self.mmu.ram.holders(physical);
         if !holders.own && holders.others == 0 {
             return;

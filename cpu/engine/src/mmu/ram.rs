@@ -109,20 +109,37 @@ impl RamMap {
     #[must_use]
     pub fn exchange(&self, physical: u64, wide: bool, old: u64, new: u64) -> bool {
         const ORDER: (Ordering, Ordering) = (Ordering::SeqCst, Ordering::SeqCst);
-        if wide {
+        let done = if wide {
             self.quad_at(physical).is_some_and(|at| at.compare_exchange(old, new, ORDER.0, ORDER.1).is_ok())
         } else {
             let (old, new) = (old as u32, new as u32);
             self.long_at(physical).is_some_and(|at| at.compare_exchange(old, new, ORDER.0, ORDER.1).is_ok())
+        };
+        self.note_write(physical);
+        done
+    }
+
+    /// The page that holds `physical` has been written, or may be from now on without a look here.
+    #[inline]
+    pub fn note_write(&self, physical: u64) {
+        if let Some((region, offset)) = self.region(physical) {
+            region.tracker.note_write(offset / PAGE);
         }
     }
 
-    /// Whether this CPU may write to a page without looking here each time. If so, it may until [`RamMap::forgo_writes`], or, where it is
-    /// alone, until it decodes code of the page.
+    /// Whether this CPU may write to a page without looking here each time, behind an access that is a write or not. If so, it may
+    /// until [`RamMap::forgo_writes`], or, where it is alone, until it decodes code of the page.
     #[inline]
-    pub fn may_write(&self, physical: u64) -> bool {
+    pub fn may_write(&self, physical: u64, writes: bool) -> bool {
         let Some((region, offset)) = self.region(physical) else { return false };
         let page = offset / PAGE;
+        if region.tracker.logs_writes() {
+            if writes {
+                region.tracker.note_write(page);
+            } else if !region.tracker.is_noted(page) {
+                return false;
+            }
+        }
         if self.shared { region.tracker.allow_writes(page, self.cpu) } else { region.tracker.holders(page) == 0 }
     }
 

@@ -219,6 +219,13 @@ impl Tlb {
         self.entries_mut()[index] = Entry { addend, ..empty(index) };
     }
 
+    /// Guest-physical addresses of the pages that entries have a write right for.
+    pub fn writable_pages(&self) -> impl Iterator<Item = u64> {
+        let indices = self.local.iter().chain(&self.global).map(|&index| usize::from(index) & (ALL - 1));
+        let writable = |&index: &usize| self.entries()[index].write != no_tag(index);
+        indices.filter(writable).map(|index| self.info[index].physical)
+    }
+
     /// Takes the write right of every entry for the host page at `host`: it holds code now.
     pub fn protect(&mut self, host: *mut u8) {
         self.empty_slots();

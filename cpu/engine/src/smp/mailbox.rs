@@ -43,6 +43,17 @@ pub struct Post {
     pub written: Vec<Written>,
     /// More was written than `written` has.
     pub forget_all: bool,
+    /// The vCPU is to write to no page unseen any more.
+    pub withdraw: Option<Withdraw>,
+}
+
+/// What a vCPU does of its rights to write to pages unseen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Withdraw {
+    /// It gives them up: it has not run since it was asked to.
+    Only,
+    /// It has perhaps used them since, and notes the pages.
+    Noting,
 }
 
 /// Bytes `first` to `last` of the page at a guest-physical address.
@@ -105,6 +116,14 @@ impl Mailbox {
     /// will not, as it rests; else it says so by `PageTracker::forgo_writes`.
     pub fn protect(&self, page: u64) -> bool {
         self.put_quietly(|post| post.protect.push(page))
+    }
+
+    /// The vCPU is to write to no page unseen any more.
+    pub fn withdraw_writes(&self) {
+        let mut state = self.lock();
+        let how = if state.rests { Withdraw::Only } else { Withdraw::Noting };
+        state.post.withdraw = state.post.withdraw.max(Some(how));
+        self.ring();
     }
 
     /// Code that the vCPU may hold was written.
@@ -192,6 +211,18 @@ mod tests {
         }
         let post = mailbox.take();
         assert!(post.forget_all && post.written.len() == MOST_WRITTEN);
+    }
+
+    #[test]
+    fn who_runs_notes_what_it_may_have_written_meanwhile() {
+        let mailbox = Mailbox::default();
+        mailbox.withdraw_writes();
+        assert_eq!(mailbox.take().withdraw, Some(Withdraw::Only));
+        mailbox.set_rests(false);
+        mailbox.withdraw_writes();
+        mailbox.set_rests(true);
+        mailbox.withdraw_writes();
+        assert_eq!(mailbox.take().withdraw, Some(Withdraw::Noting));
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod spin;
 #[cfg(test)]
 mod tests;
 
-pub use mailbox::{Mailbox, Post, Written};
+pub use mailbox::{Mailbox, Post, Withdraw, Written};
 pub use routing::{Set, members};
 pub use spin::Spin;
 
@@ -83,6 +83,11 @@ impl Processors {
     /// `holders` may hold code that was written.
     pub fn code_written(&self, holders: Set, written: Written) {
         members(holders & self.all()).for_each(|n| self.mailbox(n as u32).code_written(written));
+    }
+
+    /// No processor may write to memory from now on without noting it (`motu_memory::PageTracker::note_write`).
+    pub fn withdraw_writes(&self) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.withdraw_writes());
     }
 
     pub fn exclusive(&self) -> &Exclusive {
