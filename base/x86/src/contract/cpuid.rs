@@ -42,8 +42,6 @@ const MAX_EXTENDED: u32 = 0x8000_0008;
 const HYPERVISOR_FIRST: u32 = 0x4000_0000;
 const MAX_HYPERVISOR: u32 = 0x4000_0010;
 
-/// Family 6, model 0x8f, stepping 8: Sapphire Rapids. docs/adr/0002 says why.
-const SIGNATURE: u32 = 0x0008_06f8;
 /// "GenuineIntel" in the order EBX, EDX, ECX.
 const VENDOR: [u32; 3] = [u32::from_le_bytes(*b"Genu"), u32::from_le_bytes(*b"ineI"), u32::from_le_bytes(*b"ntel")];
 /// "motumotumotu".
@@ -135,11 +133,11 @@ struct Cache {
     shared_by_all: bool,
 }
 
-/// The geometry of the model in [`SIGNATURE`], with a third level of 32 MiB.
+/// The first two levels of Intel's cores from Nehalem to Broadwell, and a third of 32 MiB.
 const CACHES: [Cache; 4] = [
-    Cache { kind: 1, level: 1, ways: 12, sets: 64, shared_by_all: false },
+    Cache { kind: 1, level: 1, ways: 8, sets: 64, shared_by_all: false },
     Cache { kind: 2, level: 1, ways: 8, sets: 64, shared_by_all: false },
-    Cache { kind: 3, level: 2, ways: 16, sets: 2048, shared_by_all: false },
+    Cache { kind: 3, level: 2, ways: 8, sets: 512, shared_by_all: false },
     Cache { kind: 3, level: 3, ways: 16, sets: 32768, shared_by_all: true },
 ];
 const LINE: u32 = 64;
@@ -196,7 +194,7 @@ fn structured_features(contract: &Contract, subleaf: u32, at: &CpuidInputs) -> C
 fn version(contract: &Contract, at: &CpuidInputs) -> CpuidResult {
     let mut result = contract.features.flags(1, 0);
     let ids = (1u32 << core_bits(at.cpus).min(7)).min(255);
-    result.eax = SIGNATURE;
+    result.eax = contract.signature;
     result.ebx = (at.apic_id & 0xff) << 24 | ids << 16 | (LINE / 8) << 8;
     if at.cpus > 1 {
         result.edx |= HTT;
@@ -287,8 +285,8 @@ fn extended(contract: &Contract, leaf: u32, at: &CpuidInputs) -> CpuidResult {
             result
         }
         0x8000_0002..=0x8000_0004 => brand(contract, leaf - 0x8000_0002),
-        // Second-level cache: KiB, 16-way (encoded 8), bytes a line.
-        0x8000_0006 => CpuidResult::new(0, 0, 2048 << 16 | 8 << 12 | LINE, 0),
+        // Second-level cache: KiB, 8-way (encoded 6), bytes a line.
+        0x8000_0006 => CpuidResult::new(0, 0, 256 << 16 | 6 << 12 | LINE, 0),
         0x8000_0007 => contract.features.flags(leaf, 0),
         0x8000_0008 => {
             CpuidResult::new(contract.physical_address_bits() | contract.linear_address_bits() << 8, 0, 0, 0)

@@ -34,9 +34,16 @@ pub struct Contract {
     name: &'static str,
     /// At most 47 bytes.
     brand: &'static str,
+    /// Family, model and stepping as CPUID tells them.
+    signature: u32,
     features: FeatureSet,
     xcr0: u64,
 }
+
+/// Family 6, model 0x1a, stepping 5: Nehalem-EP.
+const NEHALEM: u32 = 0x0001_06a5;
+/// Family 6, model 0x3f, stepping 2: Haswell-EP.
+const HASWELL: u32 = 0x0003_06f2;
 
 /// What every contract has: x86-64-v2 of the psABI, and the system features of a processor that
 /// needs none of the mitigations for speculative execution.
@@ -132,13 +139,21 @@ static ALL: [Contract; 3] = [
     Contract {
         name: "v3-2026",
         brand: "motu v3-2026 virtual CPU",
+        signature: HASWELL,
         features: V3,
         xcr0: xcr0::X87 | xcr0::SSE | xcr0::AVX,
     },
-    Contract { name: "v2-2026", brand: "motu v2-2026 virtual CPU", features: V2, xcr0: xcr0::X87 | xcr0::SSE },
+    Contract {
+        name: "v2-2026",
+        brand: "motu v2-2026 virtual CPU",
+        signature: NEHALEM,
+        features: V2,
+        xcr0: xcr0::X87 | xcr0::SSE,
+    },
     Contract {
         name: "max-2026",
         brand: "motu max-2026 virtual CPU",
+        signature: HASWELL,
         features: MAX,
         xcr0: xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::PKRU,
     },
