@@ -3,7 +3,10 @@
 use crate::smp::Mailbox;
 use motu_hv::HvError;
 use motu_x86::Nanos;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,56 +18,86 @@ pub struct Alarm {
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Default)]
+/// The thread waits for a timer of the host's, which can be set without waking it.
 struct Clock {
     state: Mutex<State>,
-    changed: Condvar,
+    timer: File,
 }
 
 #[derive(Default)]
 struct State {
     due: Option<Instant>,
-    /// Until when the thread sleeps; for ever if `None`.
-    asleep_until: Option<Instant>,
+    /// When the timer goes off; never if `None`.
+    set_for: Option<Instant>,
     ends: bool,
 }
 
 impl Clock {
+    fn new() -> io::Result<Self> {
+        // SAFETY: the call takes no memory.
+        let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was made just now, and nothing else owns it.
+        Ok(Self { state: Mutex::default(), timer: unsafe { File::from_raw_fd(fd) } })
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the timer go off at `when`, given that it is `now`.
+    fn set_timer(&self, state: &mut State, now: Instant, when: Instant) {
+        // Zero would stop it.
+        let left = when.saturating_duration_since(now).max(Duration::from_nanos(1));
+        let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let left = libc::timespec {
+            tv_sec: libc::time_t::try_from(left.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let setting = libc::itimerspec { it_interval: none, it_value: left };
+        // SAFETY: the setting is read, and no former one is asked for.
+        unsafe { libc::timerfd_settime(self.timer.as_raw_fd(), 0, &raw const setting, std::ptr::null_mut()) };
+        state.set_for = Some(when);
+    }
+
     fn run(&self, mailbox: &Mailbox) {
-        let mut state = self.lock();
-        while !state.ends {
-            let now = Instant::now();
-            if state.due.is_some_and(|due| due <= now) {
-                state.due = None;
-                mailbox.ring();
+        let mut expirations = [0; 8];
+        loop {
+            match (&self.timer).read(&mut expirations) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // A timer gives no other.
+                Err(_) => return,
+                Ok(_) => {}
             }
-            state.asleep_until = state.due;
-            state = match state.due {
-                Some(due) => self.changed.wait_timeout(state, due - now).unwrap_or_else(PoisonError::into_inner).0,
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            };
+            let mut state = self.lock();
+            if state.ends {
+                return;
+            }
+            let now = Instant::now();
+            state.set_for = None;
+            match state.due {
+                Some(due) if due <= now => {
+                    state.due = None;
+                    mailbox.ring();
+                }
+                Some(due) => self.set_timer(&mut state, now, due),
+                None => {}
+            }
         }
     }
 }
 
 impl Alarm {
     /// # Errors
-    /// The host gives no thread.
+    /// The host gives no timer or no thread.
     pub fn start(mailbox: Arc<Mailbox>) -> Result<Self, HvError> {
-        let clock = Arc::new(Clock::default());
+        let failed = |source| HvError::Host { doing: "starting the thread that watches the timer".into(), source };
+        let clock = Arc::new(Clock::new().map_err(failed)?);
         let shared = Arc::clone(&clock);
-        let run = move || {
-            wake_in_time();
-            shared.run(&mailbox);
-        };
-        let thread = std::thread::Builder::new()
-            .name("alarm".into())
-            .spawn(run)
-            .map_err(|source| HvError::Host { doing: "starting the thread that watches the timer".into(), source })?;
+        let run = move || shared.run(&mailbox);
+        let thread = std::thread::Builder::new().name("alarm".into()).spawn(run).map_err(failed)?;
         Ok(Self { clock, known: None, thread: Some(thread) })
     }
 
@@ -75,32 +108,29 @@ impl Alarm {
             return;
         }
         self.known = deadline;
+        let here = Instant::now();
         // What is further away than the host's clock reaches never comes.
-        let due = deadline
-            .and_then(|deadline| Instant::now().checked_add(Duration::from_nanos(deadline.saturating_sub(now).0)));
+        let due = deadline.and_then(|deadline| here.checked_add(Duration::from_nanos(deadline.saturating_sub(now).0)));
         state.due = due;
-        // One that wakes too early finds out by itself.
-        if due.is_some_and(|due| state.asleep_until.is_none_or(|until| due < until)) {
-            self.clock.changed.notify_one();
+        // One that goes off too early is set again then.
+        if let Some(due) = due.filter(|&due| state.set_for.is_none_or(|set_for| due < set_for)) {
+            self.clock.set_timer(&mut state, here, due);
         }
     }
 }
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        self.clock.lock().ends = true;
-        self.clock.changed.notify_one();
+        let mut state = self.clock.lock();
+        state.ends = true;
+        let now = Instant::now();
+        self.clock.set_timer(&mut state, now, now);
+        drop(state);
         if let Some(thread) = self.thread.take() {
             // It panics nowhere.
             let _ = thread.join();
         }
     }
-}
-
-/// Asks the host not to wake this thread later for the sake of fewer wake-ups, as it does by 50 microseconds.
-fn wake_in_time() {
-    // SAFETY: PR_SET_TIMERSLACK takes a number of nanoseconds and changes this thread's timers only.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1usize) };
 }
 
 #[cfg(test)]
