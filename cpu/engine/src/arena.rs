@@ -9,6 +9,8 @@ use std::ptr::{self, NonNull};
 
 /// Stubs begin at multiples of this, so that none shares its first fetch block with another's end.
 const STUB_ALIGNMENT: usize = 16;
+/// Bytes of memory that the host is asked for at a time; whole pages.
+const PORTION: usize = 64 << 10;
 
 /// A fixed-size arena of machine code that only grows, until it is cleared as a whole.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub struct Arena {
     used: usize,
     /// Where what was pushed at the end begins.
     end: usize,
+    /// Where the memory that the host has given from the beginning on ends, and where that up to the end begins.
+    given: (usize, usize),
     /// Code was once executed at addresses that are about to be written again.
     reused: bool,
 }
@@ -49,7 +53,7 @@ impl Arena {
                 return Err(error);
             }
         };
-        Ok(Self { writable, executable, capacity, used: 0, end: capacity, reused: false })
+        Ok(Self { writable, executable, capacity, used: 0, end: capacity, given: (0, capacity), reused: false })
     }
 
     /// Appends `code` and returns its offset, or `None` when it does not fit.
@@ -70,7 +74,28 @@ impl Arena {
         }
         let offsets = (u32::try_from(start).ok()?, u32::try_from(end).ok()?);
         (self.used, self.end) = (used, end);
+        self.ask_for_memory();
         Some(offsets)
+    }
+
+    /// Has the host give memory for what is used, and for some more: a page at a time costs it a fault each.
+    fn ask_for_memory(&mut self) {
+        let (low, high) = self.given;
+        if self.used > low {
+            self.given.0 = self.used.next_multiple_of(PORTION).min(self.capacity);
+            self.populate(low, self.given.0);
+        }
+        if self.end < high {
+            self.given.1 = self.end / PORTION * PORTION;
+            self.populate(self.given.1, high);
+        }
+    }
+
+    fn populate(&self, first: usize, end: usize) {
+        let length = end.saturating_sub(first);
+        // SAFETY: the range lies inside the mapping, whose contents this leaves as they are. A host without this call gives the pages
+        // when they are written.
+        unsafe { libc::madvise(self.writable.as_ptr().add(first).cast(), length, libc::MADV_POPULATE_WRITE) };
     }
 
     /// Writes code where there was made room for it.
