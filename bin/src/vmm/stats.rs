@@ -88,6 +88,7 @@ impl Display for Table<'_> {
             row("interrupts", grouped(cpus.interrupts))?;
             row("halts", grouped(cpus.halts))?;
             row("blocks decoded", grouped(cpus.blocks_decoded))?;
+            row("  taken from another CPU", grouped(cpus.blocks_shared))?;
             row("blocks invalidated", grouped(cpus.blocks_invalidated))?;
         }
         row("port reads", grouped(bus.port_reads))?;
@@ -108,9 +109,10 @@ impl Display for Table<'_> {
 /// What it translated, and why translated code came back. How many instructions ran translated is not known: counting
 /// them would cost as much as they do.
 fn translator_rows(translator: &TranslatorStats, row: &mut impl FnMut(&str, String) -> fmt::Result) -> fmt::Result {
-    let TranslatorStats { blocks, instructions, cache_bytes, invalidated, evictions, exits } = *translator;
+    let TranslatorStats { blocks, shared, instructions, cache_bytes, invalidated, evictions, exits } = *translator;
     let ExitCounts { poll, lookup, interpret, refill_failed, link, fpu } = exits;
     row("blocks translated", grouped(blocks))?;
+    row("  taken from another CPU", grouped(shared))?;
     row("  instructions in them", grouped(instructions))?;
     row("  invalidated (code written)", grouped(invalidated))?;
     row("  evicted (cache full)", grouped(evictions))?;

@@ -50,6 +50,10 @@ impl Debugger {
         !self.asked.watchpoints.is_empty()
     }
 
+    pub fn has_no_breakpoints(&self) -> bool {
+        self.offsets.is_empty()
+    }
+
     pub fn steps(&self) -> bool {
         self.step != Step::No
     }

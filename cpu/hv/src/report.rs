@@ -18,6 +18,8 @@ pub struct Stats {
     pub mmio_accesses: u64,
     /// Blocks of instructions decoded.
     pub blocks_decoded: u64,
+    /// Those of them that another CPU had decoded, and this one has taken.
+    pub blocks_shared: u64,
     /// Blocks dropped because the guest wrote to their code.
     pub blocks_invalidated: u64,
     /// Times the CPU slept in HLT.
@@ -57,6 +59,8 @@ pub struct HardwareStats {
 pub struct TranslatorStats {
     /// Blocks translated; one that is translated again counts again.
     pub blocks: u64,
+    /// Those of them that another CPU had translated, and this one has taken.
+    pub shared: u64,
     /// Guest instructions in them: how many were translated, not how often they ran.
     pub instructions: u64,
     /// Bytes of host code in the code cache now.
@@ -98,6 +102,7 @@ impl Add for Stats {
             port_accesses: self.port_accesses + other.port_accesses,
             mmio_accesses: self.mmio_accesses + other.mmio_accesses,
             blocks_decoded: self.blocks_decoded + other.blocks_decoded,
+            blocks_shared: self.blocks_shared + other.blocks_shared,
             blocks_invalidated: self.blocks_invalidated + other.blocks_invalidated,
             halts: self.halts + other.halts,
             translator: [self.translator, other.translator].into_iter().flatten().reduce(Add::add),
@@ -135,6 +140,7 @@ impl Add for TranslatorStats {
     fn add(self, other: Self) -> Self {
         Self {
             blocks: self.blocks + other.blocks,
+            shared: self.shared + other.shared,
             instructions: self.instructions + other.instructions,
             cache_bytes: self.cache_bytes + other.cache_bytes,
             invalidated: self.invalidated + other.invalidated,

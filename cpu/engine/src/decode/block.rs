@@ -12,18 +12,21 @@ use crate::mmu::{PAGE, PAGE_MASK, shared};
 use crate::native::NativeCache;
 use iced_x86::{Decoder, DecoderError, Instruction};
 use motu_x86::contract::Contract;
+use std::sync::Arc;
 
 /// Instructions of one block at most.
 pub const MAX_OPS: usize = 64;
 /// Bytes of one instruction at most (SDM vol. 2, 2.3.11).
 pub const MAX_LEN: usize = 15;
+/// Bytes of one block at most.
+pub const MAX_CODE: usize = MAX_OPS * MAX_LEN;
 
 /// Decoded instructions, keyed by where they lie in guest-physical memory.
 #[derive(Debug)]
 pub struct Block {
-    pub ops: Box<[Op]>,
+    pub ops: Arc<[Op]>,
     /// The bytes that they were decoded from, one behind the other: the guest's memory may hold others by now.
-    pub code: Box<[u8]>,
+    pub code: Arc<[u8]>,
     /// Bytes of code up to where a branch was followed.
     pub len: u32,
     /// Pieces of the page, as bits, in which there is code that branches led to.
@@ -71,6 +74,11 @@ pub struct Single {
 impl Translated {
     /// [`Translated::runs`] of a block that is not to be translated.
     pub const NEVER: u32 = u32::MAX;
+
+    /// Of a block that another CPU has found worth translating.
+    pub fn due() -> Self {
+        Self { runs: Self::NEVER - 1, ..Self::default() }
+    }
 
     /// The translations depend on more pieces of the page, which holds `now`.
     pub fn look_at(&mut self, pieces: u64, now: &[u8]) {
@@ -220,7 +228,7 @@ impl Cpu {
         self.decoded = ops;
         Block {
             ops: of_block,
-            code: Box::default(),
+            code: [].into(),
             len: 0,
             followed: 0,
             physical,

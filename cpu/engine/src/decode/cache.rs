@@ -40,7 +40,7 @@ impl Hasher for AddressHasher {
     }
 }
 
-type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
+pub type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
 type AddressSet<K> = HashSet<K, BuildHasherDefault<AddressHasher>>;
 
 /// One entry of the table by linear address: 32 bytes.
@@ -215,7 +215,7 @@ impl BlockCache {
         if !self.hold(physical & !PAGE_MASK, cpu) {
             return Ok(None);
         }
-        let block = cpu.decode_block(physical, host, Reach::Block)?;
+        let block = cpu.find_or_decode(physical, host, Reach::Block)?;
         match block.second_page {
             Some(page) if !self.is_sure(page) => {
                 if !self.hold(page, cpu) {
@@ -378,7 +378,7 @@ impl BlockCache {
         let new = match reach {
             Reach::Path => cpu.decode_path(old.physical, host),
             // A block whose first instruction fits into the page needs no other page, so that there is no fault.
-            _ => cpu.decode_block(old.physical, host, reach).ok(),
+            _ => cpu.find_or_decode(old.physical, host, reach).ok(),
         };
         let fits = |new: &Block| new.second_page.is_none() && self.ops - old.ops.len() + new.ops.len() <= MAX_OPS;
         let Some(new) = new.filter(fits) else { return };
@@ -461,8 +461,8 @@ impl BlockCache {
     fn drop_block(&mut self, index: u32, cpu: &mut Cpu) {
         let translated = Translated::default();
         let empty = Block {
-            ops: Box::new([]),
-            code: Box::new([]),
+            ops: [].into(),
+            code: [].into(),
             len: 0,
             followed: 0,
             physical: 0,

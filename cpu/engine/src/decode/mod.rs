@@ -11,10 +11,11 @@ mod lower_locked;
 mod lower_system;
 mod op;
 mod operands;
+mod pool;
 mod way;
 mod widths;
 
-pub use block::{Block, MAX_LEN, Reach, Single, Translated};
+pub use block::{Block, MAX_CODE, MAX_LEN, Reach, Single, Translated};
 #[cfg(test)]
 pub use cache::MAX_OPS;
 pub use cache::{BlockCache, granules};
@@ -22,3 +23,4 @@ pub use gate::{allows as is_in_contract, decoder_options};
 pub use lower::lower;
 pub use lower_integer::condition;
 pub use op::{Handler, Op};
+pub use pool::Pool;

@@ -12,7 +12,7 @@ pub type Handler = fn(&mut Cpu, &Op) -> Done;
 ///
 /// Register operands are byte offsets into the register file; base and index of a memory operand
 /// are slots of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Op {
     pub run: Handler,
     /// Immediate, sign-extended as the instruction has it; for near branches the target's distance
@@ -39,7 +39,7 @@ pub struct Op {
 }
 
 /// The instruction itself, for handlers that look at it while running.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Extra {
     pub instruction: Instruction,
     pub thunk: Option<Thunk>,

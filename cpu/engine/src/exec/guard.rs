@@ -13,7 +13,7 @@ use iced_x86::{Code, Instruction, InstructionInfoFactory, MemorySize, Mnemonic, 
 use motu_x86::{Exception, Segment};
 
 /// What [`guarded`] checks, and what it runs then.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Guard {
     inner: Handler,
     operand: Option<Access>,

@@ -71,7 +71,21 @@ impl Cpu {
     }
 }
 
+/// The longest code that is compared at a time.
+const MOST_COMPARED: usize = crate::decode::MAX_CODE;
+
 impl RamMap {
+    /// Whether memory has `code` at `physical`, in one page, now.
+    pub fn holds(&self, physical: u64, code: &[u8]) -> bool {
+        let mut bytes = [0; MOST_COMPARED];
+        let start = (physical & PAGE_MASK) as usize;
+        let room = bytes.get_mut(..code.len()).filter(|room| start + room.len() <= super::PAGE as usize);
+        let Some((host, room)) = self.page(physical).zip(room) else { return false };
+        // SAFETY: the range lies inside a page of RAM.
+        unsafe { super::shared::copy_in(host.add(start), room) };
+        room == code
+    }
+
     /// Copies what the page at `physical` holds now, from its beginning on.
     pub fn copy_page(&self, physical: u64, out: &mut [u8]) -> Option<()> {
         let host = self.page(physical)?;

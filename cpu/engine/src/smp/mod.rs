@@ -15,6 +15,7 @@ pub use mailbox::{Mailbox, Post, Withdraw, Written};
 pub use routing::{Set, members};
 pub use spin::Spin;
 
+use crate::decode::Pool;
 use crate::lapic::{Address, Message};
 use exclusive::Exclusive;
 use routing::Addresses;
@@ -27,6 +28,8 @@ pub struct Processors {
     mailboxes: Box<[Arc<Mailbox>]>,
     addresses: Addresses,
     exclusive: Exclusive,
+    /// What there is only where there are several.
+    pool: Option<Pool>,
     /// Processors that do not sleep in HLT, and CPUs that the host has for them.
     awake: AtomicU32,
     host_cpus: u32,
@@ -40,6 +43,7 @@ impl Processors {
             mailboxes: (0..count).map(|_| Arc::default()).collect(),
             addresses: Addresses::new(count as usize),
             exclusive: Exclusive::default(),
+            pool: (count > 1).then(Pool::default),
             awake: AtomicU32::new(count),
             host_cpus,
         }
@@ -53,6 +57,11 @@ impl Processors {
     #[inline(always)]
     pub fn is_alone(&self) -> bool {
         self.mailboxes.len() == 1
+    }
+
+    /// What processors have decoded, for others to take; `None` where there are no others.
+    pub fn pool(&self) -> Option<&Pool> {
+        self.pool.as_ref()
     }
 
     /// All of them.

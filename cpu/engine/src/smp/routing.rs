@@ -19,7 +19,10 @@ pub type Set = u64;
 
 /// The numbers in a set.
 pub fn members(set: Set) -> impl Iterator<Item = usize> {
-    (0..64).filter(move |n| set >> n & 1 != 0)
+    let without_first = |&rest: &Set| Some(rest & rest.wrapping_sub(1));
+    std::iter::successors(Some(set), without_first)
+        .take_while(|&rest| rest != 0)
+        .map(|rest| rest.trailing_zeros() as usize)
 }
 
 impl Addresses {

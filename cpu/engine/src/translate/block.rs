@@ -25,19 +25,18 @@ pub struct Place<'a> {
     /// Slots that its accesses may have if it is hot, and whether it is, whatever is known of it.
     pub slots: &'a [u16],
     pub hot: bool,
-    /// Numbers of what is made: the first exit, and the translation.
-    pub first_exit: u32,
-    pub number: u32,
 }
 
 /// A block's host code, before it has a place.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Code<'a> {
     pub bytes: &'a [u8],
     /// Where what lies out of line begins, and the places of the four-byte distances that lead there or from there.
     pub cold: u32,
     pub crossing: &'a [u32],
+    /// Exits, numbered from one, and the places of their four-byte numbers.
     pub exits: &'a [Exit],
+    pub numbers: &'a [u32],
     /// Slots that it has.
     pub sites: &'a [Site],
     /// Units that it needs.
@@ -51,6 +50,8 @@ pub struct Code<'a> {
     pub instructions: u32,
     /// Bytes of the page that decided which flags matter, as 64-byte pieces: a change of them undoes the translation.
     pub looked_at: u64,
+    /// Nothing of this CPU's own has decided what it is.
+    pub common: bool,
 }
 
 pub struct BlockTranslator {
@@ -111,8 +112,9 @@ impl BlockTranslator {
         let mut checks = plan.checks.iter().peekable();
         self.looked = false;
         let units = self.steps.iter().fold(0, |all, (_, selected)| all | selected.units);
-        self.emit.begin(place.mode, place.first_exit, place.number);
-        if place.rest.is_none() && (block.translated.hot || place.hot || self.is_loop(place)) {
+        self.emit.begin(place.mode);
+        let may_have_slots = place.rest.is_none() && (block.translated.hot || place.hot || self.is_loop(place));
+        if may_have_slots {
             self.emit.allow_slots(place.slots, block.translated.scattered);
         }
         let (direct, inner) = self.emit.entrance(rip, live_in, units);
@@ -156,6 +158,7 @@ impl BlockTranslator {
             cold: self.emit.cold_at,
             crossing: &self.emit.crossing,
             exits: &self.emit.exits,
+            numbers: &self.emit.numbers,
             sites: &self.emit.sites,
             units,
             direct,
@@ -163,6 +166,7 @@ impl BlockTranslator {
             stale,
             instructions: self.steps.len() as u32,
             looked_at: self.looked_at(place),
+            common: place.rest.is_none() && !may_have_slots,
         })
     }
 

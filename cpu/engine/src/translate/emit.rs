@@ -111,10 +111,9 @@ pub struct Emit {
     pub asm: Asm,
     encoder: Encoder,
     cold: Vec<Cold>,
-    /// Exits of this block; numbered from `first_exit`.
+    /// Exits of this block, numbered from one, and the places of their numbers in the code.
     pub exits: Vec<Exit>,
-    first_exit: u32,
-    translation: u32,
+    pub numbers: Vec<u32>,
     /// The operation whose instruction is being written, and the first exit of its.
     op: u16,
     first_of_step: usize,
@@ -145,8 +144,7 @@ impl Emit {
             encoder: Encoder::new(64),
             cold: Vec::new(),
             exits: Vec::new(),
-            first_exit: 0,
-            translation: 0,
+            numbers: Vec::new(),
             op: 0,
             first_of_step: 0,
             cold_at: 0,
@@ -164,13 +162,13 @@ impl Emit {
         }
     }
 
-    /// Begins a block, whose exits are numbered from `first_exit`.
-    pub fn begin(&mut self, mode: Mode, first_exit: u32, translation: u32) {
+    /// Begins a block.
+    pub fn begin(&mut self, mode: Mode) {
         self.asm.clear();
         self.cold.clear();
         self.exits.clear();
+        self.numbers.clear();
         (self.mode, self.arrays) = (mode, Arrays::of(mode));
-        (self.first_exit, self.translation) = (first_exit, translation);
         (self.in_r11, self.unsaved) = (None, false);
         self.unmoved = 0;
         self.free_slots.clear();
@@ -252,8 +250,16 @@ impl Emit {
     }
 
     fn exit(&mut self, kind: ExitKind, rip: u64) -> u32 {
-        self.exits.push(Exit { kind, rip, translation: self.translation });
-        self.first_exit + self.exits.len() as u32 - 1
+        self.exits.push(Exit { kind, rip, translation: 0 });
+        self.exits.len() as u32
+    }
+
+    /// Writes an exit's number to a word of the frame.
+    fn note_exit(&mut self, word: i32, exit: u32) {
+        self.asm.store_imm32(frame(word), exit);
+        if exit != LOOKUP {
+            self.numbers.push(self.asm.here() - 4);
+        }
     }
 
     /// A way out, out of line.
@@ -268,7 +274,7 @@ impl Emit {
     pub fn call_or_leave(&mut self, word: i32, rip: u64) {
         self.forget_r11();
         let exit = self.exit(ExitKind::Interpret(self.within()), rip);
-        self.asm.store_imm32(frame(at::EXIT), exit);
+        self.note_exit(at::EXIT, exit);
         self.asm.mov_imm(R11, self.arrays.tlb as u64);
         self.asm.call_mem(frame(word));
     }
@@ -439,7 +445,7 @@ impl Emit {
 
     /// The jump, which has that exit record.
     fn jump_by_table(&mut self, exit: u32) {
-        self.asm.store_imm32(frame(at::BRANCH), exit);
+        self.note_exit(at::BRANCH, exit);
         self.asm.pext(R11, R10, frame(at::JUMP_BITS));
         self.asm.jmp_mem(frame_indexed(self.arrays.jumps, R11, 3));
     }
@@ -458,14 +464,14 @@ impl Emit {
                     if label == stale {
                         at_stale = self.asm.here();
                     }
-                    self.asm.store_imm32(frame(at::EXIT), exit);
+                    self.note_exit(at::EXIT, exit);
                     self.asm.jmp_mem(frame(at::LEAVE));
                 }
                 Cold::Refill { label, address, refill, exit, live, crooked } => {
                     self.asm.bind(label);
                     self.address(address, live);
                     self.leave_if_crooked(crooked);
-                    self.asm.store_imm32(frame(at::EXIT), exit);
+                    self.note_exit(at::EXIT, exit);
                     self.call_refill(refill, refill.again);
                 }
                 Cold::Group(group) => self.refill_group(&group),

@@ -26,6 +26,7 @@ mod stack;
 mod step;
 mod strings;
 mod system;
+mod template;
 mod thunks;
 
 pub use frame::{Frame, Workspace};
@@ -33,6 +34,7 @@ pub use lockstep::{Comparable, Left, Step};
 pub use mode::Mode;
 pub use run::Next;
 pub use slots::{FilledSlots, PATIENCE, SLOTS, Slot};
+pub use template::Template;
 
 use crate::arena::Arena;
 use crate::cpu::Cpu;
@@ -50,6 +52,7 @@ use slots::Slots;
 use std::io;
 use std::ptr::NonNull;
 use std::rc::Rc;
+use template::MadeFor;
 
 /// Bytes of host code at most.
 const CODE_SIZE: usize = 16 << 20;
@@ -95,6 +98,8 @@ pub struct Translator {
     blocks: BlockTranslator,
     /// A copy of the page whose code is being translated.
     page: Box<Page>,
+    /// The bytes of a translation that is being put into its place.
+    placed: Vec<u8>,
     translations: Vec<Translation>,
     exits: Vec<Exit>,
     jumps: Jumps,
@@ -139,6 +144,7 @@ impl Translator {
             frame,
             blocks: BlockTranslator::new(options.stress.is_some(), options.exact_flags),
             page: Box::new([0; size_of::<Page>()]),
+            placed: Vec::new(),
             translations: Vec::new(),
             exits: Vec::new(),
             jumps: Jumps::new(frame),
@@ -369,25 +375,43 @@ impl Translator {
         if block.ops.is_empty() || self.options.deny.iter().any(|denied| denied.contains(&rip)) {
             return None;
         }
-        let Some(page) = copy_code(cpu, block, &mut self.page) else {
-            block.translated.runs = Translated::NEVER;
-            return None;
-        };
-        let place = Place {
-            first_exit: self.exits.len() as u32,
-            number: self.translations.len() as u32,
-            rest,
-            slots: self.slots.free(),
-            hot: self.options.translate == Translate::Lockstep,
-            ..place(cpu, page)?
-        };
-        let (number, mode) = (place.number, place.mode);
+        let (number, mode) = (self.translations.len() as u32, Mode::of(cpu)?);
         self.jumps.prepare(mode);
-        let Some(made) = self.blocks.translate(block, &place) else {
-            if rest.is_none() {
-                block.translated.runs = Translated::NEVER;
+        let made_for = MadeFor { rip, mode, exact: self.blocks.exact };
+        let plain = block.followed == 0 && block.second_page.is_none();
+        let as_others = rest.is_none() && !block.translated.hot && plain && cpu.may_share();
+        let pool = cpu.processors.pool().filter(|_| as_others);
+        let template = pool.and_then(|pool| pool.template(block, |t| t.suits(made_for, block, &cpu.mmu.ram)));
+        let made = match &template {
+            Some(template) => {
+                if block.translated.looked_at != 0 {
+                    copy_code(cpu, block, &mut self.page)?;
+                }
+                template.show_pieces(&mut self.page[..]);
+                template.code()
             }
-            return None;
+            None => {
+                let Some(page) = copy_code(cpu, block, &mut self.page) else {
+                    block.translated.runs = Translated::NEVER;
+                    return None;
+                };
+                let place = Place {
+                    rest,
+                    slots: self.slots.free(),
+                    hot: self.options.translate == Translate::Lockstep,
+                    ..place(cpu, page)?
+                };
+                let Some(made) = self.blocks.translate(block, &place) else {
+                    if rest.is_none() {
+                        block.translated.runs = Translated::NEVER;
+                    }
+                    return None;
+                };
+                if let Some(pool) = pool.filter(|_| made.common) {
+                    pool.add_template(block, Template::new(&made, made_for, block, place.page));
+                }
+                made
+            }
         };
         let fits = self.exits.len() + made.exits.len() <= MAX_EXITS;
         let cold_bytes = made.bytes.len() - made.cold as usize;
@@ -398,20 +422,28 @@ impl Translator {
         };
         let away = cold_at.wrapping_sub(hot_at + made.cold);
         let placed = |offset: u32| hot_at.wrapping_add(offset).wrapping_add(if offset < made.cold { 0 } else { away });
-        let mut bytes = made.bytes.to_vec();
+        let bytes = &mut self.placed;
+        bytes.clear();
+        bytes.extend_from_slice(made.bytes);
         for &at in made.crossing {
             let Some(distance) = bytes.get_mut(at as usize..).and_then(<[u8]>::first_chunk_mut) else { continue };
             let more = if at < made.cold { away } else { away.wrapping_neg() };
             *distance = u32::from_le_bytes(*distance).wrapping_add(more).to_le_bytes();
         }
+        let before_first = self.exits.len() as u32 - 1;
+        for &at in made.numbers {
+            let Some(exit) = bytes.get_mut(at as usize..).and_then(<[u8]>::first_chunk_mut) else { continue };
+            *exit = u32::from_le_bytes(*exit).wrapping_add(before_first).to_le_bytes();
+        }
         let (hot, cold) = bytes.split_at(made.cold as usize);
         self.code.write(hot_at, hot);
         self.code.write(cold_at, cold);
         for exit in made.exits {
-            self.exits.push(exit.moved(placed));
+            self.exits.push(Exit { translation: number, ..exit.moved(placed) });
         }
         self.slots.assign(number, made.sites, cpu);
         self.stats.blocks += 1;
+        self.stats.shared += u64::from(template.is_some());
         self.stats.instructions += u64::from(made.instructions);
         self.translations.push(Translation {
             rip,
@@ -460,8 +492,6 @@ fn place<'a>(cpu: &Cpu, page: &'a [u8]) -> Option<Place<'a>> {
         rest: None,
         slots: &[],
         hot: false,
-        first_exit: 0,
-        number: 0,
     })
 }
 

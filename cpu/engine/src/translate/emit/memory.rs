@@ -474,7 +474,7 @@ impl Emit {
         let next = self.asm.label();
         self.asm.jmp(next);
         self.asm.bind(next);
-        self.asm.store_imm32(frame(at::EXIT), exit);
+        self.note_exit(at::EXIT, exit);
         self.asm.jmp_mem(frame(at::LEAVE));
     }
 

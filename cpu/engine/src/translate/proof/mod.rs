@@ -117,8 +117,6 @@ impl Bench {
             slots: &SLOTS,
             hot: self.hot,
             rest: rest.map(|n| n as u16),
-            first_exit: 1,
-            number: 0,
         };
         let Some(made) = self.blocks.translate(&block, &place) else { return };
         let entrances = [0, made.direct, made.inner, made.stale];
@@ -130,7 +128,7 @@ impl Bench {
         let frame = unsafe { frame.as_ref() };
         let resumes = made.exits.iter().enumerate().filter_map(|(n, exit)| match exit.kind {
             ExitKind::Interpret(at) | ExitKind::Access(at) if at.resume != 0 => {
-                Some((place.first_exit + n as u32, (at.resume, *instructions.get(usize::from(at.op))?)))
+                Some((1 + n as u32, (at.resume, *instructions.get(usize::from(at.op))?)))
             }
             _ => None,
         });
