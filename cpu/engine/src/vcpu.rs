@@ -16,7 +16,7 @@ use crate::mmu::{Mmu, RamMap};
 use crate::native::NativeCache;
 use crate::options::{Options, Translate};
 use crate::profile::Sampler;
-use crate::smp::{Mailbox, Post, Processors, Written};
+use crate::smp::{Idle, Mailbox, Post, Processors, Written};
 use crate::translate::{Next, Translator, host_suffices};
 use motu_hv::{CrashReport, Debugging, Exit, GuestBus, HvError, Kick, Stats, Vcpu};
 use motu_memory::{CodeWrite, GuestRam, Listener};
@@ -51,6 +51,7 @@ pub struct SoftVcpu {
     countdown: u32,
     /// Of the board's writes to code.
     _listeners: Vec<Listener>,
+    idle: Idle,
     /// Since when the CPU has not slept, and when it was last watched.
     awake_since: Nanos,
     watched_at: Nanos,
@@ -100,6 +101,7 @@ impl SoftVcpu {
             alarm,
             countdown: 0,
             _listeners: listeners,
+            idle: Idle::default(),
             awake_since: Nanos(0),
             watched_at: Nanos(0),
         };
@@ -203,9 +205,7 @@ impl SoftVcpu {
                 .cpu
                 .timer_deadline(at)
                 .map(|deadline: Nanos| Duration::from_nanos(deadline.saturating_sub(at.now).0.max(1)));
-            self.cpu.processors.note_sleep(true);
-            self.mailbox.wait(limit);
-            self.cpu.processors.note_sleep(false);
+            self.idle.wait(&self.cpu.processors, &self.mailbox, limit);
             self.sample(true);
         }
     }

@@ -91,7 +91,10 @@ impl Mailbox {
         let mut state = self.lock();
         change(&mut state.post);
         self.ring();
-        if state.rests {
+        let rests = state.rests;
+        // Who is woken takes the lock, perhaps on this CPU of the host's.
+        drop(state);
+        if rests {
             self.arrived.notify_all();
         }
     }

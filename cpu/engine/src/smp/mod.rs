@@ -4,6 +4,7 @@
 //! each, what the local APICs answer to, and who stands still for whom.
 
 mod exclusive;
+mod idle;
 mod mailbox;
 mod routing;
 mod spin;
@@ -11,6 +12,7 @@ mod spin;
 #[cfg(test)]
 mod tests;
 
+pub use idle::Idle;
 pub use mailbox::{Mailbox, Post, Withdraw, Written};
 pub use routing::{Set, members};
 pub use spin::Spin;
@@ -110,6 +112,11 @@ impl Processors {
         } else {
             self.awake.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// The host has a CPU left beside those that run.
+    pub fn leave_room(&self) -> bool {
+        self.awake.load(Ordering::Relaxed) < self.host_cpus
     }
 
     /// There are more processors that want to run than CPUs of the host for them.
