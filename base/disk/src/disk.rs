@@ -1,6 +1,7 @@
 //! What every disk is to who uses it.
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::io;
 
 /// Bytes of a sector: what virtio counts in (virtio 1.2, 5.2.4), and what a disk's size is a multiple of.
@@ -27,6 +28,12 @@ pub trait Disk: Debug + Send + Sync {
 
     /// Bytes that space is given back in: a power of two, at least [`SECTOR`].
     fn granularity(&self) -> u32;
+
+    /// The file that the disk's bytes lie in, each at its own offset, if that is so: who has checked that a range lies in the disk
+    /// may read and, unless it is read-only, write there by itself.
+    fn file(&self) -> Option<&File> {
+        None
+    }
 
     /// # Errors
     /// The host's, or the image is damaged there.

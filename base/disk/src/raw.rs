@@ -70,6 +70,10 @@ impl Disk for Raw {
         GRANULARITY
     }
 
+    fn file(&self) -> Option<&File> {
+        Some(&self.file)
+    }
+
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
         disk::check(self, offset, data.len() as u64)?;
         self.file.read_exact_at(data, offset)

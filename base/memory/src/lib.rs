@@ -6,6 +6,7 @@
 
 mod dirty;
 mod tracker;
+pub mod transfer;
 
 pub use dirty::DirtyPages;
 pub use tracker::{CodeWrite, Listener, MAX_HOLDERS, PageTracker};

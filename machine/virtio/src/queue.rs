@@ -4,7 +4,10 @@
 //! chain is walked once, whole, into a checked list of RAM ranges, so that everything after it works
 //! on plain bounded data. What the driver got wrong comes back as [`Malformed`].
 
-use motu_memory::Mmap;
+use motu_memory::{Mmap, transfer};
+use motu_x86::Gpa;
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
@@ -141,6 +144,26 @@ impl Buffers {
             done += len;
         }
         done
+    }
+
+    /// Fills bytes `offset..offset + len` from a file's byte `from` on.
+    ///
+    /// # Errors
+    /// The host's, or the file ends before.
+    pub fn fill(&self, memory: &Mmap, (offset, len): (usize, usize), file: &File, from: u64) -> io::Result<()> {
+        transfer::read_file(memory, self.places(offset, len), file, from)
+    }
+
+    /// Writes bytes `offset..offset + len` to a file, from its byte `to` on.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn store(&self, memory: &Mmap, (offset, len): (usize, usize), file: &File, to: u64) -> io::Result<()> {
+        transfer::write_file(memory, self.places(offset, len), file, to)
+    }
+
+    fn places(&self, offset: usize, len: usize) -> impl Iterator<Item = transfer::Piece> {
+        self.pieces(offset, len).map(|(address, len)| (Gpa(address), len))
     }
 
     /// The parts of the buffers that bytes `offset..offset + len` lie in: address and length.

@@ -7,7 +7,7 @@ use motu_disk::SECTOR;
 use motu_memory::Mmap;
 use std::io;
 
-/// Bytes read or written at once: as much as is held in memory for a request, and stays in a CPU's cache on its way.
+/// Bytes read or written at once where they pass through memory of motu's own: as much as stays in a CPU's cache on its way.
 pub const PART: usize = 128 << 10;
 const HEADER_LEN: usize = 16;
 const RANGE_LEN: usize = 16;
@@ -97,6 +97,11 @@ impl Request {
         match self.kind {
             kind::IN => {
                 let start = self.place(target, self.data_in)?;
+                if let Some(file) = disk.file() {
+                    self.chain.writable.fill(memory, (0, self.data_in), file, start)?;
+                    *done = self.data_in;
+                    return Ok(Status::Ok);
+                }
                 while *done < self.data_in {
                     let part = buffer.len().min(self.data_in - *done);
                     let Some(data) = buffer.get_mut(..part) else { break };
@@ -108,6 +113,10 @@ impl Request {
             }
             kind::OUT => {
                 let start = self.place(target, self.data_out)?;
+                if let Some(file) = disk.file().filter(|_| !disk.is_read_only()) {
+                    self.chain.readable.store(memory, (HEADER_LEN, self.data_out), file, start)?;
+                    return Ok(Status::Ok);
+                }
                 let mut at = 0;
                 while at < self.data_out {
                     let part = buffer.len().min(self.data_out - at);

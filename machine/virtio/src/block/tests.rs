@@ -134,15 +134,14 @@ const DATA_LEN: u64 = 1 << 20;
 impl Machine {
     fn new(read_only: bool, queues: u16, features: u64) -> Self {
         let (memory, disk) = Memory::new(read_only);
-        let spec = BlockSpec {
-            disk: Box::new(memory),
-            serial: "motu-0123456789-0123456789".into(),
-            queues,
-            workers: 2,
-            name: "disk".into(),
-        };
+        Self { disk, ..Self::of(Box::new(memory), queues, features) }
+    }
+
+    fn of(disk: Box<dyn Disk>, queues: u16, features: u64) -> Self {
+        let serial = "motu-0123456789-0123456789".into();
+        let spec = BlockSpec { disk, serial, queues, workers: 2, name: "disk".into() };
         let driver = Driver::new(Box::new(Block::new(spec).unwrap()));
-        let mut machine = Self { driver, disk, header: 0, data: 0, status: 0 };
+        let mut machine = Self { driver, disk: Memory::new(false).1, header: 0, data: 0, status: 0 };
         machine.start(features);
         machine
     }
@@ -239,6 +238,27 @@ fn sectors_are_read_and_written() {
     assert_eq!(m.request(0, 0, &[(whole, DISK as u32, true)]), (DISK as u32 + 1, OK));
     assert_eq!(m.driver.bytes(whole, DISK as u32), m.disk.get(|s| s.data.clone()));
     assert_eq!(m.request(0, 0, &[]), (1, OK), "nothing is read");
+}
+
+/// A raw disk's file and the guest's memory meet without a copy between.
+#[test]
+fn a_raw_disk_is_read_and_written_in_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.raw");
+    std::fs::write(&path, (0..DISK).map(|at| (at / 512) as u8).collect::<Vec<_>>()).unwrap();
+    for read_only in [false, true] {
+        let disk = motu_disk::open(&path, &motu_disk::OpenOptions { format: None, read_only }).unwrap();
+        let mut m = Machine::of(disk, 1, !transport::RING_EVENT_IDX);
+        let (a, b) = (m.data, m.data + 5000);
+        assert_eq!(m.request(0, 3, &[(a, 700, true), (b, 836, true)]), (1537, OK));
+        assert_eq!([m.driver.bytes(a, 700), m.driver.bytes(b, 836)].concat(), [[3; 512], [4; 512], [5; 512]].concat());
+        assert_eq!(m.request(0, DISK as u64 / SECTOR - 1, &[(a, 1024, true)]), (0, IO_ERROR));
+        assert_eq!(m.request(0, 0, &[]), (1, OK));
+        m.driver.write_ram(a, &[0x55; 1024]);
+        let expected = if read_only { IO_ERROR } else { OK };
+        assert_eq!(m.request(1, 9, &[(a, 1000, false), (a, 24, false)]), (1, expected));
+    }
+    assert_eq!(std::fs::read(&path).unwrap()[9 * 512..11 * 512], [0x55; 1024]);
 }
 
 #[test]
