@@ -1,6 +1,6 @@
 //! A machine's disks: what a guest sees as one run of sectors, and how the host keeps it.
 //!
-//! [`open`] gives a [`Disk`] for a raw file, a block device or a qcow2 image with its backing files; [`create`]
+//! [`open()`] gives a [`Disk`] for a raw file, a block device or a qcow2 image with its backing files; [`create`]
 //! makes a new one; [`Overlay`] keeps a machine's own writes over a base that is never written.
 //!
 //! ```text

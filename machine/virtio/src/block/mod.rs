@@ -1,6 +1,6 @@
 //! The block device, virtio-blk (virtio 1.2, 5.2): a disk of 512-byte sectors.
 //!
-//! A notification only wakes a worker ([`worker`]); requests are taken, done and given back there, one after the
+//! A notification only wakes a worker (`worker.rs`); requests are taken, done and given back there, one after the
 //! other in a queue, so a vCPU never waits for the host's disk. Requests that are under way together may be done in
 //! any order; a flush covers what was given back before it was made available (5.2.6.2).
 //!
