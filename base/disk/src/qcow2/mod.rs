@@ -277,8 +277,9 @@ impl Disk for Qcow2 {
         let (mut at, mut rest) = (offset, data);
         while !rest.is_empty() {
             let tables = self.shared();
-            let done = match self.run(&tables, at, rest.len()) {
-                Some(Run { len, found: Cluster::Data { offset, own: true } }) => {
+            let in_place = matches!(tables.find(at >> self.cluster_bits), Some(Cluster::Data { own: true, .. }));
+            let done = match in_place.then(|| self.run(&tables, at, rest.len())).flatten() {
+                Some(Run { len, found: Cluster::Data { offset, .. } }) => {
                     let within = at % self.cluster();
                     self.file.write(offset + within, rest.get(..len).unwrap_or_default())?;
                     len

@@ -262,9 +262,12 @@ impl Tables {
     fn settle(&mut self, file: &ImageFile) -> io::Result<()> {
         let Some(refcounts) = self.refcounts.as_mut() else { return Ok(()) };
         for (first, count) in std::mem::take(&mut self.releases) {
-            for cluster in refcounts.release(file, first, count)? {
-                file.clear(cluster << self.cluster_bits, 1 << self.cluster_bits)?;
-                refcounts.reuse(cluster);
+            let freed = refcounts.release(file, first, count)?;
+            for run in freed.chunk_by(|one, next| one + 1 == *next) {
+                let start = run.first().copied().unwrap_or(0);
+                file.clear(start << self.cluster_bits, (run.len() as u64) << self.cluster_bits)?;
+                // The last one is taken first: so what is written one after the other lies so.
+                run.iter().rev().for_each(|cluster| refcounts.reuse(*cluster));
             }
         }
         Ok(())

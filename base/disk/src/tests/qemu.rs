@@ -1,7 +1,9 @@
 //! Images as QEMU has them, where `qemu-img` is installed.
 
 use super::{Place, SIZE};
+use crate::qcow2::create_with;
 use crate::{DiskError, Format, OpenOptions, SECTOR, create, open, tests::Kind};
+use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -148,4 +150,33 @@ fn an_image_with_snapshots_is_read_only() {
         assert!(matches!(error, DiskError::Qcow2 { .. }) && error.to_string().contains("read-only"), "{error}");
         assert_eq!(content(&place.disk(), Format::Qcow2), vec![0; SIZE as usize]);
     }
+}
+
+/// With clusters of 512 bytes, 8 MiB take more blocks of refcounts than a cluster of their table holds.
+#[test]
+fn the_refcount_table_grows() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.qcow2");
+    let size = 8 << 20;
+    create_with(&File::create_new(&path).unwrap(), size, 9, None).unwrap();
+    let data: Vec<u8> = (0..size as usize).map(|at| (at / 512 % 251) as u8).collect();
+    for (round, part) in data.chunks(1 << 20).enumerate() {
+        let disk = open(&path, &OpenOptions::default()).unwrap();
+        disk.write((round << 20) as u64, part).unwrap();
+        if round % 2 == 0 {
+            disk.flush().unwrap();
+        }
+    }
+    assert!(content(&path, Format::Qcow2) == data);
+    check(&path, false);
+    {
+        let disk = open(&path, &OpenOptions::default()).unwrap();
+        disk.discard(0, size).unwrap();
+        disk.flush().unwrap();
+        disk.write(0, &data).unwrap();
+    }
+    assert!(content(&path, Format::Qcow2) == data);
+    check(&path, false);
+    let len = std::fs::metadata(&path).unwrap().len();
+    assert!(len < size * 3 / 2, "clusters that were given back are used again: {len}");
 }
