@@ -178,6 +178,15 @@ pub trait Vcpu: Send {
     /// # Errors
     /// The engine cannot do so much at once; then it stops as before.
     fn set_debugging(&mut self, debugging: Option<&Debugging>) -> Result<(), HvError>;
+    /// The machine stands still from its time `now` on, for a debugger: all its CPUs have left `run`, and each is told. What the
+    /// engine makes of [`GuestBus::now`] stands still by itself; clocks that it takes from elsewhere are to do so as well as they can.
+    fn stand_still(&mut self, now: Nanos) {
+        let _ = now;
+    }
+    /// The machine is about to go on, from the same `now`: each CPU that was told so is told, before any runs.
+    fn go_on(&mut self, now: Nanos) {
+        let _ = now;
+    }
 }
 
 /// The board as a CPU sees it. Every method may be called from any vCPU thread.

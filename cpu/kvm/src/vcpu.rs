@@ -4,6 +4,7 @@ use crate::debug::Debugger;
 use crate::host::failed;
 use crate::kick::Door;
 use crate::msr::OwnMsrs;
+use crate::stand::Standing;
 use crate::tell::PendingSignal;
 use crate::vm::{Setup, Shared};
 use kvm_bindings::{
@@ -42,6 +43,8 @@ pub struct KvmVcpu {
     pub(crate) count: u32,
     /// The initial count of the local APIC's timer, which the kernel has not.
     pub(crate) spent_count: Option<u32>,
+    /// The machine stands still, and the CPU's clocks with it.
+    pub(crate) standing: Option<Standing>,
     /// The last state that was read, and when, while the CPU has not run since.
     pub(crate) last: RefCell<Option<(Box<CpuState>, Nanos)>>,
     stats: Stats,
@@ -92,6 +95,7 @@ impl KvmVcpu {
             apic_extra: 0,
             count: 0,
             spent_count: None,
+            standing: None,
             last: RefCell::default(),
             stats,
             exits: 0,
@@ -291,6 +295,7 @@ impl Vcpu for KvmVcpu {
     fn run(&mut self, bus: &dyn GuestBus) -> Exit {
         let _inside = self.door.enter();
         *self.last.get_mut() = None;
+        self.standing = None;
         let mut leaving = Leaving::No;
         let exit = self.run_guest(bus, &mut leaving);
         if exit != Exit::Kicked && !matches!(leaving, Leaving::No) {
@@ -342,6 +347,21 @@ impl Vcpu for KvmVcpu {
 
     fn set_debugging(&mut self, debugging: Option<&Debugging>) -> Result<(), HvError> {
         self.debug(debugging)
+    }
+
+    fn stand_still(&mut self, now: Nanos) {
+        match self.note_clocks(now) {
+            Ok(standing) => self.standing = Some(standing),
+            Err(error) => tracing::warn!("the clocks of virtual CPU {} go on: {error}", self.id),
+        }
+    }
+
+    fn go_on(&mut self, now: Nanos) {
+        if let Some(standing) = self.standing.take()
+            && let Err(error) = self.start_clocks(standing, now)
+        {
+            tracing::warn!("the clocks of virtual CPU {} went on while it was stopped: {error}", self.id);
+        }
     }
 }
 

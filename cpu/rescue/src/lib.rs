@@ -171,6 +171,14 @@ impl Vcpu for RescuingVcpu {
         self.steps = debugging.is_some_and(|debugging| debugging.step);
         Ok(())
     }
+
+    fn stand_still(&mut self, now: Nanos) {
+        self.first.stand_still(now);
+    }
+
+    fn go_on(&mut self, now: Nanos) {
+        self.first.go_on(now);
+    }
 }
 
 /// The second engine's CPU, made when it is first needed.

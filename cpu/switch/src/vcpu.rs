@@ -145,4 +145,12 @@ impl Vcpu for SwitchingVcpu {
         self.first.set_debugging(debugging)?;
         self.second.set_debugging(debugging)
     }
+
+    fn stand_still(&mut self, now: Nanos) {
+        self.both().0.stand_still(now);
+    }
+
+    fn go_on(&mut self, now: Nanos) {
+        self.both().0.go_on(now);
+    }
 }

@@ -24,9 +24,10 @@ use crate::debug::{CpuStop, DebugEvent, DebugRequest, Orders, StopCause, Told};
 use crate::vcpu::{Start, VcpuThread};
 use crate::{MachineError, Outcome};
 use motu_bus::Clock;
-use motu_x86::CpuState;
+use motu_hv::Vcpu;
+use motu_x86::{CpuState, Nanos};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{self, Receiver};
 
 /// What a guest's reset does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -208,9 +209,28 @@ impl Driver<'_> {
     fn stay_paused(&mut self, stop: Option<CpuStop>, startup: &mut dyn Startup) -> Result<Option<Goal>, MachineError> {
         self.owes_pause = false;
         self.clock.pause();
+        self.tell_cpus(|vcpu, now| vcpu.stand_still(now));
         let next = self.serve_debugger(stop, startup);
+        self.tell_cpus(|vcpu, now| vcpu.go_on(now));
         self.clock.resume();
         next
+    }
+
+    /// Has each CPU told something of the pause; returns when all have been.
+    fn tell_cpus(&self, tell: fn(&mut dyn Vcpu, Nanos)) {
+        let now = self.clock.now();
+        let (done, all_done) = mpsc::channel::<()>();
+        for vcpu in &self.vcpus {
+            let done = done.clone();
+            let work = move |vcpu: &mut dyn Vcpu, now: Nanos| {
+                tell(vcpu, now);
+                drop(done);
+            };
+            vcpu.look(Box::new(work), now);
+        }
+        drop(done);
+        // Nothing is sent: it ends when nobody is left who could.
+        let _ = all_done.recv();
     }
 
     fn serve_debugger(

@@ -80,6 +80,7 @@ impl Vm for Played {
             kicked: Arc::default(),
             runs: AtomicUsize::new(0),
             state: CpuState::default(),
+            standing: None,
         }))
     }
 
@@ -106,6 +107,8 @@ struct PlayedCpu {
     kicked: Arc<AtomicBool>,
     runs: AtomicUsize,
     state: CpuState,
+    /// The machine stands still, since this time of its.
+    standing: Option<Nanos>,
 }
 
 struct Kicker(Arc<AtomicBool>);
@@ -118,6 +121,7 @@ impl Kick for Kicker {
 
 impl Vcpu for PlayedCpu {
     fn run(&mut self, bus: &dyn GuestBus) -> Exit {
+        assert_eq!(self.standing, None, "it was not told that the machine goes on");
         let guest = Guest { bus, kicked: &self.kicked, wires: &self.wires };
         (self.script)(&guest, self.runs.fetch_add(1, Ordering::SeqCst))
     }
@@ -148,6 +152,14 @@ impl Vcpu for PlayedCpu {
 
     fn set_debugging(&mut self, _: Option<&motu_hv::Debugging>) -> Result<(), HvError> {
         Ok(())
+    }
+
+    fn stand_still(&mut self, now: Nanos) {
+        assert_eq!(self.standing.replace(now), None);
+    }
+
+    fn go_on(&mut self, now: Nanos) {
+        assert_eq!(self.standing.take(), Some(now));
     }
 
     fn set_profiler(&mut self, _: Option<Box<dyn motu_hv::Profiler>>) -> Result<(), HvError> {

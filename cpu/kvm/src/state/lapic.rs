@@ -50,6 +50,10 @@ pub fn count(kernel: &kvm_lapic_state) -> u32 {
     word(kernel, CURRENT_COUNT)
 }
 
+pub fn set_count(kernel: &mut kvm_lapic_state, count: u32) {
+    put(kernel, CURRENT_COUNT, count);
+}
+
 /// The timer's interrupt, if its count has come to zero since it was `before`: the kernel takes it in only in KVM_RUN. (That of a
 /// deadline it gives as one that has passed.)
 pub fn expire(state: &mut CpuState, before: u32) {

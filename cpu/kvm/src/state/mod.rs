@@ -2,7 +2,7 @@
 
 mod events;
 mod fpu;
-mod lapic;
+pub mod lapic;
 mod registers;
 
 pub use fpu::Components;
@@ -30,7 +30,10 @@ impl KvmVcpu {
         self.read_msrs(&mut state)?;
         state.tsc = self.tsc(now)?;
         lapic::read(&mut state, &self.fd.get_lapic().map_err(failed("reading the local APIC"))?, base);
-        lapic::expire(&mut state, self.count);
+        match self.standing {
+            None => lapic::expire(&mut state, self.count),
+            Some(standing) => standing.show(&mut state),
+        }
         let message = self.id == 0 && self.shared.ext_int.has_message();
         lapic::put_extra(&mut state, self.apic_extra, message);
         lapic::put_spent_count(&mut state, self.spent_count);
@@ -82,6 +85,9 @@ impl KvmVcpu {
         }
         events::write(self, state, last)?;
         self.msrs.restore(state);
+        if let Some(standing) = &mut self.standing {
+            standing.set(state);
+        }
         Ok(())
     }
 
@@ -138,7 +144,7 @@ impl KvmVcpu {
         Ok(())
     }
 
-    fn get_msrs(&self, numbers: &[u32]) -> Result<Vec<(u32, u64)>, HvError> {
+    pub(crate) fn get_msrs(&self, numbers: &[u32]) -> Result<Vec<(u32, u64)>, HvError> {
         let entries: Vec<_> = numbers.iter().map(|&index| kvm_msr_entry { index, ..Default::default() }).collect();
         let mut msrs = Msrs::from_entries(&entries).map_err(|_| HvError::State("too many MSRs for KVM".into()))?;
         let read = self.fd.get_msrs(&mut msrs).map_err(failed("reading MSRs"))?;
@@ -148,7 +154,7 @@ impl KvmVcpu {
         Ok(msrs.as_slice().iter().map(|entry| (entry.index, entry.data)).collect())
     }
 
-    fn set_msrs(&self, values: &[(u32, u64)]) -> Result<(), HvError> {
+    pub(crate) fn set_msrs(&self, values: &[(u32, u64)]) -> Result<(), HvError> {
         let entry = |&(index, data): &(u32, u64)| kvm_msr_entry { index, data, ..Default::default() };
         let entries: Vec<_> = values.iter().map(entry).collect();
         let msrs = Msrs::from_entries(&entries).map_err(|_| HvError::State("too many MSRs for KVM".into()))?;
@@ -168,15 +174,24 @@ impl KvmVcpu {
 
     /// The guest's TSC at the machine's time `now`; what it is while that is read where the kernel tells no offset.
     fn tsc(&self, now: Nanos) -> Result<u64, HvError> {
-        match registers::tsc_offset(&self.fd) {
-            Some(offset) => Ok(offset.wrapping_add(self.host_tsc(offset, now)?)),
-            None => self.current_tsc(),
-        }
+        Ok(self.tsc_and_host(now)?.0)
+    }
+
+    /// With the host's of that moment, where the kernel tells an offset.
+    pub(crate) fn tsc_and_host(&self, now: Nanos) -> Result<(u64, Option<u64>), HvError> {
+        let Some(offset) = registers::tsc_offset(&self.fd) else { return Ok((self.current_tsc()?, None)) };
+        let host = self.host_tsc(offset, now)?;
+        Ok((offset.wrapping_add(host), Some(host)))
+    }
+
+    /// The host's TSC by now, at the guest's rate; 0 where the kernel tells no offset.
+    pub(crate) fn current_host_tsc(&self) -> Result<u64, HvError> {
+        registers::tsc_offset(&self.fd).map_or(Ok(0), |offset| Ok(self.current_tsc()?.wrapping_sub(offset)))
     }
 
     /// Makes the guest's TSC go on from `tsc` at the machine's time `now`. The kernel takes a write of the MSR near what it
     /// expects for an attempt to synchronise CPUs, and ignores it; so the offset is set, where that can be done.
-    fn set_tsc(&self, tsc: u64, now: Nanos) -> Result<(), HvError> {
+    pub(crate) fn set_tsc(&self, tsc: u64, now: Nanos) -> Result<(), HvError> {
         let Some(offset) = registers::tsc_offset(&self.fd) else { return self.set_msrs(&[(number::TSC, tsc)]) };
         let host = self.host_tsc(offset, now)?;
         registers::set_tsc_offset(&self.fd, tsc.wrapping_sub(host))

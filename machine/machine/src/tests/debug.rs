@@ -57,6 +57,9 @@ fn stopped(stop: DebugStop) -> DebugEvent {
 fn an_attached_debugger_pauses_looks_and_lets_go() {
     let debugged = debugged((false, true), |guest, _| guest.until_kicked());
     assert_eq!(debugged.next(), DebugEvent::Paused(None));
+    // It was told that the machine stands still, and would not take it a second time.
+    debugged.port.look(0, |vcpu, now| vcpu.go_on(now)).unwrap();
+    debugged.port.look(0, |vcpu, now| vcpu.stand_still(now)).unwrap();
     let rip = debugged.port.look(0, |vcpu, now| vcpu.save(now).rip);
     assert_eq!(rip, Some(MIB));
     assert!(debugged.port.look(1, |_, _| ()).is_none(), "there is one CPU");
