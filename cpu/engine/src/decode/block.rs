@@ -488,6 +488,10 @@ mod tests {
         assert_eq!(offsets(&[0x90, 0xe8, 0xfa, 0xff, 0xff, 0xff], 0, Reach::Path), [0, 1]);
         // NOP; NOP; JMP to the first one: the block begins at the second.
         assert_eq!(offsets(&[0x90, 0x90, 0xeb, 0xfc], 1, Reach::Path), [0, 1, -1]);
+        // NOP; JE to the NOP: a loop's first rounds, as many as fit.
+        assert_eq!(offsets(&[0x90, 0x74, 0xfd, 0xf4], 0, Reach::Path), [0, 1, 0, 1, 0, 1, 0, 1]);
+        let long: Vec<u8> = [0x90; 25].into_iter().chain([0x74, 0xe5, 0xf4]).collect();
+        assert_eq!(offsets(&long, 0, Reach::Path).len(), 2 * 26);
         // Into another page.
         assert_eq!(offsets(&[0xe9, 0xf6, 0x0f, 0, 0, 0x90], 0, Reach::Path), [0]);
         assert_eq!(offsets(&[0x90, 0xeb, 0xfc], 0, Reach::Path), [0, 1]);

@@ -228,7 +228,7 @@ impl BlockTranslator {
             granules(first, first + flags::REACH)
         };
         let jumps = self.steps.iter().filter(|(_, selected)| selected.kind == Kind::JumpIf);
-        let targets = jumps.fold(0, |all, (jump, _)| all | pieces(jump.near_branch_target()));
+        let targets = jumps.fold(0, |all, (jump, _)| all | pieces(jump.near_branch_target()) | pieces(jump.next_ip()));
         targets | pieces(last.next_ip()) | pieces(last.near_branch_target())
     }
 
@@ -276,14 +276,19 @@ impl BlockTranslator {
         let mut live = std::mem::take(&mut self.live);
         live.clear();
         let mut flags = behind;
+        let mut next = None;
         for (instruction, selected) in self.steps.iter().rev() {
+            // Where a conditional jump leads that the block does not.
+            let elsewhere = match next {
+                Some(next) if next != instruction.next_ip() => instruction.next_ip(),
+                _ => instruction.near_branch_target(),
+            };
+            next = Some(instruction.ip());
             flags = match selected.kind {
                 _ if self.exact => flags::ALL,
                 // Where the interpreter goes on, it may show them; and so may whatever a return leads to.
                 Kind::Interpret | Kind::Repeat(_) | Kind::Return => flags::ALL,
-                Kind::JumpIf => {
-                    flags::before(instruction, flags | self.flags_at(instruction.near_branch_target(), place))
-                }
+                Kind::JumpIf => flags::before(instruction, flags | self.flags_at(elsewhere, place)),
                 _ => flags::before(instruction, flags),
             };
             live.push(flags);

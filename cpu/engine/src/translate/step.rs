@@ -56,10 +56,22 @@ impl BlockTranslator {
                 Some(())
             }
             Kind::JumpIf => {
-                let (target, next) = (branch(), step.next.is_none().then(next));
-                self.emit.branch_if(condition(instruction), target);
-                if let Some(next) = next {
-                    self.emit.go(next);
+                let condition = condition(instruction);
+                match step.next {
+                    Some(taken) if taken != instruction.next_ip() => {
+                        let next = next();
+                        self.emit.branch_if(condition ^ 1, next);
+                        self.look_if_back(step, taken);
+                    }
+                    Some(_) => {
+                        let target = branch();
+                        self.emit.branch_if(condition, target);
+                    }
+                    None => {
+                        let (target, next) = (branch(), next());
+                        self.emit.branch_if(condition, target);
+                        self.emit.go(next);
+                    }
                 }
                 Some(())
             }
