@@ -102,9 +102,9 @@ impl Block {
             return now.get(..second.len()) == Some(second);
         }
         let Translated { looked_at, looked, .. } = self.translated;
-        let holds = match self.followed {
-            0 => now.get(start..start + first.len()) == Some(first),
-            _ => self.pieces().all(|(at, piece)| now.get(at..at + piece.len()) == Some(piece)),
+        let holds = match self.reach {
+            Reach::Path => self.pieces().all(|(at, piece)| now.get(at..at + piece.len()) == Some(piece)),
+            _ => now.get(start..start + first.len()) == Some(first),
         };
         holds && (looked_at == 0 || hash(looked_at, now) == looked)
     }

@@ -378,7 +378,7 @@ impl Translator {
         let (number, mode) = (self.translations.len() as u32, Mode::of(cpu)?);
         self.jumps.prepare(mode);
         let made_for = MadeFor { rip, mode, exact: self.blocks.exact };
-        let plain = block.followed == 0 && block.second_page.is_none();
+        let plain = block.reach != Reach::Path && block.second_page.is_none();
         let as_others = rest.is_none() && !block.translated.hot && plain && cpu.may_share();
         let pool = cpu.processors.pool().filter(|_| as_others);
         let template = pool.and_then(|pool| pool.template(block, |t| t.suits(made_for, block, &cpu.mmu.ram)));
