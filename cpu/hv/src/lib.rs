@@ -14,7 +14,7 @@ mod report;
 mod trace;
 
 pub use debug::{DebugStop, Debugging, WatchKind, Watchpoint};
-pub use profile::{GuestSample, MAX_CALLERS, Profiler};
+pub use profile::{Frames, GuestSample, MAX_CALLERS, Profiler, Ticks};
 pub use report::{CrashReport, ExitCounts, HardwareStats, RecentInstruction, Stats, SwitchStats, TranslatorStats};
 pub use trace::{EventKind, TracedEvent, Tracer};
 

@@ -22,6 +22,7 @@ mod kick;
 mod memory;
 mod msi;
 mod msr;
+mod profile;
 mod stand;
 mod state;
 mod tell;

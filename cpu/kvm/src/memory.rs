@@ -49,6 +49,10 @@ impl Slots {
         Ok(slots)
     }
 
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
     fn writes(&self) -> MutexGuard<'_, Writes> {
         self.writes.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,9 +1,9 @@
 //! The run loop of one vCPU.
 
 use crate::debug::Debugger;
-use crate::host::failed;
 use crate::kick::Door;
 use crate::msr::OwnMsrs;
+use crate::profile::Sampler;
 use crate::stand::Standing;
 use crate::tell::PendingSignal;
 use crate::vm::{Setup, Shared};
@@ -12,7 +12,7 @@ use kvm_bindings::{
     kvm_run,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use motu_hv::{CrashReport, Debugging, Exit, GuestBus, HardwareStats, HvError, Kick, Stats, Trouble, Vcpu};
+use motu_hv::{CrashReport, Debugging, Exit, GuestBus, HardwareStats, HvError, Kick, Profiler, Stats, Trouble, Vcpu};
 use motu_x86::{CpuState, Gpa, Nanos};
 use std::cell::RefCell;
 use std::io;
@@ -47,6 +47,7 @@ pub struct KvmVcpu {
     pub(crate) standing: Option<Standing>,
     /// The last state that was read, and when, while the CPU has not run since.
     pub(crate) last: RefCell<Option<(Box<CpuState>, Nanos)>>,
+    pub(crate) sampler: Option<Sampler>,
     stats: Stats,
     exits: u64,
 }
@@ -96,6 +97,7 @@ impl KvmVcpu {
             count: 0,
             spent_count: None,
             standing: None,
+            sampler: None,
             last: RefCell::default(),
             stats,
             exits: 0,
@@ -122,7 +124,8 @@ impl KvmVcpu {
         // An instruction of the last exit has yet to be finished.
         let mut half_done = false;
         loop {
-            self.door.set_immediate_exit(matches!(leaving, Leaving::Finishing));
+            let is_sampled = self.sampler.as_ref().is_some_and(Sampler::is_due);
+            self.door.set_immediate_exit(matches!(leaving, Leaving::Finishing) || (is_sampled && half_done));
             if matches!(leaving, Leaving::No) {
                 // Looked at behind the line above, so that no kick is lost.
                 if self.door.take_kick() {
@@ -130,6 +133,13 @@ impl KvmVcpu {
                     // The kernel would come back for it before it looks at a signal.
                     self.fd.get_kvm_run().request_interrupt_window = 0;
                     continue;
+                }
+                if is_sampled
+                    && !half_done
+                    && let Some(sampler) = &mut self.sampler
+                    && let Err(error) = sampler.take(&self.fd)
+                {
+                    return self.host_failed(error);
                 }
                 if let Err(error) = self.offer_ext_int(bus, half_done) {
                     return self.host_failed(error);
@@ -338,11 +348,10 @@ impl Vcpu for KvmVcpu {
     /// A guest on its own CPU is not watched: nobody is told.
     fn set_tracer(&mut self, _: Option<Box<dyn motu_hv::Tracer>>) {}
 
-    fn set_profiler(&mut self, profiler: Option<Box<dyn motu_hv::Profiler>>) -> Result<(), HvError> {
-        match profiler {
-            None => Ok(()),
-            Some(_) => Err(failed("profiling a guest on the kvm engine")(kvm_ioctls::Error::new(libc::EOPNOTSUPP))),
-        }
+    fn set_profiler(&mut self, profiler: Option<Box<dyn Profiler>>) -> Result<(), HvError> {
+        let start = |profiler| Sampler::start(profiler, self.door(), self.shared.slots.ram().clone());
+        self.sampler = profiler.map(start).transpose()?;
+        Ok(())
     }
 
     fn set_debugging(&mut self, debugging: Option<&Debugging>) -> Result<(), HvError> {
@@ -357,6 +366,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn go_on(&mut self, now: Nanos) {
+        self.sampler.iter().for_each(Sampler::forget);
         if let Some(standing) = self.standing.take()
             && let Err(error) = self.start_clocks(standing, now)
         {

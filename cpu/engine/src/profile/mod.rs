@@ -4,69 +4,38 @@
 //! the time belongs to: behind the block, or, in translated code, at the next jump that is indirect or backwards. Were it
 //! taken where the run loop looks up anyway, halts and repeated string instructions would get the time of others.
 
-mod chain;
 mod look;
 
 use crate::cpu::{CodeSize, Cpu, seg, slot};
 use crate::smp::Mailbox;
-use chain::Frames;
-use motu_hv::{GuestSample, HvError, MAX_CALLERS, Profiler};
-use motu_x86::Nanos;
+use motu_hv::{Frames, GuestSample, HvError, MAX_CALLERS, Profiler, Ticks};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::time::{Duration, Instant};
-
-/// Time between two ticks.
-const PERIOD: Duration = Duration::from_millis(1);
 
 /// A profiler and its clock, which stops when this is dropped.
 pub struct Sampler {
     profiler: Box<dyn Profiler>,
-    ticks: Arc<AtomicU64>,
-    _alive: Sender<()>,
+    ticks: Ticks,
 }
 
 impl Sampler {
     /// # Errors
     /// The host gives no thread.
     pub fn start(profiler: Box<dyn Profiler>, mailbox: Arc<Mailbox>) -> Result<Self, HvError> {
-        let (alive, dropped) = mpsc::channel();
-        let ticks = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&ticks);
-        let tick = move || {
-            let start = Instant::now();
-            let mut counted = 0;
-            while dropped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
-                // A host that is busy may wake this late.
-                let passed = (start.elapsed().as_nanos() / PERIOD.as_nanos()) as u64;
-                counter.fetch_add(passed - counted, Ordering::Relaxed);
-                counted = passed;
-                mailbox.ring();
-            }
-        };
-        std::thread::Builder::new()
-            .name("profile".into())
-            .spawn(tick)
-            .map_err(|source| HvError::Host { doing: "starting the profiler's thread".into(), source })?;
-        Ok(Self { profiler, ticks, _alive: alive })
+        Ok(Self { profiler, ticks: Ticks::start(move || mailbox.ring())? })
     }
 
     /// What passed before now is no time of the guest's.
     pub fn forget(&self) {
-        self.ticks.store(0, Ordering::Relaxed);
+        self.ticks.forget();
     }
 
     /// Tells where `cpu` is, if a tick has come since the last time; `halted` is what it did in between.
     pub fn take(&mut self, cpu: &Cpu, halted: bool) {
-        let ticks = self.ticks.swap(0, Ordering::Relaxed);
-        if ticks == 0 {
-            return;
-        }
+        let Some(time) = self.ticks.take() else { return };
         let mut callers = [0; MAX_CALLERS];
         let count = if halted { 0 } else { callers_of(cpu, &mut callers) };
         self.profiler.sample(&GuestSample {
-            time: Nanos(ticks.saturating_mul(PERIOD.as_nanos() as u64)),
+            time,
             halted,
             linear: cpu.rip.wrapping_add(cpu.bases[seg::CS]) & cpu.linear_mask,
             cpl: cpu.cpl,

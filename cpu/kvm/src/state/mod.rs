@@ -3,11 +3,12 @@
 mod events;
 mod fpu;
 pub mod lapic;
-mod registers;
+pub mod registers;
 
 pub use fpu::Components;
 
 use crate::host::failed;
+use crate::profile::Sampler;
 use crate::vcpu::KvmVcpu;
 use crate::{msi, msr};
 use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_xcrs};
@@ -56,6 +57,7 @@ impl KvmVcpu {
             move |e: kvm_ioctls::Error| HvError::State(format!("the host's KVM refuses the {what} ({e})"))
         };
         if last.is_none() {
+            self.sampler.iter().for_each(Sampler::forget);
             // Of a state that did not come from here nobody knows what came before.
             self.shared.slots.forget_shadow_pages(&self.shared.fd)?;
         }

@@ -3,12 +3,11 @@
 //! Code that is compiled without frame pointers uses RBP for anything else, so a link counts only if all that can be
 //! known of it fits: frames lie above each other, near each other, and what is returned to stands behind a CALL.
 
-use crate::mmu::is_canonical;
-
 /// Bytes from the stack pointer to a frame, or from a frame to the next, at most.
 const LARGEST_FRAME: u64 = 1 << 20;
 
-/// How stack and code are read.
+/// How a guest's stack and code are read, to find where the running function was called from.
+#[derive(Clone, Copy, Debug)]
 pub struct Frames<R> {
     /// Bytes of an address on the stack: 4 or 8.
     pub word: usize,
@@ -70,6 +69,10 @@ impl<R: Fn(u64, &mut [u8]) -> bool> Frames<R> {
                 && indirect_length(code[1], code[2]) == Some(length)
         })
     }
+}
+
+fn is_canonical(address: u64) -> bool {
+    (address as i64) << 16 >> 16 == address as i64
 }
 
 /// Bytes of FF /2 with this ModRM byte and, if there is one, this SIB byte (SDM vol. 2, 2.1.3).

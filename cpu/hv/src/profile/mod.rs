@@ -1,5 +1,14 @@
 //! Where a CPU's time goes: `--profile`.
 
+mod chain;
+mod ticks;
+
+#[cfg(test)]
+mod tests;
+
+pub use chain::Frames;
+pub use ticks::Ticks;
+
 use motu_x86::Nanos;
 
 /// Return addresses of a [`GuestSample`] at most; those nearest to the sample are kept.
