@@ -112,7 +112,7 @@ pub struct RunArgs {
     /// What runs the guest's instructions: kvm (the host's CPU), soft (motu's own), or auto: kvm where there is
     /// hardware for it. To find faults in the soft engine, options may follow:
     /// translate=off|on|lockstep (to host code; lockstep: compared with the interpreter block by block),
-    /// deny=ADDR:LOW-HIGH:... (blocks at these hexadecimal addresses are interpreted), flags=live|exact (exact:
+    /// deny=ADDR:LOW-HIGH:... (code at these hexadecimal addresses is interpreted), flags=live|exact (exact:
     /// arithmetic flags are right where only a debugger looks, too, which costs speed), stress=SEED (looks for
     /// interrupts every few instructions); such as soft,translate=off
     #[arg(long, value_name = "ENGINE[,OPTION...]", default_value_t)]

@@ -38,7 +38,7 @@ pub use template::Template;
 
 use crate::arena::Arena;
 use crate::cpu::Cpu;
-use crate::decode::{Block, BlockCache, MAX_LEN, Reach, Single, Translated, decoder_options};
+use crate::decode::{Block, BlockCache, MAX_LEN, Op, Reach, Single, Translated, decoder_options};
 use crate::mmu::{ENTRIES, PAGE, PAGE_MASK};
 use crate::options::{Options, Translate};
 use block::{BlockTranslator, Place};
@@ -372,7 +372,8 @@ impl Translator {
         self.reclaim_slots(cpu, cache);
         let block = cache.get_mut(index);
         // A block that was dropped has no operations, and nothing that code would end with.
-        if block.ops.is_empty() || self.options.deny.iter().any(|denied| denied.contains(&rip)) {
+        let is_denied = |op: &Op| self.options.deny.iter().any(|denied| denied.contains(&op.begin(rip)));
+        if block.ops.is_empty() || (!self.options.deny.is_empty() && block.ops.iter().any(is_denied)) {
             return None;
         }
         let (number, mode) = (self.translations.len() as u32, Mode::of(cpu)?);
@@ -507,6 +508,35 @@ impl std::fmt::Debug for Translator {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::{BUS, KickingBus, UserHarness, UserPage};
+    use motu_hv::{Exit as Left, Vcpu};
+
+    /// Of functions that the denied one is part of, or that call it within their page, nothing is translated either.
+    #[test]
+    fn what_is_denied_is_in_no_translation() {
+        const PROGRAM: u64 = 0x40_0000;
+        const FUNCTION: u64 = PROGRAM + 0x40;
+        // CALL the function; DEC ECX; JNE to the call; MOV [RBP], ECX: to the board, which kicks; JMP to itself. INC EAX; RET.
+        let program = [0xe8, 0x3b, 0, 0, 0, 0xff, 0xc9, 0x75, 0xf7, 0x89, 0x4d, 0x00, 0xeb, 0xfe];
+        for (deny, translated) in [(vec![], true), (vec![FUNCTION..=FUNCTION], false)] {
+            let pages = [(PROGRAM, 0, false), (0x50_0000, 1, true)];
+            let pages = pages.map(|(linear, frame, writable)| UserPage { linear, frame, writable });
+            let options = Options { deny, stress: Some(1), ..Options::default() };
+            let mut harness = UserHarness::with_options("v2-2026", &pages, &options).unwrap();
+            harness.write(0, &program);
+            harness.write(0x40, &[0xff, 0xc0, 0xc3]);
+            let cpu = harness.cpu();
+            cpu.rip = PROGRAM;
+            [(0, 0), (1, 300), (4, 0x50_0800), (5, BUS)].into_iter().for_each(|(slot, value)| cpu.set_gpr(slot, value));
+            let bus = KickingBus(harness.vcpu().kicker());
+            let vcpu = harness.vcpu();
+            assert_eq!(vcpu.run(&bus), Left::Kicked);
+            assert_eq!(vcpu.cpu.gpr(0), 300);
+            let translator = vcpu.translator.as_ref().unwrap();
+            let has = |t: &Translation| vcpu.cache.get(t.block).ops.iter().any(|op| op.begin(t.rip) == FUNCTION);
+            assert_eq!(translator.translations.iter().filter(|t| !t.dropped).any(has), translated);
+        }
+    }
 
     #[test]
     fn an_exit_record_is_as_small_as_the_bound_on_memory_has_it() {
