@@ -46,7 +46,7 @@ pub trait Disk: Debug + Send + Sync {
     /// Makes all writes that have returned last.
     ///
     /// # Errors
-    /// The host's; they may be lost then.
+    /// The host's; they may be lost then, and all later flushes fail.
     fn flush(&self) -> io::Result<()>;
 
     /// The guest needs these sectors no more: they read as zeros or as before.

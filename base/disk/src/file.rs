@@ -6,10 +6,32 @@ use crate::{disk, raw};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Makes what was written to a file last.
+///
+/// The host tells of writes that it lost once and then forgets them (fsync(2)), so what would succeed after an error
+/// would promise too much: after one, all fail. Somebody else than the guest may have been told of it.
+#[derive(Debug, Default)]
+pub struct Syncs {
+    lost: AtomicBool,
+}
+
+impl Syncs {
+    /// # Errors
+    /// The one of `sync`; later, that there was one.
+    pub fn run(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        if self.lost.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the host could not write something earlier, which is lost"));
+        }
+        sync().inspect_err(|_| self.lost.store(true, Ordering::SeqCst))
+    }
+}
 
 #[derive(Debug)]
 pub struct ImageFile {
     file: File,
+    syncs: Syncs,
     #[cfg(test)]
     pub record: crate::tests::Record,
 }
@@ -18,6 +40,7 @@ impl ImageFile {
     pub fn new(file: File) -> Self {
         Self {
             file,
+            syncs: Syncs::default(),
             #[cfg(test)]
             record: crate::tests::Record::of_this_thread(),
         }
@@ -67,7 +90,7 @@ impl ImageFile {
     }
 
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()?;
+        self.syncs.run(|| self.file.sync_data())?;
         #[cfg(test)]
         self.record.add(crate::tests::Op::Sync);
         Ok(())
@@ -81,5 +104,19 @@ impl ImageFile {
             return Ok(());
         }
         disk::write_zeros(offset, len, |at, zeros| self.write(at, zeros))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_write_was_lost_nothing_is_said_to_last() {
+        let syncs = Syncs::default();
+        syncs.run(|| Ok(())).unwrap();
+        let full = syncs.run(|| Err(io::ErrorKind::StorageFull.into()));
+        assert_eq!(full.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(syncs.run(|| Ok(())).is_err(), "the host has forgotten it");
     }
 }

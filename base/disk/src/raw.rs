@@ -1,6 +1,7 @@
 //! A disk that lies in a file, or on a block device, as it is.
 
 use crate::disk::{self, Disk, MAX_SIZE, SECTOR};
+use crate::file::Syncs;
 use crate::{DiskError, lock};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -16,6 +17,7 @@ const GRANULARITY: u32 = 4096;
 #[derive(Debug)]
 pub struct Raw {
     file: File,
+    syncs: Syncs,
     size: u64,
     read_only: bool,
 }
@@ -33,7 +35,7 @@ impl Raw {
             0 => Err(DiskError::Empty(path.to_owned())),
             _ if size > MAX_SIZE => Err(DiskError::TooLarge { path: path.to_owned(), size }),
             _ if !size.is_multiple_of(SECTOR) => Err(DiskError::OddSize { path: path.to_owned(), size }),
-            _ => Ok(Self { file, size, read_only }),
+            _ => Ok(Self { file, syncs: Syncs::default(), size, read_only }),
         }
     }
 }
@@ -85,7 +87,7 @@ impl Disk for Raw {
     }
 
     fn flush(&self) -> io::Result<()> {
-        if self.read_only { Ok(()) } else { self.file.sync_data() }
+        if self.read_only { Ok(()) } else { self.syncs.run(|| self.file.sync_data()) }
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
