@@ -20,6 +20,8 @@ const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 const USED: i64 = 100;
 const NOT_SHARED: i64 = 200;
+/// Bytes from the first of these on in which all locks lie.
+const LOCKED: i64 = 200;
 /// Permissions, by QEMU's numbers.
 const READ: i64 = 0;
 const WRITE: i64 = 1;
@@ -32,7 +34,11 @@ const RESIZE: i64 = 3;
 pub fn take(file: &File, path: &Path, write: bool) -> Result<(), DiskError> {
     for _ in 1..TRIES {
         match try_take(file, path, write) {
-            Err(DiskError::Locked { .. }) => sleep(PAUSE),
+            Err(DiskError::Locked { .. }) => {
+                // Two that begin together would keep each other out otherwise.
+                release(file);
+                sleep(PAUSE);
+            }
             other => return other,
         }
     }
@@ -61,6 +67,11 @@ fn try_take(file: &File, path: &Path, write: bool) -> Result<(), DiskError> {
         }
     }
     Ok(())
+}
+
+fn release(file: &File) {
+    // What cannot be given back ends with the file.
+    let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&libc::flock { l_len: LOCKED, ..range(libc::F_UNLCK, USED) }));
 }
 
 /// For hosts without such locks (gVisor): flock(2), which QEMU does not look at.
@@ -102,6 +113,19 @@ mod tests {
         assert!(matches!(take(&c, file.path(), false), Err(DiskError::Locked { write: false, .. })));
         drop((a, b, c));
         take(&open(), file.path(), true).unwrap();
+    }
+
+    #[test]
+    fn who_waits_for_a_lock_has_none() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::options().read(true).write(true).open(file.path()).unwrap();
+        let (a, b) = (open(), open());
+        try_take(&a, file.path(), true).unwrap();
+        assert!(try_take(&b, file.path(), true).is_err());
+        release(&b);
+        try_take(&a, file.path(), true).unwrap();
+        release(&a);
+        try_take(&b, file.path(), true).unwrap();
     }
 
     #[test]
