@@ -16,6 +16,12 @@ pub enum DiskError {
     #[error("the disk {} may not be {}; change its permissions{}", path.display(), if *write { "written" } else { "read" },
         if *write { ", or use it read-only" } else { "" })]
     Permission { path: PathBuf, write: bool },
+    #[error("the disk {} cannot be made, as there is no folder {}; make the folder, or name another", path.display(),
+        folder.display())]
+    NoFolder { path: PathBuf, folder: PathBuf },
+    #[error("the disk {} cannot be made, as its folder {} may not be written; change its permissions, or name another folder",
+        path.display(), folder.display())]
+    FolderPermission { path: PathBuf, folder: PathBuf },
     #[error("the disk {} is in use: another machine or program {}; stop it{}", path.display(),
         if *write { "has it open" } else { "writes to it" },
         if *write { ", or use the disk read-only in both" } else { "" })]

@@ -40,18 +40,27 @@ pub fn create(path: &Path, format: Option<Format>, size: u64) -> Result<(), Disk
         return Err(DiskError::NewSize(size));
     }
     let format = format.or_else(|| Format::by_name(path)).ok_or_else(|| DiskError::UnsaidNew(path.to_owned()))?;
+    make(path, |file| match format {
+        Format::Raw => file.set_len(size),
+        Format::Qcow2 => qcow2::create(file, size),
+    })
+}
+
+/// Makes a file of what `fill` writes into it: whole and lasting, or not at all.
+pub(crate) fn make(path: &Path, fill: impl FnOnce(&File) -> io::Result<()>) -> Result<(), DiskError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = || DiskError::io("making", path);
-    let new =
-        tempfile::Builder::new().prefix(".motu-disk-").tempfile_in(folder).map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => DiskError::Permission { path: path.to_owned(), write: true },
+    let new = tempfile::Builder::new().prefix(".motu-disk-").tempfile_in(folder).map_err(|error| {
+        let (path, folder) = (path.to_owned(), folder.to_owned());
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => DiskError::NoFolder { path, folder },
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                DiskError::FolderPermission { path, folder }
+            }
             _ => failed()(error),
-        })?;
-    match format {
-        Format::Raw => new.as_file().set_len(size).map_err(failed())?,
-        Format::Qcow2 => qcow2::create(new.as_file(), size).map_err(failed())?,
-    }
-    new.as_file().sync_all().map_err(failed())?;
+        }
+    })?;
+    fill(new.as_file()).and_then(|()| new.as_file().sync_all()).map_err(failed())?;
     new.persist_noclobber(path).map_err(|error| failed()(error.error))?;
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed())
 }
@@ -84,7 +93,7 @@ fn check_kind(path: &Path, kind: FileType) -> Result<(), DiskError> {
 fn not_opened(path: &Path, read_only: bool, error: io::Error) -> DiskError {
     let path = path.to_owned();
     match error.kind() {
-        io::ErrorKind::NotFound => DiskError::NotFound(path),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => DiskError::NotFound(path),
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             DiskError::Permission { write: !read_only && File::open(&path).is_ok(), path }
         }

@@ -13,7 +13,6 @@
 use crate::disk::{self, Disk, MAX_SIZE, SECTOR};
 use crate::file::ImageFile;
 use crate::{DiskError, lock};
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -120,14 +119,10 @@ impl Overlay {
     /// There is such a file, or the host's.
     pub fn create(path: &Path, base: Box<dyn Disk>, id: &BaseId) -> Result<Self, DiskError> {
         let layout = Layout::of(base.size());
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let failed = || DiskError::io("making", path);
-        let new = tempfile::Builder::new().prefix(".motu-disk-").tempfile_in(folder).map_err(failed())?;
-        new.as_file().set_len(layout.data() + layout.size).map_err(failed())?;
-        new.as_file().write_all_at(&layout.header(id), 0).map_err(failed())?;
-        new.as_file().sync_all().map_err(failed())?;
-        new.persist_noclobber(path).map_err(|error| failed()(error.error))?;
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed())?;
+        crate::open::make(path, |file| {
+            file.set_len(layout.data() + layout.size)?;
+            file.write_all_at(&layout.header(id), 0)
+        })?;
         Self::open(path, base, id)
     }
 

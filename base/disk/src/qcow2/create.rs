@@ -1,6 +1,6 @@
 //! New images.
 
-use super::header::{MAGIC, at};
+use super::header::{MAGIC, at, extension};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -45,7 +45,7 @@ pub(crate) fn create_with(file: &File, size: u64, cluster_bits: u32, backing: Op
         let start = HEADER_LEN as usize + 16 + format.len().next_multiple_of(8);
         put(at::BACKING_OFFSET, &(start as u64).to_be_bytes());
         put(at::BACKING_SIZE, &u32::try_from(name.len()).unwrap_or(0).to_be_bytes());
-        header.extend(0xe279_2acau32.to_be_bytes());
+        header.extend(extension::BACKING_FORMAT.to_be_bytes());
         header.extend(u32::try_from(format.len()).unwrap_or(0).to_be_bytes());
         header.extend(format.as_bytes());
         header.resize(start, 0);

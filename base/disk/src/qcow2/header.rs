@@ -51,7 +51,7 @@ mod feature {
     pub const EXTENDED_L2: u64 = 16;
 }
 
-mod extension {
+pub(super) mod extension {
     pub const END: u32 = 0;
     pub const BACKING_FORMAT: u32 = 0xe279_2aca;
 }

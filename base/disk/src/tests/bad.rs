@@ -30,7 +30,7 @@ fn what_is_no_disk_is_said() {
     says(create(&at("new"), None, 1024), "ends in .raw or .qcow2");
     says(create(&at("new.raw"), None, 1000), "whole sectors");
     says(create(&at("new.raw"), None, 65 << 40), "up to 64T");
-    says(create(&at("no/new.raw"), None, 1024), "making the disk");
+    says(create(&at("no/new.raw"), None, 1024), "make the folder");
     create(&at("new.raw"), None, 1024).unwrap();
     says(create(&at("new.raw"), None, 1024), "exists");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 5, "nothing half made is left");
