@@ -12,6 +12,7 @@ use motu_virtio::pci::{VirtioPci, feature, status};
 use motu_virtio::rng::Rng;
 use motu_x86::Gpa;
 use std::sync::Arc;
+use std::time::Duration;
 
 const SLOT: u32 = 3;
 const RAM: u64 = 256 << 10;
@@ -86,7 +87,8 @@ fn device(choice: u8) -> Option<(Box<dyn VirtioDevice>, Vec<PortHandle>)> {
 /// A small disk of two queues.
 fn block() -> Option<Block> {
     let disk = crate::disk::memory(DISK);
-    let spec = BlockSpec { disk, serial: String::new(), queues: 2, workers: 1, name: "disk".into() };
+    let (serial, name, quiet_after) = (String::new(), "disk".into(), Duration::from_millis(200));
+    let spec = BlockSpec { disk, serial, queues: 2, workers: 1, name, quiet_after };
     Block::new(spec).ok()
 }
 

@@ -40,7 +40,7 @@ use motu_virtio::rng::{EntropySource, Rng};
 use std::fmt;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const PIC_FIRST: u64 = 0x20;
 const PIC_SECOND: u64 = 0xa0;
@@ -62,6 +62,8 @@ const FIRST_DISK_SLOT: u8 = 3;
 pub const MAX_DISKS: usize = 28;
 /// Threads that do a disk's requests.
 const DISK_WORKERS: u16 = 1;
+/// After so long without a request a disk is flushed.
+const DISK_QUIET: Duration = Duration::from_millis(200);
 const CONSOLE: &str = "virtio console";
 /// Bytes from the guest that a port's reader may leave unread.
 const PORT_BUFFER: usize = 256 << 10;
@@ -214,7 +216,8 @@ impl Slots<'_> {
         }
         let queues = u16::try_from(cpus).unwrap_or(MAX_QUEUES).min(MAX_QUEUES);
         for (n, (slot, DiskConfig { disk, serial })) in (FIRST_DISK_SLOT..).zip(disks).enumerate() {
-            let spec = BlockSpec { disk, serial, queues, workers: DISK_WORKERS, name: format!("disk{n}") };
+            let (name, workers, quiet_after) = (format!("disk{n}"), DISK_WORKERS, DISK_QUIET);
+            let spec = BlockSpec { disk, serial, queues, workers, name, quiet_after };
             let block = Block::new(spec).map_err(|source| MachineError::Thread { what: "disk", source })?;
             self.add("disk", slot, Box::new(block))?;
         }

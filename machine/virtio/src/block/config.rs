@@ -4,8 +4,10 @@ use motu_disk::{Disk, SECTOR};
 
 /// Sectors that one segment of a discard or of a write of zeros has at most: 1 GiB, so that a request ends some time.
 pub const MAX_RANGE_SECTORS: u32 = (1 << 30) / SECTOR as u32;
-/// Segments of such a request at most.
-pub const MAX_RANGES: u32 = 64;
+/// Segments of a discard at most.
+pub const MAX_DISCARDS: u32 = 64;
+/// Of a write of zeros: where the host cannot make holes they are written, and a reset waits for that.
+pub const MAX_ZEROES: u32 = 1;
 
 mod at {
     pub const CAPACITY: usize = 0;
@@ -53,10 +55,10 @@ impl Config {
         put(at::NUM_QUEUES, &queues.to_le_bytes());
         if !disk.is_read_only() {
             put(at::MAX_DISCARD_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
-            put(at::MAX_DISCARD_SEG, &MAX_RANGES.to_le_bytes());
+            put(at::MAX_DISCARD_SEG, &MAX_DISCARDS.to_le_bytes());
             put(at::DISCARD_ALIGNMENT, &(disk.granularity() / SECTOR as u32).to_le_bytes());
             put(at::MAX_ZEROES_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
-            put(at::MAX_ZEROES_SEG, &MAX_RANGES.to_le_bytes());
+            put(at::MAX_ZEROES_SEG, &MAX_ZEROES.to_le_bytes());
             put(at::ZEROES_MAY_UNMAP, &[1]);
         }
         Self(bytes)

@@ -24,6 +24,7 @@ use motu_disk::Disk;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use worker::{Target, Workers};
 
 /// Queues at most: the guest's driver takes one for each of its CPUs.
@@ -57,6 +58,9 @@ pub struct BlockSpec {
     pub workers: u16,
     /// What the threads are called.
     pub name: String,
+    /// A disk that has had nothing to do for so long is flushed, though nobody asked: a guest's `sync` writes some things
+    /// after its last flush, and the host may be ended at any time.
+    pub quiet_after: Duration,
 }
 
 /// The device.
@@ -84,7 +88,7 @@ impl Block {
             config,
             features: always | by_kind,
             queue_sizes: vec![QUEUE_SIZE; queues.into()],
-            workers: Workers::start(Arc::new(target), spec.workers.max(1), &spec.name)?,
+            workers: Workers::start(Arc::new(target), spec.workers.max(1), &spec.name, spec.quiet_after)?,
         })
     }
 }

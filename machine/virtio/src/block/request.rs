@@ -1,6 +1,6 @@
 //! One request (virtio 1.2, 5.2.6): a header, data or ranges, and a status byte at the end.
 
-use super::config::{MAX_RANGE_SECTORS, MAX_RANGES};
+use super::config::{MAX_DISCARDS, MAX_RANGE_SECTORS, MAX_ZEROES};
 use super::worker::Target;
 use crate::queue::{Chain, Malformed, VirtQueue};
 use motu_disk::SECTOR;
@@ -134,8 +134,8 @@ impl Request {
                 Ok(Status::Ok)
             }
             kind::DISCARD | kind::WRITE_ZEROES if disk.is_read_only() => Ok(Status::IoError),
-            kind::DISCARD => self.each_range(memory, 0, |range| disk.discard(range.offset, range.len)),
-            kind::WRITE_ZEROES => self.each_range(memory, UNMAP, |range| {
+            kind::DISCARD => self.each_range(memory, (MAX_DISCARDS, 0), |range| disk.discard(range.offset, range.len)),
+            kind::WRITE_ZEROES => self.each_range(memory, (MAX_ZEROES, UNMAP), |range| {
                 disk.write_zeroes(range.offset, range.len, range.flags & UNMAP != 0)
             }),
             _ => Ok(Status::Unsupported),
@@ -151,10 +151,15 @@ impl Request {
         start.ok_or_else(|| outside(self.sector, len as u64))
     }
 
-    /// Has `work` done for each range, after all were checked for `flags` that are allowed (5.2.6.2).
-    fn each_range(&self, memory: &Mmap, flags: u32, work: impl Fn(Range) -> io::Result<()>) -> io::Result<Status> {
+    /// Has `work` done for each range of at most `most`, after all were checked for `flags` that are allowed (5.2.6.2).
+    fn each_range(
+        &self,
+        memory: &Mmap,
+        (most, flags): (u32, u32),
+        work: impl Fn(Range) -> io::Result<()>,
+    ) -> io::Result<Status> {
         let count = self.data_out / RANGE_LEN;
-        if !self.data_out.is_multiple_of(RANGE_LEN) || count == 0 || count > MAX_RANGES as usize {
+        if !self.data_out.is_multiple_of(RANGE_LEN) || count == 0 || count > most as usize {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("ranges of {} bytes", self.data_out)));
         }
         let ranges: Vec<Range> = (0..count).map(|n| self.range(memory, n)).collect::<io::Result<_>>()?;

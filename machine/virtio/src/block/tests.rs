@@ -138,8 +138,13 @@ impl Machine {
     }
 
     fn of(disk: Box<dyn Disk>, queues: u16, features: u64) -> Self {
+        // Nothing is flushed that a test has not asked for.
+        Self::with(disk, (queues, 2, Duration::from_secs(3600)), features)
+    }
+
+    fn with(disk: Box<dyn Disk>, (queues, workers, quiet_after): (u16, u16, Duration), features: u64) -> Self {
         let serial = "motu-0123456789-0123456789".into();
-        let spec = BlockSpec { disk, serial, queues, workers: 2, name: "disk".into() };
+        let spec = BlockSpec { disk, serial, queues, workers, name: "disk".into(), quiet_after };
         let driver = Driver::new(Box::new(Block::new(spec).unwrap()));
         let mut machine = Self { driver, disk: Memory::new(false).1, header: 0, data: 0, status: 0 };
         machine.start(features);
@@ -213,6 +218,7 @@ fn a_disk_says_what_it_is() {
     assert_eq!(u16::from_le_bytes(d.device_config(34)), 4);
     assert_eq!(u32::from_le_bytes(d.device_config(36)), 2 << 20);
     assert_eq!(u32::from_le_bytes(d.device_config(44)), 8);
+    assert_eq!((u32::from_le_bytes(d.device_config(40)), u32::from_le_bytes(d.device_config(52))), (64, 1));
     assert_eq!(d.device_config(56), [1, 0, 0, 0]);
     d.negotiate(0);
     let offered = d.device_features();
@@ -288,7 +294,8 @@ fn ranges_are_discarded_and_zeroed() {
     assert_eq!(m.ranges(13, &[(21, 1, 0)]), OK);
     assert_eq!(m.disk.get(|s| s.calls.clone()), ["discard", "discard", "unmap", "zero"]);
     assert_eq!(m.ranges(11, &[(0, 1, 1)]), UNSUPPORTED, "a discard has no flags");
-    assert_eq!(m.ranges(13, &[(0, 1, 0), (1, 1, 2)]), UNSUPPORTED);
+    assert_eq!(m.ranges(13, &[(0, 1, 2)]), UNSUPPORTED);
+    assert_eq!(m.ranges(13, &[(0, 1, 0); 2]), IO_ERROR, "one at a time");
     assert_eq!(m.ranges(13, &[(DISK as u64 / SECTOR, 1, 0)]), IO_ERROR);
     assert_eq!(m.ranges(13, &[(u64::MAX, 1, 0)]), IO_ERROR);
     assert_eq!(m.ranges(11, &[(0, u32::MAX, 0)]), IO_ERROR);
@@ -386,6 +393,44 @@ fn a_disk_is_flushed_when_the_machine_ends() {
     let disk = m.disk.clone();
     drop(m);
     assert_eq!(disk.get(|s| s.calls.last().copied()), Some("flush"));
+}
+
+#[test]
+fn a_disk_that_is_left_alone_is_flushed() {
+    let (memory, disk) = Memory::new(false);
+    let quiet = Duration::from_millis(1);
+    let mut m = Machine::with(Box::new(memory), (1, 1, quiet), !transport::RING_EVENT_IDX);
+    assert_eq!(m.request(1, 0, &[(m.data, 512, false)]).1, OK);
+    while disk.get(|s| s.calls.clone()) != ["write", "flush"] {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_busy_queue_does_not_keep_others_waiting() {
+    let (memory, disk) = Memory::new(false);
+    let hour = Duration::from_secs(3600);
+    let mut m = Machine::with(Box::new(memory), (2, 1, hour), !transport::RING_EVENT_IDX);
+    let write = m.driver.alloc(16);
+    for (at, kind) in [(m.header, 0u32), (write, 1)] {
+        m.driver.write_ram(at, &kind.to_le_bytes());
+    }
+    disk.set(|s| s.closed = true);
+    for _ in 0..80 {
+        m.driver.add(0, &[(m.header, 16, false), (m.data, 512, true), (m.status, 1, true)]);
+    }
+    m.driver.notify(0);
+    disk.wait_for_a_call();
+    m.driver.add(1, &[(write, 16, false), (m.data, 512, false), (m.status, 1, true)]);
+    m.driver.notify(1);
+    disk.set(|s| s.closed = false);
+    let mut done = 0;
+    while done < 81 {
+        done += m.driver.used(0).len() + m.driver.used(1).len();
+        std::thread::yield_now();
+    }
+    let calls = disk.get(|s| s.calls.clone());
+    assert!(calls.iter().position(|call| *call == "write").is_some_and(|at| at < 80), "{calls:?}");
 }
 
 #[test]

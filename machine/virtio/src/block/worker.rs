@@ -10,9 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A disk that has had nothing to do for so long is flushed, though nobody asked: a guest's `sync` writes some things
-/// after its last flush, and the host may be ended at any time.
-const QUIET: Duration = Duration::from_millis(200);
+/// Requests of a queue at most before others have their turn: another CPU may refill the ring for ever.
+const TURN: u32 = 64;
 
 /// What requests are about.
 #[derive(Debug)]
@@ -35,6 +34,8 @@ struct State {
     queues: Vec<Option<Arc<Active>>>,
     /// Bit n: queue n may have chains.
     pending: u64,
+    /// The queue after the one whose turn it was last.
+    next: u32,
     /// Workers that hold a queue.
     busy: u32,
     /// Requests were done since the last flush of a disk that was left alone.
@@ -47,6 +48,8 @@ struct State {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
+    /// A disk that has been left alone for so long is flushed.
+    quiet_after: Duration,
     /// There is something to do, or no more.
     work: Condvar,
     /// Nobody is busy.
@@ -74,8 +77,9 @@ pub struct Workers {
 impl Workers {
     /// # Errors
     /// The host gives no thread.
-    pub fn start(target: Arc<Target>, count: u16, name: &str) -> io::Result<Self> {
-        let mut workers = Self { shared: Arc::default(), threads: Vec::new(), target };
+    pub fn start(target: Arc<Target>, count: u16, name: &str, quiet_after: Duration) -> io::Result<Self> {
+        let shared = Arc::new(Shared { quiet_after, ..Shared::default() });
+        let mut workers = Self { shared, threads: Vec::new(), target };
         for _ in 0..count {
             let (shared, target) = (Arc::clone(&workers.shared), Arc::clone(&workers.target));
             let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&shared, &target))?;
@@ -147,11 +151,17 @@ fn work(shared: &Shared, target: &Target) {
         state.busy += 1;
         state.unflushed = true;
         drop(state);
-        if let Err(why) = serve(shared, target, &queue, &mut buffer) {
-            fail(shared, &queue, why);
+        let served = serve(shared, target, &queue, &mut buffer);
+        if let Err(why) = &served {
+            fail(shared, &queue, *why);
         }
         state = shared.lock();
         state.busy -= 1;
+        if let Ok(Served::InPart(index)) = served
+            && !state.stopping
+        {
+            state.pending |= 1u64.checked_shl(index.into()).unwrap_or(0);
+        }
         if state.busy == 0 {
             shared.quiet.notify_all();
         }
@@ -163,7 +173,7 @@ fn wait<'a>(shared: &'a Shared, target: &Target, state: MutexGuard<'a, State>) -
     if !state.unflushed {
         return shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
     }
-    let waited = shared.work.wait_timeout(state, QUIET).unwrap_or_else(PoisonError::into_inner);
+    let waited = shared.work.wait_timeout(state, shared.quiet_after).unwrap_or_else(PoisonError::into_inner);
     let (mut state, time_out) = waited;
     if !time_out.timed_out() || state.pending != 0 || state.busy > 0 || state.ended {
         return state;
@@ -176,11 +186,13 @@ fn wait<'a>(shared: &'a Shared, target: &Target, state: MutexGuard<'a, State>) -
     shared.lock()
 }
 
-/// Takes a queue that may have chains.
+/// Takes a queue that may have chains; they take turns.
 fn next_queue(state: &mut State) -> Option<Arc<Active>> {
     while state.pending != 0 {
-        let index = state.pending.trailing_zeros();
-        state.pending &= state.pending - 1;
+        let behind = state.pending & u64::MAX.checked_shl(state.next).unwrap_or(0);
+        let index = if behind == 0 { state.pending } else { behind }.trailing_zeros();
+        state.pending &= !(1 << index);
+        state.next = index + 1;
         if let Some(Some(queue)) = state.queues.get(index as usize) {
             return Some(Arc::clone(queue));
         }
@@ -188,17 +200,26 @@ fn next_queue(state: &mut State) -> Option<Arc<Active>> {
     None
 }
 
-/// Does what a queue has, until it has no more or is to be given up.
-fn serve(shared: &Shared, target: &Target, active: &Active, buffer: &mut [u8]) -> Result<(), Malformed> {
+/// What became of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Served {
+    /// It has no more, or is to be given up.
+    Whole,
+    /// Queue number so and so may have more.
+    InPart(u16),
+}
+
+/// Does what a queue has, as long as it is its turn.
+fn serve(shared: &Shared, target: &Target, active: &Active, buffer: &mut [u8]) -> Result<Served, Malformed> {
     let lock = || active.queue.lock().unwrap_or_else(PoisonError::into_inner);
     let memory = Arc::clone(lock().memory());
-    loop {
+    for _ in 0..TURN {
         let request = {
             let mut queue = lock();
             // One at a time, so that nothing is taken that will not be done.
             match queue.next(&mut 1)? {
                 Next::Chain(chain) => Request::parse(&queue, chain)?,
-                Next::Idle => return Ok(()),
+                Next::Idle => return Ok(Served::Whole),
                 Next::Spent => continue,
             }
         };
@@ -211,9 +232,10 @@ fn serve(shared: &Shared, target: &Target, active: &Active, buffer: &mut [u8]) -
             active.interrupt.queue_used(index);
         }
         if shared.is_stopping() {
-            return Ok(());
+            return Ok(Served::Whole);
         }
     }
+    Ok(Served::InPart(lock().index()))
 }
 
 /// The driver broke the specification: its rings are left alone until it resets the device.

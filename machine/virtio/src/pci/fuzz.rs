@@ -7,6 +7,7 @@ use crate::rng::Rng;
 use crate::testing::{Driver, Part, RAM};
 use motu_bus::Device;
 use proptest::prelude::*;
+use std::time::Duration;
 
 /// One thing that a guest or the host does.
 #[derive(Clone, Debug)]
@@ -186,7 +187,8 @@ proptest! {
     #[test]
     fn nothing_that_is_done_to_a_disk_panics(steps in prop::collection::vec(step(), 0..80)) {
         let disk = Box::new(crate::block::tests::Memory::new(false).0);
-        let spec = BlockSpec { disk, serial: "serial".into(), queues: 3, workers: 2, name: "disk".into() };
+        let (serial, name, quiet_after) = ("serial".into(), "disk".into(), Duration::from_millis(1));
+        let spec = BlockSpec { disk, serial, queues: 3, workers: 2, name, quiet_after };
         run(&mut Driver::new(Box::new(Block::new(spec).unwrap())), &[], steps);
     }
 
