@@ -3,37 +3,127 @@
 use anyhow::Result;
 use motu_disk::{Disk, DiskError, OpenOptions};
 use motu_machine::DiskConfig;
-use motu_spec::DiskSpec;
+use motu_spec::{DiskSpec, SpecError};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
-/// Opens all disks, after those that are not there and have a size were made.
-///
-/// # Errors
-/// One of them cannot be used, or made.
-pub fn open(disks: &[DiskSpec]) -> Result<Vec<DiskConfig>> {
-    disks
-        .iter()
-        .enumerate()
-        .map(|(n, disk)| Ok(DiskConfig { disk: open_one(disk)?, serial: serial(disk, n) }))
-        .collect()
+const _: () = assert!(motu_spec::MAX_DISKS == motu_machine::MAX_DISKS);
+
+/// A machine's disks. Those that were made for it are deleted again if there is no machine after all.
+#[derive(Debug)]
+pub struct Disks {
+    open: Vec<DiskConfig>,
+    made: Made,
 }
 
-fn open_one(spec: &DiskSpec) -> Result<Box<dyn Disk>, DiskError> {
-    let is_there = spec.path.symlink_metadata().is_ok();
-    if let Some(size) = spec.size
-        && !is_there
-    {
-        motu_disk::create(&spec.path, spec.format, size.0)?;
-    }
-    let disk = motu_disk::open(&spec.path, &OpenOptions { format: spec.format, read_only: spec.readonly })?;
-    match spec.size {
-        Some(asked) if asked.0 != disk.size() => {
-            Err(DiskError::Exists { path: spec.path.clone(), size: disk.size(), asked: asked.0 })
+impl Disks {
+    /// Opens all disks, after those that are not there and have a size were made.
+    ///
+    /// # Errors
+    /// One of them cannot be used, or made.
+    pub fn open(specs: &[DiskSpec]) -> Result<Self> {
+        let mut disks = Self { open: Vec::new(), made: Made(Vec::new()) };
+        let mut files = Vec::new();
+        for (n, spec) in specs.iter().enumerate() {
+            let file = || fs::metadata(&spec.path).ok().map(|file| (file.dev(), file.ino()));
+            // One before has another name for it; its lock would tell of another program.
+            if file().is_some_and(|file| files.contains(&file)) {
+                return Err(SpecError::DiskTwice(spec.path.clone()).into());
+            }
+            let disk = disks.open_one(spec)?;
+            files.extend(file());
+            disks.open.push(DiskConfig { disk, serial: serial(spec, n) });
         }
-        _ => Ok(disk),
+        Ok(disks)
+    }
+
+    fn open_one(&mut self, spec: &DiskSpec) -> Result<Box<dyn Disk>, DiskError> {
+        let is_there = spec.path.symlink_metadata().is_ok();
+        let made = match spec.size {
+            Some(size) if !is_there => motu_disk::create(&spec.path, spec.format, size.0).map(|()| true)?,
+            _ => false,
+        };
+        let disk = motu_disk::open(&spec.path, &OpenOptions { format: spec.format, read_only: spec.readonly })?;
+        if made {
+            // It is locked: nobody else has begun to use it.
+            self.made.0.push(spec.path.clone());
+        }
+        match spec.size {
+            Some(asked) if asked.0 != disk.size() => {
+                Err(DiskError::Exists { path: spec.path.clone(), size: disk.size(), asked: asked.0 })
+            }
+            _ => Ok(disk),
+        }
+    }
+
+    /// Takes the disks for a machine.
+    pub fn take(&mut self) -> Vec<DiskConfig> {
+        std::mem::take(&mut self.open)
+    }
+
+    /// There is a machine: what was made for it stays.
+    pub fn keep(mut self) {
+        self.made.0.clear();
+    }
+}
+
+/// Disks that were made, and are deleted unless they are kept.
+#[derive(Debug)]
+struct Made(Vec<PathBuf>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            if let Err(error) = fs::remove_file(path) {
+                tracing::warn!("the disk {}, which was made for this machine, stays: {error}", path.display());
+            }
+        }
     }
 }
 
 /// The guest tells disks apart by it.
 fn serial(spec: &DiskSpec, n: usize) -> String {
     spec.serial.clone().unwrap_or_else(|| format!("motu-disk{n}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn spec(folder: &Path, text: &str) -> DiskSpec {
+        let mut spec = DiskSpec::parse(text.as_ref()).unwrap();
+        spec.path = folder.join(spec.path);
+        spec
+    }
+
+    #[test]
+    fn what_was_made_for_no_machine_is_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |text: &str| spec(folder.path(), text);
+        fs::write(folder.path().join("old.raw"), [0; 512]).unwrap();
+        let files = || fs::read_dir(folder.path()).unwrap().count();
+        assert!(Disks::open(&[at("new.raw,size=1M"), at("old.raw,size=512"), at("none.raw")]).is_err());
+        assert_eq!(files(), 1);
+        let mut disks = Disks::open(&[at("new.raw,size=1M")]).unwrap();
+        drop(disks.take());
+        drop(disks);
+        assert_eq!(files(), 1);
+        let mut disks = Disks::open(&[at("new.raw,size=1M"), at("old.raw")]).unwrap();
+        let names: Vec<_> = disks.take().into_iter().map(|disk| disk.serial).collect();
+        assert_eq!(names, ["motu-disk0", "motu-disk1"]);
+        disks.keep();
+        assert_eq!(files(), 2);
+    }
+
+    #[test]
+    fn a_file_by_two_names_is_given_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = spec(folder.path(), "a.raw,size=1M");
+        let other = spec(folder.path(), "./b/../a.raw,readonly");
+        fs::create_dir(folder.path().join("b")).unwrap();
+        let error = Disks::open(&[one, other]).unwrap_err().to_string();
+        assert!(error.contains("twice"), "{error}");
+    }
 }

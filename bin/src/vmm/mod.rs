@@ -13,7 +13,7 @@ mod stats;
 mod trace;
 
 pub use crash::Shown as ShownCrash;
-pub use disks::open as open_disks;
+pub use disks::Disks;
 pub use ending::{Deadline, Ending, Why};
 use gdb::Gdb;
 pub use output::Output;
@@ -26,7 +26,7 @@ use crate::engine::Engine;
 use crate::host;
 use crate::{status::Status, terminal};
 use anyhow::{Context, Result, bail};
-use motu_machine::{BootSource, DiskConfig, Finished, Flat, Image, Machine, MachineConfig, Module, OnReset, Role};
+use motu_machine::{BootSource, Finished, Flat, Image, Machine, MachineConfig, Module, OnReset, Role};
 use motu_spec::VmSpec;
 use signal_hook::consts::SIGPIPE;
 use std::path::PathBuf;
@@ -48,7 +48,7 @@ pub struct Boot {
     pub flat: Option<Flat>,
     /// virtio-console ports.
     pub ports: Vec<String>,
-    pub disks: Vec<DiskConfig>,
+    pub disks: Disks,
     pub on_reset: OnReset,
 }
 
@@ -86,7 +86,7 @@ impl Vmm {
     ///
     /// # Errors
     /// What is to be booted cannot be, or the host lacks a resource.
-    pub fn new(spec: &VmSpec, boot: Boot, engine: &Engine, outputs: Outputs) -> Result<Self> {
+    pub fn new(spec: &VmSpec, mut boot: Boot, engine: &Engine, outputs: Outputs) -> Result<Self> {
         let started = Instant::now();
         let gdb = spec.gdb.as_ref().map(Gdb::listen).transpose()?;
         let contract = contract(spec, engine)?;
@@ -97,7 +97,7 @@ impl Vmm {
             boot: boot.open()?,
             serial: Box::new(outputs.console.clone()),
             ports: boot.ports,
-            disks: boot.disks,
+            disks: boot.disks.take(),
             entropy: Box::new(host::random),
             on_reset: boot.on_reset,
             debug_exit: spec.debug_exit,
@@ -105,6 +105,7 @@ impl Vmm {
             waits_for_debugger: spec.gdb.as_ref().is_some_and(|gdb| gdb.wait),
         };
         let machine = Machine::new(config, engine.hypervisor.as_ref())?;
+        boot.disks.keep();
         let handle = machine.handle();
         let release = outputs.clone();
         let ending = Ending::new(move |status| {

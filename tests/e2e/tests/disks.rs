@@ -163,14 +163,20 @@ fn disks_that_cannot_be_used_are_one_error() {
     refused(place, &["good.raw,size=1G"], &["exists", "1024 bytes"]);
     refused(place, &["new,size=1G"], &["format=raw or format=qcow2"]);
     refused(place, &["new.raw,size=1000"], &["whole sectors"]);
-    refused(place, &["no/new.raw,size=1G"], &["no/new.raw"]);
+    refused(place, &["no/new.raw,size=1G"], &["no/new.raw", "make the folder"]);
     refused(place, &["good.raw", "good.raw"], &["given twice"]);
-    refused(place, &["good.raw", "./good.raw"], &["in use"]);
+    refused(place, &["good.raw", "./good.raw"], &["./good.raw", "given twice"]);
+    refused(place, &["new.raw,size=1M", "none.raw"], &["none.raw"]);
     refused(place, &["good.raw,ro"], &["readonly"]);
     refused(place, &["good.raw,format=vmdk"], &["raw, qcow2 and auto"]);
     let many: Vec<String> = (0..29).map(|n| format!("{n}.raw,size=1M")).collect();
     refused(place, &many.iter().map(String::as_str).collect::<Vec<_>>(), &["29 disks", "at most 28"]);
-    assert!(!place.join("0.raw").exists(), "nothing half done");
+    let ended: Ended =
+        command(["run", "--kernel", "none", "--disk", "new.raw,size=1M"]).current_dir(place).output().unwrap().into();
+    assert_eq!(ended.status, 125, "{ended:?}");
+    for name in ["0.raw", "new.raw"] {
+        assert!(!place.join(name).exists(), "{name}: nothing half done");
+    }
     // As many as there may be.
     let disks = many[..28].iter().flat_map(|disk| ["--disk", disk]);
     let ended: Ended =

@@ -8,7 +8,7 @@ use crate::images;
 use crate::status::Status;
 use crate::terminal;
 use crate::terminal::signals::{Asked, Watch};
-use crate::vmm::{Boot, Ending, Vmm, Why, open_disks};
+use crate::vmm::{Boot, Disks, Ending, Vmm, Why};
 use anyhow::{Context, Result, anyhow};
 use indicatif::ProgressBar;
 use motu_machine::OnReset;
@@ -26,7 +26,7 @@ pub fn run(request: &Request) -> Result<Run> {
     let shows_console = request.verbose || spec.console.as_ref().is_some_and(|c| *c != Console::None);
     // Before the image is made, which may take a while.
     let outputs = outputs(spec, if request.verbose { Console::Stdio } else { Console::None })?;
-    let disks = open_disks(&spec.disks)?;
+    let disks = Disks::open(&spec.disks)?;
     let making = Making::default();
     let signals = making.watch()?;
     let image = match images::prepare(name, &making.cancel) {

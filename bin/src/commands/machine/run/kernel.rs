@@ -4,7 +4,7 @@ use super::stdin::{self, Sink};
 use super::{Request, Run, outputs};
 use crate::terminal;
 use crate::terminal::signals::{Asked, Watch};
-use crate::vmm::{Boot, Vmm, Why, open_disks};
+use crate::vmm::{Boot, Disks, Vmm, Why};
 use anyhow::{Context, Result, bail};
 use motu_machine::{Flat, FlatMode, OnReset, SerialInput};
 use motu_spec::{Console, KernelMode, VmSpec};
@@ -21,7 +21,7 @@ pub fn run(request: &Request) -> Result<Run> {
         cmdline: spec.cmdline.clone().unwrap_or_default(),
         flat: flat(spec),
         ports: Vec::new(),
-        disks: open_disks(&spec.disks)?,
+        disks: Disks::open(&spec.disks)?,
         on_reset: OnReset::Restart,
     };
     let outputs = outputs(spec, Console::Stdio)?;
