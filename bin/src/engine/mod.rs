@@ -173,7 +173,13 @@ fn soft(asked: &SoftOptions, why: String) -> Engine {
         Translate::Lockstep => motu_engine::Translate::Lockstep,
     };
     let exact_flags = asked.flags == Flags::Exact;
-    let options = motu_engine::Options { translate, deny: asked.deny.clone(), exact_flags, stress: asked.stress };
+    let options = motu_engine::Options {
+        translate,
+        deny: asked.deny.clone(),
+        exact_flags,
+        stress: asked.stress,
+        ..Default::default()
+    };
     Engine { hypervisor: Box::new(SoftHypervisor::new(options)), why }
 }
 

@@ -100,7 +100,7 @@ impl UserHarness {
     /// The contract does not exist, or memory for the pages cannot be had: this is for tests.
     pub fn new(contract: &str, pages: &[UserPage]) -> Result<Self, HvError> {
         // Translated at once, and never linked.
-        let options = Options { translate: Translate::Lockstep, stress: Some(0), ..Options::default() };
+        let options = Options { translate: Translate::Lockstep, stress: Some(0), no_paths: true, ..Options::default() };
         Self::with_options(contract, pages, &options)
     }
 

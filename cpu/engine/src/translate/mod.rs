@@ -361,7 +361,8 @@ impl Translator {
         let known = &cache.get(index).translated;
         if known.at.is_empty() {
             let runs_most = known.hot || self.options.translate == Translate::Lockstep;
-            cache.extend(index, if runs_most { Reach::Path } else { Reach::Extended }, cpu);
+            let follows = runs_most && !self.options.no_paths;
+            cache.extend(index, if follows { Reach::Path } else { Reach::Extended }, cpu);
         }
         self.translate(cpu, cache, index, None)
     }
