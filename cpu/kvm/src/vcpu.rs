@@ -153,15 +153,11 @@ impl KvmVcpu {
                 Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
                     match leaving {
                         Leaving::No => {}
-                        Leaving::Finishing if ran => match PendingSignal::new(&self.fd) {
-                            Ok(signal) => *leaving = Leaving::Telling { _signal: signal },
+                        Leaving::Finishing if ran => match self.begin_telling() {
+                            Ok(telling) => *leaving = telling,
                             Err(error) => return self.host_failed(error),
                         },
-                        Leaving::Finishing => return Exit::Kicked,
-                        Leaving::Telling { .. } => match self.note_timer() {
-                            Ok(()) => return Exit::Kicked,
-                            Err(error) => return self.host_failed(error),
-                        },
+                        Leaving::Finishing | Leaving::Telling { .. } => return Exit::Kicked,
                     }
                     Wanted::Nothing
                 }
@@ -189,6 +185,12 @@ impl KvmVcpu {
                 Wanted::Stuck(trouble) => return Exit::Stuck(trouble),
             }
         }
+    }
+
+    /// The timer is noted first: whether its interrupt was taken in shows afterwards.
+    fn begin_telling(&mut self) -> io::Result<Leaving> {
+        self.note_timer()?;
+        Ok(Leaving::Telling { _signal: PendingSignal::new(&self.fd)? })
     }
 
     fn host_failed(&self, error: impl Into<io::Error>) -> Exit {

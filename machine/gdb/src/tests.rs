@@ -41,6 +41,7 @@ fn serve() -> Served {
         serial: Box::new(std::io::sink()),
         ports: Vec::new(),
         disks: Vec::new(),
+        shares: Vec::new(),
         entropy: Box::new(|bytes| bytes.fill(7)),
         on_reset: OnReset::Restart,
         debug_exit: true,

@@ -15,7 +15,7 @@ use motu_kvm::KvmHypervisor;
 use std::time::Duration;
 
 /// Longer than what a guest takes that ends at all, on a busy host and instruction by instruction.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// For those of which it is known that they do not end.
 const IMPATIENCE: Duration = Duration::from_millis(500);
 /// The contract of most guests.

@@ -218,7 +218,8 @@ impl BlockCache {
         let block = cpu.find_or_decode(physical, host, Reach::Block)?;
         match block.second_page {
             Some(page) if !self.is_sure(page) => {
-                if !self.hold(page, cpu) {
+                // What does not hold there may have been the last that was kept of the first page.
+                if !self.hold(page, cpu) || !self.hold(physical & !PAGE_MASK, cpu) {
                     return Ok(None);
                 }
                 // What was read of that page may have been written since.
@@ -240,8 +241,10 @@ impl BlockCache {
         }
         let writers = cpu.other_writers(page);
         if writers == 0 || (!asked && cpu.ask_to_forgo_writes(page, writers)) {
-            self.contested.remove(&page);
+            // So that it is not let go with the last block that does not hold: code of it is about to be kept.
+            self.contested.insert(page);
             self.compare(page, cpu);
+            self.contested.remove(&page);
             return true;
         }
         self.contested.insert(page);

@@ -7,6 +7,8 @@ use motu_x86::Nanos;
 
 const PROGRAM: u64 = 0x40_1000;
 const STACK: u64 = 0x50_0000;
+/// The first page of the program, to be written to.
+const ALIAS: u64 = 0x60_0000;
 const ROUNDS: u64 = 200;
 /// Registers, as instructions number them.
 const RAX: usize = 0;
@@ -23,7 +25,8 @@ struct Program {
 impl Program {
     fn new(options: &Options, start: u64, code: &[(u64, &[u8])]) -> Self {
         let page = |linear, frame, writable| UserPage { linear, frame, writable };
-        let pages = [page(PROGRAM, 0, false), page(PROGRAM + 4096, 1, false), page(STACK, 2, true)];
+        let pages =
+            [page(PROGRAM, 0, false), page(PROGRAM + 4096, 1, false), page(STACK, 2, true), page(ALIAS, 0, true)];
         let mut harness = UserHarness::with_options("v2-2026", &pages, options).unwrap();
         code.iter().for_each(|(at, code)| harness.write(*at, code));
         Self { harness, start }
@@ -31,10 +34,14 @@ impl Program {
 
     /// Runs it from its beginning; then its registers.
     fn run(&mut self) -> [u64; 16] {
+        self.run_from(self.start)
+    }
+
+    fn run_from(&mut self, start: u64) -> [u64; 16] {
         let vcpu = self.harness.vcpu();
         let mut state = vcpu.save(Nanos(0));
-        state.rip = PROGRAM + self.start;
-        state.gpr[..6].copy_from_slice(&[0, ROUNDS, 0, 1, STACK + 0x800, BUS]);
+        state.rip = PROGRAM + start;
+        state.gpr[..7].copy_from_slice(&[0, ROUNDS, 0, 1, STACK + 0x800, BUS, ALIAS]);
         vcpu.restore(&state, Nanos(0)).unwrap();
         let bus = KickingBus(vcpu.kicker());
         assert_eq!(vcpu.run(&bus), Exit::Kicked);
@@ -106,5 +113,33 @@ fn a_second_page_is_looked_at_too() {
         assert_eq!(program.run()[RDX], ROUNDS * 0x0102_0304_0506_0708);
         program.harness.frames()[0x1001] = 0;
         assert_eq!(program.run()[RDX], ROUNDS * 0x0002_0304_0506_0708, "{options:?}");
+    }
+}
+
+#[test]
+fn a_page_of_which_nothing_is_kept_is_still_watched() {
+    for options in ways() {
+        // From 0x40 on: ADD RAX, 1; DEC ECX; JE to the end; MOV BYTE PTR [RSI + 0x43], 2, which is the addend; JMP back.
+        let counts = [0x48, 0x83, 0xc0, 0x01, 0xff, 0xc9, 0x74, 0x06, 0xc6, 0x46, 0x43, 0x02, 0xeb, 0xf2];
+        let mut program = Program::new(&options, 0, &[(0, &END), (0x40, &counts), (0x4e, &END)]);
+        program.run();
+        // Of what was decoded of the page, nothing holds, and what is run next was not decoded before.
+        program.harness.frames()[0] = 0x90;
+        assert_eq!(program.run_from(0x40)[RAX], 1 + 2 * (ROUNDS - 1), "{options:?}");
+    }
+}
+
+#[test]
+fn a_page_is_still_watched_whose_last_block_went_with_its_second_page() {
+    for options in ways() {
+        // Two moves of 8 bytes to RAX lie in both pages: at 0xff8, and at 0xffa in the first one's value.
+        let moves = [0x48, 0xb8, 0x48, 0xb8, 1, 0, 0, 0, 0, 0, 0xeb, 0x1c];
+        // MOV BYTE PTR [RSI + 0xffc], 2, which is the second one's value; ADD EDX, EAX; DEC ECX; JNE back to it.
+        let adds = [0xc6, 0x86, 0xfc, 0x0f, 0, 0, 2, 0x01, 0xc2, 0xff, 0xc9, 0x75, 0xe9];
+        let code: [(u64, &[u8]); 4] = [(0xff8, &moves), (0x1004, &adds), (0x1011, &END), (0x1020, &END)];
+        let mut program = Program::new(&options, 0xff8, &code);
+        program.run();
+        program.harness.frames()[0x1000] = 9;
+        assert_eq!(program.run_from(0xffa)[RDX], 1 + 2 * (ROUNDS - 1), "{options:?}");
     }
 }

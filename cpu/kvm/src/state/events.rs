@@ -30,9 +30,11 @@ pub fn read(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<(), HvError> {
     let exception = events.exception;
     if (exception.injected != 0 || exception.pending != 0) && exception.nr == Exception::DB {
         state.pending_debug = traps(state.dr[6], state.dr[7]);
+        if is_of_guard(state) {
+            state.dr[7] |= GUARD;
+        }
     }
-    let running = vcpu.fd.get_mp_state().map_err(failed("reading what the CPU does"))?;
-    state.activity = match running.mp_state {
+    state.activity = match take_in_starts(vcpu)? {
         _ if vcpu.shut_down => Activity::Shutdown,
         KVM_MP_STATE_HALTED => Activity::Halted,
         KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => Activity::WaitForSipi,
@@ -41,10 +43,17 @@ pub fn read(vcpu: &KvmVcpu, state: &mut CpuState) -> Result<(), HvError> {
     Ok(())
 }
 
+/// Has the kernel take in INIT and start-up messages, which replace registers, and tells what the CPU does then: a KVM_MP_STATE.
+pub fn take_in_starts(vcpu: &KvmVcpu) -> Result<u32, HvError> {
+    Ok(vcpu.fd.get_mp_state().map_err(failed("reading what the CPU does"))?.mp_state)
+}
+
 /// DR6: single step and task switch (SDM vol. 3, 17.2.3).
 const STEP_OR_TASK: u64 = 3 << 14;
 /// DR6: the four breakpoints.
 const BREAKPOINTS: u64 = 0xf;
+/// DR6: debug registers that were guarded were accessed.
+const GUARD_HIT: u64 = 1 << 13;
 /// DR7: the debug registers are guarded.
 const GUARD: u64 = 1 << 13;
 
@@ -54,6 +63,15 @@ fn traps(dr6: u64, dr7: u64) -> u64 {
     let of_data = |n: &u64| dr7 >> (2 * n) & 3 != 0 && dr7 >> (16 + 4 * n) & 3 != 0;
     let data = (0..4).filter(of_data).fold(0, |bits, n| bits | 1 << n);
     dr6 & (STEP_OR_TASK | data)
+}
+
+/// Whether the debug exception on its way in is for an access to guarded debug registers: such a fault, too, but the kernel has
+/// taken the guard away, as for its handler, so that the instruction would not run into it again.
+fn is_of_guard(state: &CpuState) -> bool {
+    let dr7 = state.dr[7];
+    let at = state.segments.cs.base.wrapping_add(state.rip);
+    let is_at = |n: usize| dr7 >> (2 * n) & 3 != 0 && dr7 >> (16 + 4 * n) & 3 == 0 && state.dr[n] == at;
+    state.dr[6] & GUARD_HIT != 0 && state.pending_debug == 0 && !(0..4).any(is_at)
 }
 
 /// DR6 and DR7 as the handler of the debug trap that is due finds them: the kernel lets in what is put there, and no more.
@@ -109,6 +127,14 @@ mod tests {
         assert_eq!(traps(0xffff_0ff2, write_at_1), 2);
         assert_eq!(traps(0xffff_0ff1, 0x401), 0, "a breakpoint on an instruction");
         assert_eq!(traps(0xffff_4ff0, 0x400), 1 << 14);
+    }
+
+    #[test]
+    fn a_guard_that_was_hit_is_told_from_a_breakpoint() {
+        let at = |rip| CpuState { dr: [0x1000, 0, 0, 0, 0, 0, 0xffff_2ff1, 0x401], rip, ..CpuState::default() };
+        assert!(is_of_guard(&at(0x2000)));
+        assert!(!is_of_guard(&at(0x1000)), "an older hit, and the breakpoint");
+        assert!(!is_of_guard(&CpuState { pending_debug: 1 << 14, ..at(0x2000) }), "a trap of the instruction before");
     }
 
     #[test]

@@ -54,8 +54,8 @@ pub fn set_count(kernel: &mut kvm_lapic_state, count: u32) {
     put(kernel, CURRENT_COUNT, count);
 }
 
-/// The timer's interrupt, if its count has come to zero since it was `before`: the kernel takes it in only in KVM_RUN. (That of a
-/// deadline it gives as one that has passed.)
+/// The timer's interrupt, if its count has come to zero since it was `before`: the kernel takes it in only in KVM_RUN, and whether the
+/// last one came before the timer or behind it nobody tells. (That of a deadline it gives as one that has passed.)
 pub fn expire(state: &mut CpuState, before: u32) {
     let registers = &mut state.lapic.registers;
     let (entry, count) = (registers[number::LVT.start], registers[CURRENT_COUNT]);
@@ -64,8 +64,8 @@ pub fn expire(state: &mut CpuState, before: u32) {
         1 => count > before,
         _ => false,
     };
-    if expired && entry & MASKED == 0 {
-        let vector = entry as u8;
+    let vector = entry as u8;
+    if expired && entry & MASKED == 0 && state.interrupt != Some(vector) {
         registers[number::IRR + usize::from(vector >> 5)] |= 1 << (vector & 31);
         registers[number::TMR + usize::from(vector >> 5)] &= !(1 << (vector & 31));
     }
@@ -214,6 +214,10 @@ mod tests {
         assert!(interrupts(0, 5, 0) && !interrupts(0, 5, 4) && !interrupts(0, 0, 0) && !interrupts(MASKED, 5, 0));
         assert!(interrupts(1 << 17, 5, 900) && !interrupts(1 << 17, 5, 4), "periodic");
         assert!(!interrupts(2 << 17, 5, 0), "a deadline");
+        let mut on_its_way = CpuState { interrupt: Some(0x41), ..CpuState::default() };
+        on_its_way.lapic.registers[number::LVT.start] = 0x41;
+        expire(&mut on_its_way, 5);
+        assert_eq!(on_its_way.lapic.registers[0x22], 0, "it was taken in");
     }
 
     #[test]

@@ -21,6 +21,7 @@ impl KvmVcpu {
     /// The kernel refuses, which it has no reason to.
     pub(crate) fn read_state(&self, now: Nanos) -> Result<CpuState, HvError> {
         let mut state = CpuState::default();
+        events::take_in_starts(self)?;
         registers::read(&mut state, &self.fd.get_regs().map_err(failed("reading the registers"))?);
         let base = registers::get_system(&self.fd, &mut state).map_err(failed("reading the system registers"))?;
         state.xcr0 = self.read_xcr0()?;
@@ -31,14 +32,14 @@ impl KvmVcpu {
         self.read_msrs(&mut state)?;
         state.tsc = self.tsc(now)?;
         lapic::read(&mut state, &self.fd.get_lapic().map_err(failed("reading the local APIC"))?, base);
-        match self.standing {
-            None => lapic::expire(&mut state, self.count),
-            Some(standing) => standing.show(&mut state),
-        }
         let message = self.id == 0 && self.shared.ext_int.has_message();
         lapic::put_extra(&mut state, self.apic_extra, message);
         lapic::put_spent_count(&mut state, self.spent_count);
         events::read(self, &mut state)?;
+        match self.standing {
+            None => lapic::expire(&mut state, self.count),
+            Some(standing) => standing.show(&mut state),
+        }
         self.msrs.save(&mut state);
         Ok(state)
     }
@@ -93,7 +94,7 @@ impl KvmVcpu {
         Ok(())
     }
 
-    /// Notes what the timer's count is behind the last KVM_RUN.
+    /// Notes what the timer's count is when no instruction of the guest's runs any more.
     pub(crate) fn note_timer(&mut self) -> Result<(), kvm_ioctls::Error> {
         self.count = lapic::count(&self.fd.get_lapic()?);
         Ok(())
