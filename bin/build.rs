@@ -39,7 +39,7 @@ fn main() {
 
     let agent = target_dir.join(TARGET).join(PROFILE).join("motu-agent");
     println!("cargo::rustc-env=MOTU_AGENT={}", agent.display());
-    for path in ["guest/agent", "guest/proto", "Cargo.toml", "Cargo.lock"] {
+    for path in ["guest/agent", "guest/copy", "guest/proto", "Cargo.toml", "Cargo.lock"] {
         println!("cargo::rerun-if-changed={}", root.join(path).display());
     }
 }

@@ -1,10 +1,21 @@
 //! The command line.
 
+mod env;
+mod image;
+pub mod life;
+
+pub use image::{BuildArgs, ImageCommand, MadeArgs, PruneArgs, SystemCommand};
+
 use crate::commands::doctor::Form;
 use crate::status;
 use clap::{ArgAction, Args, Parser, Subcommand};
+use life::{
+    CpArgs, CreateArgs, ExecArgs, KillArgs, LogsArgs, LsArgs, NamesArgs, OwnArgs, RenameArgs, RmArgs, StatsArgs,
+    StopArgs, VmmArgs,
+};
 use motu_spec::{
-    ByteSize, Console, DiskSpec, EngineChoice, Gdb, GuestAddress, KernelMode, Period, Profile, Timeout, Trace, VmSpec,
+    ByteSize, Console, DiskSpec, EngineChoice, Gdb, GuestAddress, KernelMode, Period, Profile, ShareSpec, Timeout,
+    Trace, VmSpec,
 };
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -14,8 +25,8 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "motu", version, after_help = status::HELP)]
 pub struct Cli {
-    /// Show motu's own log on stderr; -vv for more
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    /// Show motu's own log on stderr; given twice, more of it
+    #[arg(long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
     #[command(subcommand)]
     pub command: Command,
@@ -25,12 +36,45 @@ pub struct Cli {
 pub enum Command {
     /// Boot a machine, run a command or a shell in it, and exit with its status
     Run(Box<RunArgs>),
+    /// Make a machine that stays, and do not start it
+    Create(Box<CreateArgs>),
+    /// Start machines that stay
+    Start(NamesArgs),
+    /// Have machines end their processes and switch themselves off
+    Stop(StopArgs),
+    /// Switch machines off at once, or send a signal to their command
+    Kill(KillArgs),
+    /// Remove machines, with all that they have written
+    Rm(RmArgs),
+    /// List machines
+    #[command(visible_alias = "ps")]
+    Ls(LsArgs),
+    /// Show all that is known of machines, as JSON
+    Inspect(NamesArgs),
+    /// Show what machines that run use, once
+    Stats(StatsArgs),
+    /// Show what a machine's command wrote
+    Logs(LogsArgs),
+    /// Run a command in a machine that runs, and exit with its status
+    Exec(Box<ExecArgs>),
+    /// Copy files and folders from a machine that runs, or to one
+    Cp(CpArgs),
+    /// Give a machine another name
+    Rename(RenameArgs),
+    /// Wait until machines end, and print what their commands exited with
+    Wait(NamesArgs),
+    /// The process of a machine that stays
+    #[command(hide = true)]
+    Vmm(VmmArgs),
     /// Show what this host can do for motu, and what to do about the rest
     #[command(after_help = "Exit status:\n  0    all is well\n  1    there is a problem that can be mended")]
     Doctor(DoctorArgs),
-    /// Show and remove images
+    /// Get, show and remove images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Look after all that motu keeps
+    #[command(subcommand)]
+    System(SystemCommand),
 }
 
 #[derive(Debug, Args)]
@@ -53,21 +97,6 @@ impl DoctorArgs {
     }
 }
 
-#[derive(Debug, Subcommand)]
-pub enum ImageCommand {
-    /// List images
-    Ls {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Remove images; the next use of one makes it anew
-    Rm {
-        #[arg(required = true, value_name = "IMAGE")]
-        names: Vec<String>,
-    },
-}
-
 #[derive(Debug, Args)]
 #[command(after_help = status::HELP)]
 pub struct RunArgs {
@@ -77,6 +106,11 @@ pub struct RunArgs {
     /// Command to run in the image instead of a shell
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+    /// Start a machine that stays and leave it running; its name, or its ID, is printed
+    #[arg(long, short, conflicts_with = "kernel")]
+    pub detach: bool,
+    #[command(flatten)]
+    pub own: OwnArgs,
     /// Boot this kernel (bzImage, PVH ELF or multiboot, told by its content), its serial console on this
     /// terminal; a machine that resets is booted again
     #[arg(long, value_name = "FILE")]
@@ -109,6 +143,16 @@ pub struct RunArgs {
         value_parser = disk_parser()
     )]
     pub disks: Vec<DiskSpec>,
+
+    /// Share a folder of the host with the guest, at this path there, read-only with :ro; may be repeated. A kernel of your own
+    /// mounts it by the tag share0, share1 and so on: mount -t virtiofs share0 /mnt
+    #[arg(
+        short = 'v',
+        long = "volume",
+        value_name = "HOST:GUEST[:ro]",
+        value_parser = share_parser()
+    )]
+    pub shares: Vec<ShareSpec>,
     /// What runs the guest's instructions: kvm (the host's CPU), soft (motu's own), or auto: kvm where there is
     /// hardware for it. To find faults in the soft engine, options may follow:
     /// translate=off|on|lockstep (to host code; lockstep: compared with the interpreter block by block),
@@ -167,6 +211,12 @@ fn disk_parser() -> impl clap::builder::TypedValueParser<Value = DiskSpec> {
 }
 
 /// Keeps a path that is not UTF-8 as it is.
+fn share_parser() -> impl clap::builder::TypedValueParser<Value = ShareSpec> {
+    use clap::builder::TypedValueParser;
+    clap::builder::OsStringValueParser::new().try_map(|text: OsString| ShareSpec::parse(&text))
+}
+
+/// Keeps a path that is not UTF-8 as it is.
 fn trace_parser() -> impl clap::builder::TypedValueParser<Value = Traces> {
     use clap::builder::TypedValueParser;
     clap::builder::OsStringValueParser::new().try_map(|text: OsString| Trace::parse_list(&text).map(Traces))
@@ -194,6 +244,7 @@ impl RunArgs {
             memory: self.memory,
             cpus: self.cpus,
             disks: self.disks.clone(),
+            shares: self.shares.clone(),
             engine: self.engine.clone(),
             switch_every: self.switch_every,
             cpu: self.cpu.clone(),
@@ -241,9 +292,12 @@ mod tests {
 
     #[test]
     fn bad_values_say_what_would_have_been_right() {
-        let cases: [(&[&str], &str); 23] = [
+        let cases: [(&[&str], &str); 26] = [
             (&["--disk", "d,format=vmdk"], "raw, qcow2 and auto"),
             (&["--disk", "d,ro"], "readonly"),
+            (&["-v", "data:/data"], "./data"),
+            (&["-v", "./data"], "HOST:GUEST"),
+            (&["-v", "./data:/data:z"], "ro and rw"),
             (&["--gdb", "localhost"], "127.0.0.1:1234"),
             (&["--memory", "lots"], "512M"),
             (&["--timeout", "-1"], "30s"),

@@ -15,7 +15,7 @@ mod vmm;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use cli::{Cli, Command, ImageCommand};
+use cli::{Cli, Command, ImageCommand, SystemCommand};
 use error::Shown;
 use status::Status;
 use std::process::ExitCode;
@@ -29,9 +29,23 @@ fn main() -> ExitCode {
     log::init(cli.verbose);
     let result = match cli.command {
         Command::Run(args) => commands::machine::run::run(*args, cli.verbose),
+        Command::Create(args) => commands::machine::create::run(&args.run),
+        Command::Start(names) => commands::machine::start::run(&names.machines),
+        Command::Stop(args) => commands::machine::stop::run(&args.names.machines, args.timeout),
+        Command::Kill(args) => commands::machine::kill::run(&args.names.machines, args.signal.as_deref()),
+        Command::Rm(args) => commands::machine::rm::run(&args.names.machines, args.force),
+        Command::Ls(args) => commands::machine::ls::run(&args),
+        Command::Inspect(names) => commands::machine::inspect::run(&names.machines),
+        Command::Stats(args) => commands::machine::stats::run(&args),
+        Command::Logs(args) => commands::machine::logs::run(&args),
+        Command::Exec(args) => commands::machine::exec::run(&args),
+        Command::Cp(args) => commands::machine::cp::run(&args),
+        Command::Rename(args) => commands::machine::rename::run(&args.machine, &args.name),
+        Command::Wait(names) => commands::machine::wait::run(&names.machines),
+        Command::Vmm(args) => commands::vmm::run(&args.id, args.attached),
         Command::Doctor(args) => commands::doctor::run(args.form()),
-        Command::Image(ImageCommand::Ls { json }) => commands::image::ls::run(json),
-        Command::Image(ImageCommand::Rm { names }) => commands::image::rm::run(&names),
+        Command::Image(command) => image(command),
+        Command::System(command) => system(command),
     };
     match result {
         Ok(status) => status.into(),
@@ -39,6 +53,29 @@ fn main() -> ExitCode {
             eprintln!("motu: {}", Shown(&error));
             Status::Failed.into()
         }
+    }
+}
+
+fn image(command: ImageCommand) -> anyhow::Result<Status> {
+    use commands::image;
+    match command {
+        ImageCommand::Ls { json } => image::ls::run(json),
+        ImageCommand::Inspect { images, .. } => image::inspect::run(&images),
+        ImageCommand::Pull(args) => image::pull::run(&args.source, args.made),
+        ImageCommand::Build(args) => image::build::run(&args),
+        ImageCommand::Import(args) => image::pull::run(&images::source_of(&args.path)?, args.made),
+        ImageCommand::Export { image, output, format } => image::export::run(&image, &output, format),
+        ImageCommand::Tag { image, name } => image::tag::run(&image, &name),
+        ImageCommand::Rm { images, force } => image::rm::run(&images, force),
+        ImageCommand::Prune(args) => image::prune::run(&args, false),
+    }
+}
+
+fn system(command: SystemCommand) -> anyhow::Result<Status> {
+    match command {
+        SystemCommand::Df { json } => commands::system::df::run(json),
+        SystemCommand::Check { json } => commands::system::check::run(json),
+        SystemCommand::Prune(args) => commands::image::prune::run(&args, true),
     }
 }
 

@@ -10,10 +10,12 @@ mod bound;
 mod cpu;
 mod devices;
 mod disk;
+mod fuse;
 mod pci;
 mod proto;
 pub mod random;
 mod registers;
+mod rootfs;
 mod spec;
 mod virtio;
 mod virtqueue;
@@ -35,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     target("bzimage", "a kernel that begins as a bzImage", 8192, boot::bzimage),
     target("decode", "code of every size, decoded and lowered", 256, cpu::decode),
     target("elf", "a kernel that begins as an ELF", 8192, boot::elf),
+    target("fuse", "a guest's messages to a shared folder", 1024, fuse::run),
     target("i8042", "the keyboard controller's registers, and keys", 512, devices::i8042),
     target("interpret", "code, tables and events in every mode of the CPU", 2048, cpu::interpret),
     target("ioapic", "the I/O APIC's registers and pins", 512, devices::ioapic),
@@ -45,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     target("pit", "the 8254's registers and port 0x61", 512, devices::pit),
     target("ports", "POST code, debug exit and ports that nothing depends on", 512, devices::ports),
     target("qcow2", "a qcow2 image, and a guest that uses it", 8192, disk::qcow2),
+    target("rootfs", "layers, as tar archives, and the file system made of them", 4096, rootfs::run),
     target("rtc", "the MC146818's registers", 512, devices::rtc),
     target("spec", "what a person asks for: sizes, times and JSON", 1024, spec::run),
     target("uart", "the 16550A's registers, and input", 512, devices::uart),

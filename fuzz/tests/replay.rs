@@ -45,7 +45,7 @@ macro_rules! replay {
 }
 
 replay! {
-    acpi_pm agent_proto bzimage decode elf i8042 interpret ioapic kernel lapic pci pic pit ports qcow2 rtc spec uart
+    acpi_pm agent_proto bzimage decode elf fuse i8042 interpret ioapic kernel lapic pci pic pit ports qcow2 rootfs rtc spec uart
     virtio_pci virtqueue
 }
 

@@ -6,6 +6,7 @@ mod bench;
 mod check;
 mod docs;
 mod fuzz;
+mod kills;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,8 @@ enum Chore {
     Docs,
     /// Hostile input: fuzz targets
     Fuzz(fuzz::Args),
+    /// Kill motu at random moments of all that it does to its store, and look at the store
+    Kills(kills::Args),
     /// Measurements
     Bench {
         #[command(subcommand)]
@@ -44,6 +47,8 @@ enum Bench {
     Cpu(bench::CpuArgs),
     /// A disk's reads and writes, in motu's software CPU and in QEMU's TCG, in turn
     Disk(bench::DiskArgs),
+    /// A layer that becomes a root file system, and is unpacked by tar, in turn
+    Image(bench::ImageArgs),
 }
 
 fn main() -> ExitCode {
@@ -52,9 +57,11 @@ fn main() -> ExitCode {
         Chore::Arch => arch::run(),
         Chore::Docs => docs::run(),
         Chore::Fuzz(args) => fuzz::run(&args),
+        Chore::Kills(args) => kills::run(&args),
         Chore::Bench { what: Bench::Boot(args) } => bench::boot(&args),
         Chore::Bench { what: Bench::Cpu(args) } => bench::cpu(&args),
         Chore::Bench { what: Bench::Disk(args) } => bench::disk(&args),
+        Chore::Bench { what: Bench::Image(args) } => bench::image(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -35,6 +35,15 @@ pub trait Disk: Debug + Send + Sync {
         None
     }
 
+    /// The first bytes from `offset` on that may be other than zeros: start and end, whole sectors; `None` if there are none to the
+    /// disk's end. To be found without reading them, so that they may be zeros as well.
+    ///
+    /// # Errors
+    /// The host's, or the image is damaged there.
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        Ok((offset < self.size()).then(|| (offset, self.size())))
+    }
+
     /// # Errors
     /// The host's, or the image is damaged there.
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()>;

@@ -55,6 +55,8 @@ pub enum DiskError {
     Qcow2 { path: PathBuf, problem: String },
     #[error("the qcow2 image {} has the backing file {name:?}, {problem}", path.display())]
     Backing { path: PathBuf, name: String, problem: String },
+    #[error("the raw disk {} cannot lie over another disk, as it has all of its own; a qcow2 image can", .0.display())]
+    RawOver(PathBuf),
     #[error("{} is no overlay of this disk: {problem}", path.display())]
     Overlay { path: PathBuf, problem: String },
     #[error("{doing} the disk {}: {source}", path.display())]

@@ -14,6 +14,7 @@
 //! guests write is never guessed to be qcow2 by its content alone where its name says otherwise ([`Format`]).
 #![forbid(unsafe_code)]
 
+mod copy;
 mod disk;
 mod error;
 mod file;
@@ -26,9 +27,10 @@ mod raw;
 #[cfg(test)]
 mod tests;
 
+pub use copy::{copy, copy_changes};
 pub use disk::{Disk, MAX_SIZE, SECTOR};
 pub use error::DiskError;
 pub use format::{Format, ParseFormatError};
-pub use open::{OpenOptions, create, open};
+pub use open::{OpenOptions, create, create_layer, open, open_layer};
 pub use overlay::{BaseId, Overlay};
 pub use raw::Raw;

@@ -31,6 +31,30 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Disk>, DiskErr
     }
 }
 
+/// Opens a layer of a disk that somebody keeps in layers, to be read only: what it has not is the one's below. A qcow2 image's own
+/// word of a backing file is not followed.
+///
+/// # Errors
+/// What is wrong with it; a raw layer cannot be over another.
+pub fn open_layer(path: &Path, format: Format, below: Option<Box<dyn Disk>>) -> Result<Box<dyn Disk>, DiskError> {
+    let file = open_file(path, true)?;
+    match (format, below) {
+        (Format::Raw, None) => Ok(Box::new(Raw::new(file, path, true)?)),
+        (Format::Raw, Some(_)) => Err(DiskError::RawOver(path.to_owned())),
+        (Format::Qcow2, below) => Ok(Box::new(qcow2::Qcow2::with_backing(file, path, true, |_| Ok(below))?)),
+    }
+}
+
+/// Makes a new qcow2 image that is to be a layer over `below`, with none of its word in it, and opens it to be written.
+///
+/// # Errors
+/// There is such a file, or the host's.
+pub fn create_layer(path: &Path, below: Box<dyn Disk>) -> Result<Box<dyn Disk>, DiskError> {
+    create(path, Some(Format::Qcow2), below.size())?;
+    let file = open_file(path, false)?;
+    Ok(Box::new(qcow2::Qcow2::with_backing(file, path, false, |_| Ok(Some(below)))?))
+}
+
 /// Makes a new, empty disk of `size` bytes that takes no space yet: whole or not at all.
 ///
 /// # Errors

@@ -13,6 +13,7 @@
 use crate::disk::{self, Disk, MAX_SIZE, SECTOR};
 use crate::file::ImageFile;
 use crate::{DiskError, lock};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -126,6 +127,21 @@ impl Overlay {
         Self::open(path, base, id)
     }
 
+    /// The same for an overlay that is of no use after its process has ended: nothing is waited for until it is on the host's disk.
+    ///
+    /// # Errors
+    /// There is such a file, or the host's.
+    pub fn create_ephemeral(path: &Path, base: Box<dyn Disk>, id: &BaseId) -> Result<Self, DiskError> {
+        let layout = Layout::of(base.size());
+        let make = || {
+            let file = File::options().write(true).create_new(true).open(path)?;
+            file.set_len(layout.data() + layout.size)?;
+            file.write_all_at(&layout.header(id), 0)
+        };
+        make().map_err(DiskError::io("making", path))?;
+        Self::open(path, base, id)
+    }
+
     /// Opens the overlay at `path`, which was made over this `base`.
     ///
     /// # Errors
@@ -155,6 +171,23 @@ impl Overlay {
         let dirty = vec![false; bytes.len() / PAGE as usize];
         let file = ImageFile::new(file);
         Ok(Self { base, file, layout, blocks: RwLock::new(Bitmap { words, dirty }), flushing: Mutex::default() })
+    }
+
+    /// The first bytes from `offset` on that are the overlay's own and not the base's: start and end; `None` if there are none.
+    pub fn next_changed(&self, offset: u64) -> Option<(u64, u64)> {
+        let (block, blocks) = (self.layout.block, self.layout.blocks());
+        if offset >= self.layout.size {
+            return None;
+        }
+        let bitmap = self.shared();
+        let first = (offset / block..blocks).find(|index| bitmap.get(*index))?;
+        let end = (first + 1..blocks).find(|index| !bitmap.get(*index)).unwrap_or(blocks);
+        Some(((first * block).max(offset), (end * block).min(self.layout.size)))
+    }
+
+    /// The disk that it lies over.
+    pub fn base(&self) -> &dyn Disk {
+        self.base.as_ref()
     }
 
     fn shared(&self) -> RwLockReadGuard<'_, Bitmap> {
@@ -221,6 +254,27 @@ impl Disk for Overlay {
 
     fn granularity(&self) -> u32 {
         u32::try_from(self.layout.block).unwrap_or(u32::MAX)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        let size = self.layout.size;
+        let mut at = offset;
+        while at < size {
+            match (self.next_changed(at), self.base.next_data(at)?) {
+                // What is written here, holes among it, has to be read.
+                (Some((start, end)), _) if start <= at => return Ok(Some((at, end))),
+                (changed, Some((start, end))) => {
+                    let limit = changed.map_or(size, |(start, _)| start);
+                    if start < limit {
+                        return Ok(Some((start, end.min(limit))));
+                    }
+                    at = limit;
+                }
+                (Some((start, _)), None) => at = start,
+                (None, None) => break,
+            }
+        }
+        Ok(None)
     }
 
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {

@@ -76,6 +76,23 @@ impl Disk for Raw {
         Some(&self.file)
     }
 
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        if offset >= self.size {
+            return Ok(None);
+        }
+        let start = match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(start) => start / SECTOR * SECTOR,
+            // Nothing but a hole up to the end (lseek(2)).
+            Err(Errno::NXIO) => return Ok(None),
+            // A host, or a device, that does not know.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some((offset, self.size))),
+            Err(error) => return Err(error.into()),
+        };
+        let start = start.max(offset);
+        let end = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(start))?;
+        Ok((start < self.size).then(|| (start, end.next_multiple_of(SECTOR).clamp(start + SECTOR, self.size))))
+    }
+
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
         disk::check(self, offset, data.len() as u64)?;
         self.file.read_exact_at(data, offset)

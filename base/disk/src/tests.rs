@@ -1,6 +1,7 @@
 //! Every kind of disk against one model, crashes included; and QEMU's opinion of the images.
 
 mod bad;
+mod copy;
 mod model;
 mod power;
 mod qemu;

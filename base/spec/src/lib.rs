@@ -6,19 +6,23 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod command;
 mod disk;
 mod duration;
 mod engine;
 mod gdb;
+mod share;
 mod size;
 mod trace;
 mod vm;
 
 pub use address::{GuestAddress, ParseAddressError};
+pub use command::CommandSpec;
 pub use disk::{DiskSpec, MAX_SERIAL, ParseDiskError};
 pub use duration::{ParsePeriodError, ParseTimeoutError, Period, Timeout};
 pub use engine::{EngineChoice, Flags, ParseEngineError, SoftOptions, Translate, Turn};
 pub use gdb::{Gdb, GdbAddress, ParseGdbError};
+pub use share::{MAX_TARGET, ParseShareError, ShareSpec};
 pub use size::{ByteSize, ParseSizeError};
 pub use trace::{ParseTraceError, Profile, Trace, TraceKind};
 pub use vm::{

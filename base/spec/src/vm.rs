@@ -1,6 +1,7 @@
 //! One machine as asked for, and the rules it must keep.
 
-use crate::{ByteSize, DiskSpec, EngineChoice, Gdb, GuestAddress, Period, Profile, Timeout, Trace, Turn};
+use crate::ParseShareError;
+use crate::{ByteSize, DiskSpec, EngineChoice, Gdb, GuestAddress, Period, Profile, ShareSpec, Timeout, Trace, Turn};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::PathBuf;
@@ -55,6 +56,9 @@ pub struct VmSpec {
     /// In the order in which the guest finds them; no file twice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskSpec>,
+    /// Folders of the host; no two at one place in the guest. Each takes the room of a disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<ShareSpec>,
     #[serde(default)]
     pub engine: EngineChoice,
     /// How often the machine goes over to the other of two engines that take turns; with one engine it must not be given.
@@ -165,10 +169,14 @@ pub enum SpecError {
          format says what mode it starts in)"
     )]
     ModeWithoutAddress,
-    #[error("{0} disks are more than a machine has room for; give at most {MAX_DISKS}")]
+    #[error("{0} disks and shared folders are more than a machine has room for; give at most {MAX_DISKS} of both")]
     TooManyDisks(usize),
     #[error("the disk {} is given twice; give it once", .0.display())]
     DiskTwice(PathBuf),
+    #[error("two folders are to be at {0} in the guest; give each a place of its own")]
+    TargetTwice(String),
+    #[error(transparent)]
+    Share(#[from] ParseShareError),
     #[error("the kernel command line is {0} bytes long; Linux takes at most {MAX_CMDLINE}")]
     CmdlineTooLong(usize),
     #[error("the kernel command line has a zero byte in it; write it as plain text")]
@@ -195,6 +203,7 @@ impl Default for VmSpec {
             memory: DEFAULT_MEMORY,
             cpus: default_cpus(),
             disks: Vec::new(),
+            shares: Vec::new(),
             engine: EngineChoice::default(),
             switch_every: None,
             cpu: None,
@@ -243,12 +252,19 @@ impl VmSpec {
     }
 
     fn validate_disks(&self) -> Result<(), SpecError> {
-        if self.disks.len() > MAX_DISKS {
-            return Err(SpecError::TooManyDisks(self.disks.len()));
+        let together = self.disks.len() + self.shares.len();
+        if together > MAX_DISKS {
+            return Err(SpecError::TooManyDisks(together));
         }
         for (n, disk) in self.disks.iter().enumerate() {
             if self.disks.iter().take(n).any(|other| other.path == disk.path) {
                 return Err(SpecError::DiskTwice(disk.path.clone()));
+            }
+        }
+        for (n, share) in self.shares.iter().enumerate() {
+            share.check()?;
+            if self.shares.iter().take(n).any(|other| other.target == share.target) {
+                return Err(SpecError::TargetTwice(share.target.clone()));
             }
         }
         Ok(())

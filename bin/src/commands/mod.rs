@@ -3,3 +3,5 @@
 pub mod doctor;
 pub mod image;
 pub mod machine;
+pub mod system;
+pub mod vmm;

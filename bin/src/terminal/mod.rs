@@ -7,6 +7,7 @@ pub mod signals;
 pub use escape::scan as scan_for_leave;
 pub use raw::{GiveBack, enter_raw, give_back, give_back_on_panic, is_raw};
 
+use motu_proto::TermSize;
 use std::io::IsTerminal;
 
 /// Whether both input and output are a terminal.
@@ -18,4 +19,10 @@ pub fn is_interactive() -> bool {
 pub fn size() -> Option<(u16, u16)> {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
+}
+
+/// The terminal's size; 24 lines of 80 where it is not known.
+pub fn term_size() -> TermSize {
+    let (rows, cols) = size().unwrap_or((24, 80));
+    TermSize { rows, cols }
 }

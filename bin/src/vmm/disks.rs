@@ -57,6 +57,11 @@ impl Disks {
         }
     }
 
+    /// Puts a disk before all others.
+    pub fn put_first(&mut self, disk: Box<dyn Disk>, serial: &str) {
+        self.open.insert(0, DiskConfig { disk, serial: serial.to_owned() });
+    }
+
     /// Takes the disks for a machine.
     pub fn take(&mut self) -> Vec<DiskConfig> {
         std::mem::take(&mut self.open)

@@ -9,6 +9,7 @@ mod gdb;
 mod output;
 mod outputs;
 mod profile;
+pub mod shares;
 mod stats;
 mod trace;
 
@@ -98,6 +99,7 @@ impl Vmm {
             serial: Box::new(outputs.console.clone()),
             ports: boot.ports,
             disks: boot.disks.take(),
+            shares: shares::open(&spec.shares)?,
             entropy: Box::new(host::random),
             on_reset: boot.on_reset,
             debug_exit: spec.debug_exit,

@@ -4,11 +4,13 @@
 //! stay the host's: which packages there are, and whether they are genuine, is for apt to say. What the
 //! host has configured to be run or fetched beside that (hooks, icons, translations) is left out.
 
+mod plan;
 mod status;
 
 use crate::StoreError;
 use crate::process::{self, Host, Outcome};
 use crate::progress::Watch;
+pub(crate) use plan::{Planned, Suite};
 use status::DownloadStatus;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! What can go wrong, said so that a person knows what to do.
 
+use crate::{Digest, ImageName};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -34,12 +35,125 @@ pub enum StoreError {
         /// MiB that are needed.
         needed: u64,
     },
-    /// An image name that cannot be a file's name in the store.
-    #[error("{0:?} is no image name: names are of a-z, 0-9, '.', '_' and '-', and begin with a letter or digit")]
-    Name(String),
+    /// A text that is no image's name.
+    #[error(transparent)]
+    Name(#[from] crate::ParseNameError),
+    /// There is no such image.
+    #[error("there is no image {text:?}{}; `motu image ls` shows those there are{}", meant(.near), elsewhere(.text, .near))]
+    NoImage {
+        /// What was asked for.
+        text: String,
+        /// Names that are near.
+        near: Vec<String>,
+    },
+    /// The first digits of more than one image's digest.
+    #[error("{text} are the first digits of several images, such as {one} and {other}; give more of them")]
+    Ambiguous {
+        /// The digits.
+        text: String,
+        /// One of them.
+        one: Digest,
+        /// Another.
+        other: Digest,
+    },
+    /// An image that something stands on.
+    #[error(
+        "the image {image} is in use by {user}; end and remove that first, or take only the name away with --force"
+    )]
+    InUse {
+        /// The image.
+        image: String,
+        /// The machine, or the work.
+        user: String,
+    },
+    /// An image with several names was to be deleted by its digest.
+    #[error("the image {image} has several names: {}; name one of them, or take all away with --force", list(.names))]
+    ManyNames {
+        /// Its digest.
+        image: String,
+        /// Its names.
+        names: Vec<ImageName>,
+    },
+    /// A newer motu's record.
+    #[error(
+        "the image {image} was made by a newer motu (its record has version {version}); use that, or remove the image"
+    )]
+    Newer {
+        /// The image.
+        image: String,
+        /// Its record's version.
+        version: u32,
+    },
+    /// An image's record that cannot be.
+    #[error("no image can be made of {source_text}: its record {problem}")]
+    Record {
+        /// Where it comes from.
+        source_text: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A blob was deleted while something was made of it.
+    #[error("the blob {0} was deleted while an image was made of it; make the image again")]
+    Lost(Digest),
+    /// An image that needs firmware.
+    #[error(
+        "the image {image} has no kernel beside its disk, and this motu has no firmware to run the disk's own boot loader; import \
+         the disk with --kernel and --initrd, as `motu image pull disk:FILE --kernel vmlinuz --initrd initrd.img --append root=/dev/vda1`"
+    )]
+    NoFirmware {
+        /// The image.
+        image: String,
+    },
+    /// There is no such machine.
+    #[error("there is no machine {text:?}{}; `motu ls -a` shows those there are", meant(.near))]
+    NoMachine {
+        /// What was asked for.
+        text: String,
+        /// Names that are near.
+        near: Vec<String>,
+    },
+    /// A name that another machine has.
+    #[error("there is a machine {name:?} already ({id}); remove it first, or give this one another name")]
+    MachineExists {
+        /// The name.
+        name: String,
+        /// The other machine's ID.
+        id: String,
+    },
+    /// A machine that another process has.
+    #[error("the machine {machine} is running; stop it first")]
+    MachineRuns {
+        /// Its ID.
+        machine: String,
+    },
+    /// A machine's record is not what it was when it was written.
+    #[error("the machine {machine} is damaged: {} {found}", path.display())]
+    DamagedMachine {
+        /// Its ID.
+        machine: String,
+        /// The damaged file.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+    },
+    /// A disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] motu_disk::DiskError),
+    /// A root file system cannot be made.
+    #[error(transparent)]
+    Rootfs(motu_rootfs::RootfsError),
+    /// An image without a root disk.
+    #[error("the image {image} has no disk: all of it is in its initial RAM disk")]
+    NoDisk {
+        /// The image.
+        image: String,
+    },
+    /// A file that would be written over.
+    #[error("there is a file {} already; remove it first, or name another", .0.display())]
+    Exists(PathBuf),
     /// A stored file is not what it was when it was stored.
     #[error(
-        "the image {image} is damaged: {} {found}; `motu image rm {image}` removes it, and its next use makes it anew",
+        "the image {image} is damaged: {} {found}; remove it (`motu image rm {image}`) and make it, or get it, again",
         path.display()
     )]
     Damaged {
@@ -99,12 +213,57 @@ pub enum StoreError {
         /// What is missing or wrong.
         problem: String,
     },
+    /// The host's sources have no such release.
+    #[error(
+        "this host's package sources have no {asked}; they have {}; name one of these, as deb:NAME, or add sources for it to the host",
+        if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+    )]
+    NoSuite {
+        /// What was asked for.
+        asked: String,
+        /// Codenames and suites.
+        known: Vec<String>,
+    },
+    /// A package's name that cannot be one.
+    #[error(
+        "{0:?} is no package's name: names are of a-z, 0-9, '+', '-' and '.', as curl, or with a version, as curl=7.88.1-10"
+    )]
+    PackageName(String),
+    /// Packages could not be configured.
+    #[error("the packages could not be configured in a machine: {problem}{}", said(.output))]
+    Configure {
+        /// How it ended.
+        problem: String,
+        /// The last lines that were written.
+        output: String,
+    },
     /// The initial RAM disk cannot be written.
     #[error("cannot make the initrd: {0}")]
     Cpio(#[from] crate::CpioError),
     /// The person, or a signal, stopped it. Nothing half made is left in use.
-    #[error("stopped before the image was made; nothing was kept")]
+    #[error("stopped before it was done; nothing half made is kept")]
     Cancelled,
+}
+
+/// A hint at names that are near.
+fn meant(near: &[String]) -> String {
+    match near {
+        [] => String::new(),
+        [names @ .., last] if !names.is_empty() => format!("; is {} or {last} meant?", names.join(", ")),
+        names => format!("; is {} meant?", names.concat()),
+    }
+}
+
+/// Where a name that nothing here is near to may be known.
+fn elsewhere(text: &str, near: &[String]) -> String {
+    match text.parse::<ImageName>() {
+        Ok(_) if near.is_empty() => format!(", and `motu image pull oci:{text}` gets one from a registry"),
+        _ => String::new(),
+    }
+}
+
+fn list(names: &[ImageName]) -> String {
+    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn said(output: &str) -> String {
@@ -114,5 +273,14 @@ fn said(output: &str) -> String {
 impl StoreError {
     pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
         move |source| StoreError::Io { doing, path: path.to_owned(), source }
+    }
+}
+
+impl From<motu_rootfs::RootfsError> for StoreError {
+    fn from(error: motu_rootfs::RootfsError) -> Self {
+        match error {
+            motu_rootfs::RootfsError::Cancelled => StoreError::Cancelled,
+            other => StoreError::Rootfs(other),
+        }
     }
 }

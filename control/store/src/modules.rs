@@ -14,14 +14,18 @@ pub(crate) const ROOTS: [(&str, bool); 3] = [("virtio_pci", true), ("virtio_cons
 pub(crate) const DISK_ROOTS: [(&str, bool); 4] =
     [("virtio_blk", false), ("crc32c_intel", false), ("crc32c_generic", false), ("ext4", false)];
 
+/// What a machine with a shared folder has on top.
+pub(crate) const SHARE_ROOTS: [(&str, bool); 1] = [("virtiofs", false)];
+
 /// What these need on the kernels that are known, so that one reading of a package is enough.
-pub(crate) const LIKELY: [&str; 10] = [
+pub(crate) const LIKELY: [&str; 11] = [
     "virtio",
     "virtio_ring",
     "virtio_pci_modern_dev",
     "virtio_pci_legacy_dev",
     "rng_core",
     "virtio_vdpa",
+    "fuse",
     "jbd2",
     "mbcache",
     "crc16",
@@ -40,8 +44,17 @@ pub(crate) struct Module {
     /// Its path in the image, `lib/modules/.../virtio.ko`.
     pub(crate) path: String,
     pub(crate) data: Vec<u8>,
-    /// Only a machine with a disk needs it.
-    pub(crate) for_disks: bool,
+    pub(crate) needed_by: NeededBy,
+}
+
+/// Which machines load a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NeededBy {
+    All,
+    /// Those with a disk.
+    Disks,
+    /// Those with a shared folder.
+    Shares,
 }
 
 /// The kernel's name of a module for a path: without folders and suffixes, with `_` for `-`
@@ -68,17 +81,18 @@ pub(crate) fn order(members: &Members, searched: &[String], package: &str) -> Re
         members,
         searched,
         package,
-        for_disks: false,
+        needed_by: NeededBy::All,
         unpacked: BTreeMap::new(),
         ordered: Vec::new(),
         missing: Vec::new(),
     };
-    for (root, needed) in ROOTS {
-        search.visit(root, needed, 0)?;
-    }
-    search.for_disks = true;
-    for (root, needed) in DISK_ROOTS {
-        search.visit(root, needed, 0)?;
+    let groups: [(NeededBy, &[(&str, bool)]); 3] =
+        [(NeededBy::All, &ROOTS), (NeededBy::Disks, &DISK_ROOTS), (NeededBy::Shares, &SHARE_ROOTS)];
+    for (needed_by, roots) in groups {
+        search.needed_by = needed_by;
+        for &(root, needed) in roots {
+            search.visit(root, needed, 0)?;
+        }
     }
     if search.missing.is_empty() { Ok(Order::Complete(search.ordered)) } else { Ok(Order::Missing(search.missing)) }
 }
@@ -87,8 +101,8 @@ struct Search<'a> {
     members: &'a Members,
     searched: &'a [String],
     package: &'a str,
-    /// What is found now is.
-    for_disks: bool,
+    /// What is found now.
+    needed_by: NeededBy,
     /// Whether a module's dependencies have been followed to their end.
     unpacked: BTreeMap<String, bool>,
     ordered: Vec<Module>,
@@ -123,7 +137,7 @@ impl Search<'_> {
         }
         self.unpacked.insert(name.to_owned(), true);
         let path = path.split_once(".ko").map_or(path.as_str(), |(stem, _)| stem);
-        self.ordered.push(Module { path: format!("{path}.ko"), data, for_disks: self.for_disks });
+        self.ordered.push(Module { path: format!("{path}.ko"), data, needed_by: self.needed_by });
         Ok(())
     }
 }

@@ -25,19 +25,39 @@ impl Progress for Silent {
 
 /// Where a step reports to, and what may stop it.
 #[derive(Clone, Copy)]
-pub(crate) struct Watch<'a> {
-    pub(crate) progress: &'a dyn Progress,
-    pub(crate) cancel: &'a AtomicBool,
+pub struct Watch<'a> {
+    /// Is told of each step.
+    pub progress: &'a dyn Progress,
+    /// Set once the work is no longer wanted.
+    pub cancel: &'a AtomicBool,
+}
+
+impl std::fmt::Debug for Watch<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Watch").field("cancel", self.cancel).finish_non_exhaustive()
+    }
 }
 
 impl Watch<'_> {
+    /// Tells nobody and never ends.
+    pub fn silent() -> Watch<'static> {
+        static GO_ON: AtomicBool = AtomicBool::new(false);
+        Watch { progress: &Silent, cancel: &GO_ON }
+    }
+
     /// Fails once the work is no longer wanted.
-    pub(crate) fn check(&self) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::Cancelled`].
+    pub fn check(&self) -> Result<(), StoreError> {
         if self.cancel.load(Ordering::Relaxed) { Err(StoreError::Cancelled) } else { Ok(()) }
     }
 
     /// Does one step, reported from its beginning to its end.
-    pub(crate) fn step<T>(
+    ///
+    /// # Errors
+    /// [`StoreError::Cancelled`], or the work's.
+    pub fn step<T>(
         &self,
         what: &str,
         total: Option<u64>,

@@ -13,6 +13,9 @@ pub(crate) const TO_FETCH: u64 = 128;
 /// MiB for making an image from packages that are kept.
 pub(crate) const TO_MAKE: u64 = 32;
 
+/// MiB for an image of a distribution: lists, packages, the disk, and what is written while packages are configured.
+pub(crate) const TO_MAKE_DISTRIBUTION: u64 = 768;
+
 /// MiB below which work that goes on is ended.
 pub(crate) const TO_GO_ON: u64 = 1;
 

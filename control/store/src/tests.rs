@@ -1,9 +1,11 @@
 //! The store and the making of `tiny`, with programs in the place of apt and dpkg-deb that do what
 //! each test needs. A package is a plain tar archive here, which the stand-in for dpkg-deb prints.
 
+mod images;
+
 use crate::modules::tests::module;
 use crate::process::Host;
-use crate::{Image, Progress, Silent, Store, StoreError, default_path};
+use crate::{BootFiles, Image, Progress, Prune, Silent, Store, StoreError, Watch, default_path};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -109,15 +111,29 @@ impl World {
         self.store().tiny(AGENT, &Silent, &GO_ON)
     }
 
-    /// Every file of the store but the lock.
+    /// What `tiny` is booted with, its files checked.
+    fn boot(&self) -> Result<BootFiles, StoreError> {
+        let image = self.tiny()?;
+        Ok(self.store().boot_files(&image, Watch::silent())?.expect("a kernel of its own"))
+    }
+
+    fn remove(&self, name: &str) -> Result<bool, StoreError> {
+        match self.store().remove(name, false, Watch::silent()) {
+            Ok(removed) => Ok(removed.deleted.is_some()),
+            Err(StoreError::NoImage { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every file of the store but its locks.
     fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut files = BTreeMap::new();
         let mut folders = vec![self.store_path()];
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).expect("a folder").flatten() {
+            for entry in fs::read_dir(&folder).expect("a folder").flatten() {
                 if entry.path().is_dir() {
                     folders.push(entry.path());
-                } else if entry.file_name() != "lock" {
+                } else if entry.file_name() != "lock" && folder.file_name() != Some("turns".as_ref()) {
                     files.insert(entry.path(), fs::read(entry.path()).expect("a file"));
                 }
             }
@@ -129,10 +145,12 @@ impl World {
     fn fails(&self) -> String {
         let error = self.tiny().expect_err("it cannot be made").to_string();
         let files = self.files();
-        let left: Vec<_> = files.keys().filter(|path| !path.starts_with(self.store_path().join("blobs"))).collect();
+        let is_blob =
+            |path: &Path| ["blobs", "seals"].iter().any(|part| path.starts_with(self.store_path().join(part)));
+        let left: Vec<_> = files.keys().filter(|path| !is_blob(path)).collect();
         let packages = self.store_path().join("packages/tiny.json");
         assert!(left.iter().all(|path| **path == packages), "{left:?}");
-        assert_eq!(self.store().images().expect("readable"), []);
+        assert!(self.store().images().expect("readable").is_empty());
         error
     }
 }
@@ -145,8 +163,9 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 fn the_image_is_made_of_the_packages_and_the_agent() {
     let world = World::new();
     let image = world.tiny().expect("made");
-    assert_eq!(fs::read(&image.kernel).expect("a kernel"), b"the kernel");
-    let initrd = fs::read(&image.initrd).expect("an initrd");
+    let boot = world.boot().expect("whole");
+    assert_eq!(fs::read(&boot.kernel).expect("a kernel"), b"the kernel");
+    let initrd = fs::read(boot.initrd.expect("an initrd")).expect("an initrd");
     for part in [AGENT, b"bin/sh\0", b"bin/mount\0", b"dev/console\0"] {
         assert!(contains(&initrd, part), "{}", String::from_utf8_lossy(part));
     }
@@ -155,7 +174,7 @@ fn the_image_is_made_of_the_packages_and_the_agent() {
     assert!(contains(&initrd, list), "the order of loading, with a dependency that was not foreseen");
     assert!(!contains(&initrd, b"unneeded.ko"));
     let packages: Vec<_> =
-        image.packages.iter().map(|package| (package.name.as_str(), package.version.as_str())).collect();
+        image.record.packages.iter().map(|package| (package.name.as_str(), package.version.as_str())).collect();
     assert_eq!(packages, [("linux-image-1-cloud", "1"), ("busybox-static", "1")]);
 }
 
@@ -172,20 +191,21 @@ fn the_second_use_takes_no_tool_and_changes_nothing() {
 #[test]
 fn the_same_packages_and_agent_give_the_same_image() {
     let (one, other) = (World::new(), World::new());
-    let digest = |image: Image| image.initrd.file_name().map(|name| name.to_owned());
-    assert_eq!(digest(one.tiny().expect("made")), digest(other.tiny().expect("made")));
+    assert_eq!(one.tiny().expect("made").record.boot, other.tiny().expect("made").record.boot);
 }
 
 #[test]
 fn another_agent_is_put_in_without_a_network() {
     let world = World::new();
-    let image = world.tiny().expect("made");
+    let before = world.boot().expect("made");
     world.without("apt-get");
     world.without("apt-cache");
     let newer = world.store().tiny(b"a newer agent", &Silent, &GO_ON).expect("made from kept packages");
-    assert_eq!(newer.kernel, image.kernel);
-    assert_ne!(newer.initrd, image.initrd);
-    assert!(contains(&fs::read(&newer.initrd).expect("an initrd"), b"a newer agent"));
+    let boot = world.store().boot_files(&newer, Watch::silent()).expect("whole").expect("a kernel");
+    assert_eq!(boot.kernel, before.kernel);
+    assert!(contains(&fs::read(boot.initrd.expect("an initrd")).expect("readable"), b"a newer agent"));
+    assert!(!before.initrd.expect("an initrd").exists(), "the image before is gone, as it can be made anew");
+    assert_eq!(world.store().images().expect("readable").len(), 1);
 }
 
 #[test]
@@ -279,8 +299,8 @@ fn a_split_kernel_is_put_together() {
     world.package("linux-image-9", &[("./boot/vmlinuz-9", b"a kernel apart".to_vec())]);
     let builtin = b"kernel/virtio_pci.ko\nkernel/virtio_console.ko\n".to_vec();
     world.package("linux-modules-9", &[("./lib/modules/9/modules.builtin", builtin)]);
-    let image = world.tiny().expect("made");
-    assert_eq!(fs::read(&image.kernel).expect("a kernel"), b"a kernel apart");
+    let boot = world.boot().expect("made");
+    assert_eq!(fs::read(&boot.kernel).expect("a kernel"), b"a kernel apart");
 }
 
 #[test]
@@ -330,10 +350,11 @@ fn what_a_killed_motu_left_is_never_used_and_cleared() {
     // Killed between the blobs and the record that names them: they are no image.
     let orphan = world.store_path().join("blobs/sha256").join(crate::Digest::of(b"orphan").to_string());
     fs::write(&orphan, "orphan").expect("a leftover");
-    assert_eq!(world.store().images().expect("readable"), []);
+    assert!(world.store().images().expect("readable").is_empty());
     world.tiny().expect("made");
+    assert!(world.store().check(Watch::silent()).expect("readable").troubles.is_empty());
+    world.store().prune(Prune::default(), Watch::silent()).expect("pruned");
     assert_eq!(fs::read_dir(&tmp).expect("tmp").count(), 0);
-    world.store().remove("none", &GO_ON).expect("nothing to remove");
     assert!(!orphan.exists());
 }
 
@@ -341,8 +362,7 @@ fn what_a_killed_motu_left_is_never_used_and_cleared() {
 fn one_motu_waits_for_the_other() {
     let world = World::new();
     let store = world.store();
-    let other = fs::File::create(world.store_path().join("lock")).expect("the lock");
-    rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    let other = store.turn("tiny", Watch::silent()).expect("the turn");
     struct StopWhenWaiting<'a>(&'a AtomicBool);
     impl Progress for StopWhenWaiting<'_> {
         fn start(&self, what: &str, _: Option<u64>) {
@@ -369,55 +389,93 @@ fn damage(path: &Path) {
 #[test]
 fn a_damaged_blob_is_named_and_refused_until_it_is_made_anew() {
     let world = World::new();
-    let image = world.tiny().expect("made");
-    for path in [&image.kernel, &image.initrd] {
+    let boot = world.boot().expect("made");
+    let initrd = boot.initrd.clone().expect("an initrd");
+    for path in [&boot.kernel, &initrd] {
         damage(path);
-        let error = world.tiny().expect_err("damaged").to_string();
+        let error = world.boot().expect_err("damaged").to_string();
         assert!(error.contains("the image tiny is damaged") && error.contains(&path.display().to_string()), "{error}");
-        assert!(world.store().remove("tiny", &GO_ON).expect("removed"));
-        assert_eq!(world.tiny().expect("made anew"), image);
+        let report = world.store().check(Watch::silent()).expect("readable");
+        let found: Vec<_> = report.troubles.iter().map(|trouble| (&trouble.path, trouble.affects.concat())).collect();
+        assert_eq!(found, [(path, "tiny:latest".to_owned())]);
+        assert!(world.remove("tiny").expect("removed"));
+        assert_eq!(world.boot().expect("made anew"), boot);
     }
-    fs::remove_file(&image.kernel).expect("removed");
-    assert!(world.tiny().expect_err("damaged").to_string().contains("is missing"));
+    fs::remove_file(&boot.kernel).expect("removed");
+    assert!(world.boot().expect_err("damaged").to_string().contains("is missing"));
 }
 
 #[test]
 fn a_damaged_record_is_named_and_refused_until_it_is_made_anew() {
     let world = World::new();
-    let image = world.tiny().expect("made");
-    let record = world.store_path().join("images/tiny.json");
+    let boot = world.boot().expect("made");
+    let record = world.store().image_record(world.tiny().expect("made").digest);
     damage(&record);
     let error = world.tiny().expect_err("damaged").to_string();
-    assert!(error.contains("images/tiny.json is no record of this motu's"), "{error}");
-    assert!(world.store().remove("tiny", &GO_ON).expect("removed"));
-    assert_eq!(world.tiny().expect("made anew"), image);
+    assert!(error.contains("has another digest than its name says"), "{error}");
+    // What it names is not known, so nothing is deleted for it.
+    world.store().prune(Prune::default(), Watch::silent()).expect("pruned");
+    assert!(boot.kernel.exists());
+    assert!(world.remove("tiny").expect("removed"));
+    assert_eq!(world.boot().expect("made anew"), boot);
+    let name = world.store_path().join("names/tiny:latest.json");
+    damage(&name);
+    let error = world.tiny().expect_err("damaged").to_string();
+    assert!(error.contains("tiny:latest.json is no record of this motu's"), "{error}");
+}
+
+#[test]
+fn a_record_of_a_newer_motu_is_said_to_be_one() {
+    let world = World::new();
+    let text = br#"{"version": 3, "something": "new"}"#;
+    let digest = crate::Digest::of(text);
+    let store = world.store();
+    fs::write(store.image_record(digest), text).expect("written");
+    let error = store.find(&digest.short()).expect_err("newer").to_string();
+    assert!(error.contains("newer motu") && error.contains("version 3"), "{error}");
+}
+
+#[test]
+fn what_an_older_motu_kept_is_made_anew() {
+    let world = World::new();
+    let store = world.store();
+    let record = world.store_path().join("images/tiny.json");
+    fs::write(&record, br#"{"kernel": "00", "recipe": 2}"#).expect("written");
+    assert!(store.images().expect("readable").is_empty());
+    world.tiny().expect("made");
+    store.prune(Prune::default(), Watch::silent()).expect("pruned");
+    assert!(!record.exists());
+    world.boot().expect("whole");
 }
 
 #[test]
 fn damaged_kept_packages_are_fetched_again() {
     let world = World::new();
-    let image = world.tiny().expect("made");
-    let deb = image.packages[0].digest.to_string();
+    let boot = world.boot().expect("made");
+    let deb = world.tiny().expect("made").record.packages[0].digest.to_string();
     damage(&world.store_path().join("blobs/sha256").join(deb));
-    assert!(world.store().remove("tiny", &GO_ON).expect("removed"));
-    assert_eq!(world.tiny().expect("made anew"), image);
+    assert!(world.remove("tiny").expect("removed"));
+    assert_eq!(world.boot().expect("made anew"), boot);
     let record = world.store_path().join("packages/tiny.json");
     damage(&record);
-    assert!(world.store().remove("tiny", &GO_ON).expect("removed"));
-    assert_eq!(world.tiny().expect("made anew"), image);
+    assert!(world.remove("tiny").expect("removed"));
+    assert_eq!(world.boot().expect("made anew"), boot);
 }
 
 #[test]
 fn removing_keeps_the_packages_and_pruning_does_not() {
     let world = World::new();
     world.tiny().expect("made");
-    assert!(world.store().remove("tiny", &GO_ON).expect("removed"));
-    assert!(!world.store().remove("tiny", &GO_ON).expect("gone already"));
-    assert_eq!(world.files().len(), 3, "two packages and their record");
-    assert!(world.store().prune(&GO_ON).expect("pruned") > 0);
+    assert!(world.remove("tiny").expect("removed"));
+    assert!(!world.remove("tiny").expect("gone already"));
+    let files = world.files();
+    let seals = files.keys().filter(|path| path.starts_with(world.store_path().join("seals"))).count();
+    assert_eq!(files.len() - seals, 3, "two packages and their record");
+    let pruned = world.store().prune(Prune { caches: true, unused: false }, Watch::silent()).expect("pruned");
+    assert!(pruned.bytes > 0);
     assert_eq!(world.files(), BTreeMap::new());
     for name in ["", "../x", "a/b", "Tiny", ".hidden"] {
-        assert!(matches!(world.store().remove(name, &GO_ON), Err(StoreError::Name(_))), "{name:?}");
+        assert!(!world.remove(name).expect("nothing"), "{name:?}");
     }
 }
 

@@ -4,16 +4,20 @@ use crate::apt::{Apt, Candidate};
 use crate::blobs::Found;
 use crate::cpio::Archive;
 use crate::deb::Members;
-use crate::modules::{self, Module, Order};
-use crate::progress::Watch;
+use crate::modules::{self, Module, NeededBy, Order};
+use crate::progress::{Silent, Watch};
 use crate::record::{self, PackagesRecord};
-use crate::{Digest, ImageRecord, Package, Store, StoreError, applets, room};
+use crate::work::Work;
+use crate::{
+    Agent, Boot, Digest, ImageConfig, ImageName, ImageRecord, Kernel, Package, RECORD_VERSION, Store, StoreError,
+    Timestamp, applets, room,
+};
 
 /// The image's name.
 pub(crate) const NAME: &str = "tiny";
 
 /// To be raised with each change to what goes into the image, so that images made before are made anew.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 
 /// Packages that depend on the newest kernel for virtual machines: Debian's, Ubuntu's, and the ones
 /// for every machine.
@@ -45,15 +49,22 @@ impl<'a> Recipe<'a> {
 
     /// Whether this image was made by the same recipe with the same agent.
     pub(crate) fn made(&self, image: &ImageRecord) -> bool {
-        image.recipe == RECIPE && image.agent == self.digest
+        let agent = Agent { digest: self.digest, recipe: RECIPE };
+        matches!(&image.boot, Boot::Kernel(kernel) if kernel.agent.as_ref() == Some(&agent))
     }
 }
 
-/// Makes the image; its record is the caller's to write. To be called with the lock held.
-pub(crate) fn make(store: &Store, recipe: &Recipe<'_>, watch: Watch<'_>) -> Result<ImageRecord, StoreError> {
-    let packages = match kept_packages(store)? {
+/// The image's name, as one.
+pub(crate) fn name() -> Result<ImageName, StoreError> {
+    Ok(NAME.parse()?)
+}
+
+/// Makes the image; its record is the caller's to commit.
+pub(crate) fn make(work: &Work, recipe: &Recipe<'_>, watch: Watch<'_>) -> Result<ImageRecord, StoreError> {
+    let store = work.store();
+    let packages = match kept_packages(work, watch)? {
         Some(packages) => packages,
-        None => fetch_packages(store, watch)?,
+        None => fetch_packages(work, watch)?,
     };
     watch.step("making the image tiny", None, || {
         room::check(&store.tmp(), room::TO_MAKE)?;
@@ -66,12 +77,20 @@ pub(crate) fn make(store: &Store, recipe: &Recipe<'_>, watch: Watch<'_>) -> Resu
         let busybox = members.busybox.as_deref().ok_or_else(|| lacks("busybox (bin/busybox)"))?;
         let initrd = initrd(recipe.agent, busybox, &modules)?;
         watch.check()?;
-        Ok(ImageRecord {
-            kernel: store.blobs().put(kernel)?,
-            initrd: store.blobs().put(&initrd)?,
+        let kernel = Kernel {
+            kernel: work.add(kernel)?.digest,
+            initrd: Some(work.add(&initrd)?.digest),
             cmdline: CMDLINE.to_owned(),
-            agent: recipe.digest,
-            recipe: RECIPE,
+            agent: Some(Agent { digest: recipe.digest, recipe: RECIPE }),
+        };
+        Ok(ImageRecord {
+            version: RECORD_VERSION,
+            source: NAME.to_owned(),
+            manifest: None,
+            created: Timestamp::now(),
+            boot: Boot::Kernel(kernel),
+            disk: None,
+            config: ImageConfig::default(),
             packages,
         })
     })
@@ -79,7 +98,8 @@ pub(crate) fn make(store: &Store, recipe: &Recipe<'_>, watch: Watch<'_>) -> Resu
 
 /// The packages of an earlier making, if all of them are still whole. They only save a download:
 /// damaged ones are fetched again and not complained of.
-fn kept_packages(store: &Store) -> Result<Option<Vec<Package>>, StoreError> {
+fn kept_packages(work: &Work, watch: Watch<'_>) -> Result<Option<Vec<Package>>, StoreError> {
+    let store = work.store();
     let path = store.packages_record(NAME);
     let record = match record::read::<PackagesRecord>(&path, NAME) {
         Ok(Some(record)) => record,
@@ -91,7 +111,9 @@ fn kept_packages(store: &Store) -> Result<Option<Vec<Package>>, StoreError> {
         Err(error) => return Err(error),
     };
     for package in &record.packages {
-        if store.blobs().check(package.digest)? != Found::Whole {
+        // A motu that prunes meanwhile leaves what is pinned.
+        let there = work.pin(package.digest, watch)?;
+        if !there || store.blobs().check(package.digest, Watch::silent())? != Found::Whole {
             tracing::warn!("the kept package {} is damaged: it is fetched again", package.name);
             return Ok(None);
         }
@@ -99,13 +121,11 @@ fn kept_packages(store: &Store) -> Result<Option<Vec<Package>>, StoreError> {
     Ok(Some(record.packages))
 }
 
-fn fetch_packages(store: &Store, watch: Watch<'_>) -> Result<Vec<Package>, StoreError> {
-    let tmp = store.tmp();
-    room::check(&tmp, room::TO_FETCH)?;
-    let folder = tempfile::Builder::new().prefix("apt-").tempdir_in(&tmp).map_err(StoreError::io("write in", &tmp))?;
-    let mut apt = Apt::new(folder.path().to_owned(), store.host())?;
+fn fetch_packages(work: &Work, watch: Watch<'_>) -> Result<Vec<Package>, StoreError> {
+    room::check(work.folder(), room::TO_FETCH)?;
+    let mut apt = Apt::new(work.folder().join("apt"), work.store().host())?;
     if apt.use_host_lists() {
-        match choose(&apt, watch).and_then(|chosen| keep(store, &apt, &chosen, watch)) {
+        match choose(&apt, watch).and_then(|chosen| keep(work, &apt, &chosen, watch)) {
             // The host's lists may name what its sources have replaced since.
             Err(error @ (StoreError::Tool { .. } | StoreError::NoPackage { .. })) => {
                 tracing::debug!("the host's own lists of packages do not do: {error}");
@@ -115,7 +135,7 @@ fn fetch_packages(store: &Store, watch: Watch<'_>) -> Result<Vec<Package>, Store
     }
     apt.update(watch)?;
     let chosen = choose(&apt, watch)?;
-    keep(store, &apt, &chosen, watch)
+    keep(work, &apt, &chosen, watch)
 }
 
 /// Finds the packages to take: the newest kernel, its modules if those are apart, and busybox.
@@ -145,21 +165,21 @@ fn choose(apt: &Apt<'_>, watch: Watch<'_>) -> Result<Vec<Candidate>, StoreError>
 }
 
 /// Fetches packages and stores them, so that they need not be fetched again.
-fn keep(store: &Store, apt: &Apt<'_>, chosen: &[Candidate], watch: Watch<'_>) -> Result<Vec<Package>, StoreError> {
+fn keep(work: &Work, apt: &Apt<'_>, chosen: &[Candidate], watch: Watch<'_>) -> Result<Vec<Package>, StoreError> {
     let files = apt.download(chosen, watch)?;
     let mut packages = Vec::new();
     for (candidate, file) in chosen.iter().zip(&files) {
-        let digest = store.blobs().put_file(file, watch)?;
+        let digest = work.add_file(file, Watch { progress: &Silent, ..watch })?.digest;
         packages.push(Package { name: candidate.name.clone(), version: candidate.version.clone(), digest });
     }
     let record = PackagesRecord { packages };
-    record::write(store, &store.packages_record(NAME), &record)?;
+    work.keep_packages(NAME, &record, watch)?;
     Ok(record.packages)
 }
 
 fn read_packages(store: &Store, packages: &[Package], watch: Watch<'_>) -> Result<(Members, Vec<Module>), StoreError> {
     let kernel = packages.first().map_or(NAME, |package| package.name.as_str());
-    let roots = modules::ROOTS.iter().chain(&modules::DISK_ROOTS);
+    let roots = modules::ROOTS.iter().chain(&modules::DISK_ROOTS).chain(&modules::SHARE_ROOTS);
     let mut searched: Vec<String> = roots.map(|(name, _)| (*name).to_owned()).collect();
     searched.extend(modules::LIKELY.map(str::to_owned));
     for _ in 0..MOST_READINGS {
@@ -200,8 +220,12 @@ fn initrd(agent: &[u8], busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>, S
     for module in modules {
         archive.file(&module.path, 0o644, module.data.as_slice())?;
     }
-    for (list, for_disks) in [("etc/motu/modules", false), ("etc/motu/modules-disk", true)] {
-        let listed = modules.iter().filter(|module| module.for_disks == for_disks);
+    for (list, needed_by) in [
+        ("etc/motu/modules", NeededBy::All),
+        ("etc/motu/modules-disk", NeededBy::Disks),
+        ("etc/motu/modules-share", NeededBy::Shares),
+    ] {
+        let listed = modules.iter().filter(|module| module.needed_by == needed_by);
         let lines: String = listed.map(|module| format!("/{}\n", module.path)).collect();
         archive.file(list, 0o644, lines.into_bytes())?;
     }

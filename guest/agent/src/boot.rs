@@ -1,5 +1,7 @@
 //! From a bare kernel to a machine that a command can run in.
 
+use crate::root::{self, Root};
+use crate::shares::{self, Share};
 use crate::signals::Signals;
 use rustix::fs::{CWD, Mode, OFlags, open, symlinkat};
 use rustix::mount::{MountFlags, mount};
@@ -14,17 +16,28 @@ use std::process::{Command, Stdio};
 const MODULES: &str = "/etc/motu/modules";
 /// Those that only a machine with a disk needs.
 const DISK_MODULES: &str = "/etc/motu/modules-disk";
+/// Those that only a machine with a shared folder needs.
+const SHARE_MODULES: &str = "/etc/motu/modules-share";
 
 /// A folder for each virtio device, and what a disk's file `device` in it holds (virtio 1.2, 5).
 const VIRTIO_DEVICES: &str = "/sys/bus/virtio/devices";
 const DISK: &str = "0x0002";
+const FILE_SYSTEM: &str = "0x001a";
+
+/// How readily the kernel ends a process when memory is out, and what says never (proc(5)). Commands are asked to undo it.
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+const NEVER: &str = "-1000";
 
 const BUSYBOX: &str = "/bin/busybox";
 const SHELL: &str = "/bin/sh";
 
-/// Mounts the kernel's file systems, loads the modules and names the machine. What fails is said on
-/// the console and left out: a machine with less in it still answers the host.
-pub fn prepare() {
+/// Mounts the kernel's file systems, loads the modules, goes over to the root disk if there is one, and names the machine.
+/// What fails is said on the console and left out: a machine with less in it still answers the host.
+///
+/// # Errors
+/// For people: the root disk or a shared folder cannot be used. Without its root disk, the machine is what its initial RAM disk makes
+/// of it.
+pub fn prepare() -> Result<(), String> {
     let noexec = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
     let dev = MountFlags::NOSUID | MountFlags::NOEXEC;
     let temporary = MountFlags::NOSUID | MountFlags::NODEV;
@@ -33,8 +46,6 @@ pub fn prepare() {
     make_mount("devtmpfs", "/dev", MountFlags::NOSUID, c"mode=0755");
     make_mount("devpts", "/dev/pts", dev, c"mode=0620,gid=5,ptmxmode=0666");
     make_mount("tmpfs", "/dev/shm", temporary, c"mode=1777");
-    make_mount("tmpfs", "/tmp", temporary, c"mode=1777");
-    make_mount("tmpfs", "/run", temporary, c"mode=0755");
     for (target, link) in [
         ("/proc/self/fd", "/dev/fd"),
         ("/proc/self/fd/0", "/dev/stdin"),
@@ -43,15 +54,37 @@ pub fn prepare() {
     ] {
         said(link, symlinkat(target, CWD, link));
     }
-    said("hostname", rustix::system::sethostname(b"motu"));
+    said(OOM_SCORE, fs::write(OOM_SCORE, NEVER));
+    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let host = host_name(&cmdline);
+    said("hostname", rustix::system::sethostname(host.as_bytes()));
     load_modules(MODULES);
-    if has_disk() {
+    let root = Root::parse(&cmdline);
+    if root.is_some() || has_device(DISK) {
         load_modules(DISK_MODULES);
     }
-    if !Path::new(SHELL).exists() {
-        let installed = Command::new(BUSYBOX).args(["--install", "-s"]).status();
-        said(BUSYBOX, installed);
+    if has_device(FILE_SYSTEM) {
+        load_modules(SHARE_MODULES);
     }
+    let entered = root.as_ref().map_or(Ok(()), |root| root.enter(&["/dev", "/proc", "/sys"]));
+    make_mount("tmpfs", "/run", temporary, c"mode=0755");
+    if root.is_some() && entered.is_ok() {
+        root::complete_etc(host);
+    } else {
+        make_mount("tmpfs", "/tmp", temporary, c"mode=1777");
+        if !Path::new(SHELL).exists() {
+            let installed = Command::new(BUSYBOX).args(["--install", "-s"]).status();
+            said(BUSYBOX, installed);
+        }
+    }
+    entered?;
+    shares::parse(&cmdline).iter().try_for_each(Share::mount)
+}
+
+/// The machine's name: `motu.hostname=` on the kernel's command line.
+fn host_name(cmdline: &str) -> &str {
+    let mut named = cmdline.split_ascii_whitespace().filter_map(|word| word.strip_prefix("motu.hostname="));
+    named.rfind(|name| !name.is_empty()).unwrap_or("motu")
 }
 
 fn said<T, E: std::fmt::Display>(what: &str, result: Result<T, E>) {
@@ -65,10 +98,10 @@ fn make_mount(kind: &str, target: &str, flags: MountFlags, options: &CStr) {
     said(target, mount(kind, target, kind, flags, options));
 }
 
-fn has_disk() -> bool {
+fn has_device(wanted: &str) -> bool {
     let Ok(devices) = fs::read_dir(VIRTIO_DEVICES) else { return false };
     let mut kinds = devices.flatten().filter_map(|device| fs::read_to_string(device.path().join("device")).ok());
-    kinds.any(|kind| kind.trim_end() == DISK)
+    kinds.any(|kind| kind.trim_end() == wanted)
 }
 
 fn load_modules(list: &str) {

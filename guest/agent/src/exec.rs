@@ -2,12 +2,13 @@
 
 use crate::port::unless_busy;
 use crate::signals::{Ended, unblock_all};
+use crate::users::{Names, User};
 use motu_proto::{
     Exec, ExitStatus, GuestMessage, MAX_DATA, OutputStream, ReceiveWindow, STATUS_AGENT, STATUS_NOT_EXECUTABLE,
     STATUS_NOT_FOUND, SendWindow, TermSize, WindowError,
 };
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::process::{Pid, Signal, ioctl_tiocsctty, kill_process_group, setsid};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
+use rustix::process::{Pid, Signal, ioctl_tiocsctty, kill_process_group, setsid, umask};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use std::collections::VecDeque;
@@ -22,6 +23,12 @@ use std::time::{Duration, Instant};
 
 /// Where commands are looked for.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The agent's program, also after the initial RAM disk that it came in is gone (proc(5), /proc/PID/exe).
+const OWN_PROGRAM: &str = "/proc/1/exe";
+
+/// How readily the kernel ends a process when memory is out (proc(5)).
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 
 /// What ends the input of a terminal in its default settings (termios(3): VEOF).
 const END_OF_FILE: u8 = 0x04;
@@ -96,28 +103,76 @@ fn winsize(size: TermSize) -> Winsize {
     Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
-fn command_of(exec: &Exec) -> Result<Command, StartError> {
+fn refused(status: u8, message: String) -> StartError {
+    StartError { status, message }
+}
+
+fn command_of(exec: &Exec, user: &User) -> Result<Command, StartError> {
     let Some((program, arguments)) = exec.argv.split_first() else {
-        return Err(StartError { status: STATUS_AGENT, message: "there is no command to run".into() });
+        return Err(refused(STATUS_AGENT, "there is no command to run".into()));
     };
-    let mut command = Command::new(OsStr::from_bytes(program));
+    let mut command = if exec.builtin {
+        let mut command = Command::new(OWN_PROGRAM);
+        command.arg(OsStr::from_bytes(program));
+        command
+    } else {
+        Command::new(OsStr::from_bytes(program))
+    };
     command.args(arguments.iter().map(|argument| OsStr::from_bytes(argument)));
-    command.env_clear().env("PATH", PATH).env("HOME", "/root").env("TERM", "linux");
+    command.env_clear().env("PATH", PATH).env("HOME", OsStr::from_bytes(&user.home)).env("TERM", "linux");
     command.envs(exec.env.iter().map(|(name, value)| (OsStr::from_bytes(name), OsStr::from_bytes(value))));
-    let folder = exec.cwd.as_deref().map_or(Path::new("/root"), |cwd| Path::new(OsStr::from_bytes(cwd)));
-    if folder.is_dir() {
-        command.current_dir(folder);
-    } else if exec.cwd.is_some() {
-        let message = format!("{}: there is no such folder to start in", folder.display());
-        return Err(StartError { status: STATUS_NOT_EXECUTABLE, message });
-    }
+    match &exec.cwd {
+        Some(cwd) => command.current_dir(working_folder(Path::new(OsStr::from_bytes(cwd)))?),
+        None => {
+            let home = Path::new(OsStr::from_bytes(&user.home));
+            command.current_dir(if home.is_dir() { home } else { Path::new("/") })
+        }
+    };
     Ok(command)
 }
 
-fn start(command: &mut Command, terminal: bool) -> Result<Child, StartError> {
-    // SAFETY: `become_leader` makes system calls only, which is all that may be done between fork and
-    // exec.
-    unsafe { command.pre_exec(move || become_leader(terminal)) };
+/// The folder to start in; made if it is not there, as Docker does.
+fn working_folder(folder: &Path) -> Result<&Path, StartError> {
+    let refused = |why: String| refused(STATUS_NOT_EXECUTABLE, format!("cannot start in {}: {why}", folder.display()));
+    if !folder.is_absolute() {
+        return Err(refused("it has to begin with /".into()));
+    }
+    if !folder.is_dir() {
+        std::fs::create_dir_all(folder).map_err(|error| refused(error.to_string()))?;
+    }
+    Ok(folder)
+}
+
+/// To be called in a new child between fork and exec: makes it what a command is that this user starts.
+fn become_user(user: &User, own_stdin: bool) -> io::Result<()> {
+    let score = open(OOM_SCORE, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    // Without /proc the score stays the agent's.
+    let _ = score.and_then(|score| rustix::io::write(score, b"0"));
+    umask(Mode::from_raw_mode(0o022));
+    if user.uid == 0 && user.gid == 0 && user.groups.is_empty() {
+        return Ok(());
+    }
+    for fd in if own_stdin { 0..3 } else { 1..3 } {
+        // SAFETY: fchown takes no pointer. /dev/stdout and its like can be opened by their owner only.
+        unsafe { libc::fchown(fd, user.uid, libc::gid_t::MAX) };
+    }
+    // SAFETY: setgroups reads so many numbers of a live slice; the others take no pointer. All are
+    // async-signal-safe, and the process has one thread.
+    let failed = unsafe {
+        libc::setgroups(user.groups.len(), user.groups.as_ptr()) != 0
+            || libc::setresgid(user.gid, user.gid, user.gid) != 0
+            || libc::setresuid(user.uid, user.uid, user.uid) != 0
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn start(command: &mut Command, user: User, terminal: bool, own_stdin: bool) -> Result<Child, StartError> {
+    let become_command = move || {
+        become_leader(terminal)?;
+        become_user(&user, own_stdin)
+    };
+    // SAFETY: both make system calls only, which is all that may be done between fork and exec.
+    unsafe { command.pre_exec(become_command) };
     command.spawn().map_err(|error| {
         let status = match error.kind() {
             io::ErrorKind::NotFound => STATUS_NOT_FOUND,
@@ -131,10 +186,12 @@ fn start(command: &mut Command, terminal: bool) -> Result<Child, StartError> {
 impl Running {
     /// Starts a command.
     pub fn start(exec: &Exec) -> Result<Self, StartError> {
-        let mut command = command_of(exec)?;
+        let user = Names::of_machine().find(exec.user.as_deref());
+        let user = user.map_err(|message| refused(STATUS_NOT_EXECUTABLE, message))?;
+        let mut command = command_of(exec, &user)?;
         let (child, stdin, stdout, stderr) = match exec.tty {
-            Some(size) => start_on_terminal(&mut command, size)?,
-            None => start_on_pipes(&mut command, exec.stdin)?,
+            Some(size) => start_on_terminal(&mut command, user, size)?,
+            None => start_on_pipes(&mut command, user, exec.stdin)?,
         };
         let input = |fd| Input { fd, queue: VecDeque::new(), closing: false, window: ReceiveWindow::default() };
         let output = |fd| Output { fd, window: SendWindow::default(), left: None };
@@ -316,17 +373,17 @@ impl Running {
 
 type Started = (Child, Option<OwnedFd>, Option<OwnedFd>, Option<OwnedFd>);
 
-fn start_on_pipes(command: &mut Command, stdin: bool) -> Result<Started, StartError> {
+fn start_on_pipes(command: &mut Command, user: User, stdin: bool) -> Result<Started, StartError> {
     command.stdin(if stdin { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = start(command, false)?;
+    let mut child = start(command, user, false, stdin)?;
     let stdin = child.stdin.take().map(OwnedFd::from).map(nonblocking).transpose()?;
     let stdout = child.stdout.take().map(OwnedFd::from).map(nonblocking).transpose()?;
     let stderr = child.stderr.take().map(OwnedFd::from).map(nonblocking).transpose()?;
     Ok((child, stdin, stdout, stderr))
 }
 
-fn start_on_terminal(command: &mut Command, size: TermSize) -> Result<Started, StartError> {
+fn start_on_terminal(command: &mut Command, user: User, size: TermSize) -> Result<Started, StartError> {
     let trouble = |error: rustix::io::Errno| agent_trouble("a terminal", error);
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let master = openpt(flags).map_err(trouble)?;
@@ -335,7 +392,7 @@ fn start_on_terminal(command: &mut Command, size: TermSize) -> Result<Started, S
     let slave = ioctl_tiocgptpeer(&master, flags).map_err(trouble)?;
     let copy = |fd: &OwnedFd| fd.try_clone().map_err(|error| agent_trouble("a terminal", error));
     command.stdin(copy(&slave)?).stdout(copy(&slave)?).stderr(slave);
-    let child = start(command, true)?;
+    let child = start(command, user, true, true)?;
     let master = nonblocking(master)?;
     Ok((child, Some(copy(&master)?), Some(master), None))
 }

@@ -1,30 +1,16 @@
 //! The end of the machine.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Signal, WaitOptions, wait};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
+use rustix::process::Signal;
 use rustix::system::{RebootCommand, reboot};
-use std::time::{Duration, Instant};
+use std::fs;
 
-/// How long processes have to end by themselves.
-const GRACE: Duration = Duration::from_secs(2);
-
-/// Ends all processes, writes out what is dirty and powers the machine off.
+/// Kills what still runs, leaves the disks' file systems whole and powers the machine off.
 pub fn off() -> ! {
-    signal_all(Signal::TERM);
-    let deadline = Instant::now() + GRACE;
-    let mut pause = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-    // The wait fails once no child is left; orphans of a child become this process's children.
-    while let Ok(ended) = wait(WaitOptions::NOHANG) {
-        if ended.is_none() {
-            if Instant::now() >= deadline {
-                break;
-            }
-            let _ = poll(&mut [] as &mut [PollFd<'_>; 0], Some(&pause));
-            pause.tv_nsec = (pause.tv_nsec * 2).min(50_000_000);
-        }
-    }
     signal_all(Signal::KILL);
     rustix::fs::sync();
+    leave_disks();
     // Without a way to power off the kernel comes back from this; halting is what is left then.
     let _ = reboot(RebootCommand::PowerOff);
     let _ = reboot(RebootCommand::Halt);
@@ -33,8 +19,21 @@ pub fn off() -> ! {
     }
 }
 
+/// Unmounts what is on a disk, the last mounted first, and makes read-only what is in use, so that nothing is left to be
+/// mended at the next start.
+fn leave_disks() {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    for line in mounts.lines().rev() {
+        let mut fields = line.split(' ');
+        let (Some(device), Some(target)) = (fields.next(), fields.next()) else { continue };
+        if device.starts_with("/dev/") && unmount(target, UnmountFlags::NOFOLLOW).is_err() {
+            let _ = mount_remount(target, MountFlags::RDONLY, c"");
+        }
+    }
+}
+
 /// Sends a signal to every process but this one (kill(2): process number -1).
-fn signal_all(signal: Signal) {
+pub fn signal_all(signal: Signal) {
     // SAFETY: kill takes no pointer; as the first process this one is spared by the kernel.
     unsafe { libc::kill(-1, signal.as_raw()) };
 }

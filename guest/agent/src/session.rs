@@ -2,21 +2,26 @@
 
 use crate::exec::{Running, StartError};
 use crate::port::Port;
+use crate::power;
 use crate::signals::Signals;
 use motu_proto::{
     Decoder, Exec, GuestMessage, HostMessage, MAX_DATA, MAX_EXECS, Message, OutputStream, PROTOCOL_VERSION,
     STATUS_AGENT, WindowError,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// With so many bytes waiting for the host nothing more is read, neither from commands nor from it.
 const OUTGOING_LIMIT: usize = 64 * 1024;
 
 /// Most bytes of the reason why a command could not be started: the command's name is in it.
 const LONGEST_MESSAGE: usize = 4096;
+
+/// How long the last words of processes may take after they were killed.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a host must not do.
 enum Violation {
@@ -56,8 +61,17 @@ enum Source {
     Output(u32, OutputStream),
 }
 
-/// Serves one host after the other until one says `Shutdown`.
-pub fn serve(port: Port, signals: &Signals) -> io::Result<()> {
+/// How far the end has come that the host asked for.
+#[derive(Clone, Copy)]
+enum Ending {
+    /// Processes were told to end; they have until then.
+    Asked(Instant),
+    /// They were killed; what they said is still sent until then.
+    Killed(Instant),
+}
+
+/// Serves one host after the other until one says `Shutdown`. No command runs on a machine that is `unusable`.
+pub fn serve(port: Port, signals: &Signals, unusable: Option<&str>) -> io::Result<()> {
     loop {
         port.wait_for_host(signals)?;
         let mut session = Session {
@@ -67,6 +81,8 @@ pub fn serve(port: Port, signals: &Signals) -> io::Result<()> {
             commands: BTreeMap::new(),
             outgoing: Vec::new(),
             buffer: vec![0; MAX_DATA],
+            unusable,
+            ending: None,
         };
         let end = session.converse();
         for command in session.commands.values() {
@@ -85,13 +101,22 @@ struct Session<'a> {
     commands: BTreeMap<u32, Running>,
     outgoing: Vec<u8>,
     buffer: Vec<u8>,
+    unusable: Option<&'a str>,
+    ending: Option<Ending>,
 }
 
 impl Session<'_> {
     fn converse(&mut self) -> io::Result<End> {
-        self.say(&GuestMessage::Hello { version: PROTOCOL_VERSION, agent: env!("CARGO_PKG_VERSION").into() });
+        self.say(&GuestMessage::Hello {
+            version: PROTOCOL_VERSION,
+            agent: env!("CARGO_PKG_VERSION").into(),
+            unusable: self.unusable.map(|message| short(message.to_owned())),
+        });
         loop {
             self.flush()?;
+            if self.ended() {
+                return Ok(End::Shutdown);
+            }
             for (source, events) in self.wait()? {
                 match source {
                     Source::Signals => self.reap(),
@@ -137,7 +162,8 @@ impl Session<'_> {
                 }
             }
         }
-        let deadline = self.commands.values().filter_map(Running::deadline).min();
+        let ending = self.ending.map(|(Ending::Asked(until) | Ending::Killed(until))| until);
+        let deadline = self.commands.values().filter_map(Running::deadline).chain(ending).min();
         let timeout = deadline.map(|deadline| {
             let left = deadline.saturating_duration_since(Instant::now());
             Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
@@ -168,7 +194,6 @@ impl Session<'_> {
         loop {
             match self.decoder.next_message() {
                 Ok(None) => return Ok(None),
-                Ok(Some(HostMessage::Shutdown)) => return Ok(Some(End::Shutdown)),
                 Ok(Some(message)) => {
                     if let Err(error) = self.act(message) {
                         eprintln!("motu-agent: the host broke the protocol: {error}");
@@ -204,25 +229,52 @@ impl Session<'_> {
             HostMessage::Credit { id, stream, bytes } => {
                 self.commands.get_mut(&id).map_or(Ok(()), |command| command.take_credit(stream, bytes))?;
             }
-            HostMessage::Shutdown => {}
+            HostMessage::Shutdown { grace } => {
+                if self.ending.is_none() {
+                    power::signal_all(Signal::TERM);
+                    self.ending = Some(Ending::Asked(Instant::now() + Duration::from_millis(grace.into())));
+                }
+            }
         }
         Ok(())
     }
 
+    /// Whether the end that the host asked for has come: all processes have ended and what they said is sent, or their
+    /// time is over.
+    fn ended(&mut self) -> bool {
+        let Some(ending) = self.ending else { return false };
+        if self.signals.alone() && self.commands.is_empty() && self.outgoing.is_empty() {
+            return true;
+        }
+        match ending {
+            Ending::Asked(until) if Instant::now() >= until => {
+                power::signal_all(Signal::KILL);
+                self.ending = Some(Ending::Killed(Instant::now() + LAST_WORDS));
+                false
+            }
+            Ending::Killed(until) => Instant::now() >= until,
+            Ending::Asked(_) => false,
+        }
+    }
+
     fn start(&mut self, exec: &Exec) {
-        let started = if self.commands.len() >= MAX_EXECS {
-            let message = format!("{MAX_EXECS} commands run already, which is the most");
-            Err(StartError { status: STATUS_AGENT, message })
+        let refuse = |message: String| Err(StartError { status: STATUS_AGENT, message });
+        let started = if let Some(message) = self.unusable {
+            refuse(message.to_owned())
+        } else if self.ending.is_some() {
+            refuse("the machine is being switched off".into())
+        } else if self.commands.len() >= MAX_EXECS {
+            refuse(format!("{MAX_EXECS} commands run already, which is the most"))
         } else {
             Running::start(exec)
         };
         match started {
             Ok(running) => {
                 self.commands.insert(exec.id, running);
+                self.say(&GuestMessage::Started { id: exec.id });
             }
-            Err(StartError { status, mut message }) => {
-                message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
-                self.say(&GuestMessage::Error { id: exec.id, status, message });
+            Err(StartError { status, message }) => {
+                self.say(&GuestMessage::Error { id: exec.id, status, message: short(message) });
             }
         }
     }
@@ -260,4 +312,9 @@ impl Session<'_> {
         self.outgoing.drain(..said);
         Ok(())
     }
+}
+
+fn short(mut message: String) -> String {
+    message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+    message
 }

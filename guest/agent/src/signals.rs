@@ -1,7 +1,7 @@
 //! Signals as a file descriptor, and the children that they tell of.
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{WaitOptions, wait};
+use rustix::process::{WaitId, WaitIdOptions, WaitOptions, wait, waitid};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -51,6 +51,12 @@ impl Signals {
     pub fn next_ended(&self) -> Option<Ended> {
         let (pid, status) = wait(WaitOptions::NOHANG).ok()??;
         Some((pid.as_raw_nonzero().get(), status))
+    }
+
+    /// Whether no other process is left but the kernel's own: orphans become children of the first process.
+    pub fn alone(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::All, options).is_err_and(|error| error == rustix::io::Errno::CHILD)
     }
 
     /// Collects children until the one with this process number has ended.

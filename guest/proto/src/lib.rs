@@ -10,13 +10,14 @@
 //! option   = 0 | 1 value            list   = count: u32 | that many values
 //!
 //! host to guest                                         guest to host
-//! 01 Exec        id, argv, env, cwd, tty, stdin         81 Hello   "MOTU", version: u16, agent: bytes
-//! 02 Stdin       id, data to the end of the frame       82 Stdout  id, data to the end of the frame
-//! 03 StdinClose  id                                     83 Stderr  id, data to the end of the frame
-//! 04 Signal      id, signo: u8                          84 Exited  id, 0 code: u8 | 1 signo: u8
-//! 05 Resize      id, rows: u16, cols: u16               85 Error   id, status: u8, message: bytes
-//! 06 Credit      id, stream: u8, bytes: u32             86 Credit  id, bytes: u32 (of stdin)
-//! 07 Shutdown
+//! 01 Exec        id, argv, env, cwd, user, tty, stdin,  81 Hello     "MOTU", version: u16, agent: bytes,
+//!                builtin                                             unusable: option
+//! 02 Stdin       id, data to the end of the frame       82 Stdout    id, data to the end of the frame
+//! 03 StdinClose  id                                     83 Stderr    id, data to the end of the frame
+//! 04 Signal      id, signo: u8                          84 Exited    id, 0 code: u8 | 1 signo: u8
+//! 05 Resize      id, rows: u16, cols: u16               85 Error     id, status: u8, message: bytes
+//! 06 Credit      id, stream: u8, bytes: u32             86 Credit    id, bytes: u32 (of stdin)
+//! 07 Shutdown    milliseconds of grace: u32             87 Started   id
 //! ```
 //!
 //! The encoding is by hand and not a derive: both sides are attacker-facing (a guest may send the
@@ -26,8 +27,9 @@
 //! # A conversation
 //! The guest opens with `Hello` each time that the host's end of the port connects. A host that reads
 //! another version than [`PROTOCOL_VERSION`] says so and goes no further; kind, magic and version of
-//! `Hello` keep their places for ever. Then the host starts commands under ids of its own choice. Each
-//! `Exec` ends with exactly one `Exited` or `Error`, after the last of its output; then the id is free.
+//! `Hello` keep their places for ever. A machine whose root disk cannot be used says so in it. Then the host starts
+//! commands under ids of its own choice. Each `Exec` is answered by `Error`, or by `Started` and then, after the last of its
+//! output, by exactly one `Exited`; then the id is free.
 //! Messages for an id that is not running are ignored: they crossed with its end.
 //!
 //! # Flow control
@@ -52,7 +54,7 @@ pub use window::{ReceiveWindow, SendWindow, WindowError};
 pub const PORT_NAME: &str = "org.motu.agent.0";
 
 /// The version of the words below; a host and an agent speak only with the same one.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Longest frame in bytes, without the four bytes of its length: an `Exec` with its arguments and
 /// environment is the only one that comes near.
@@ -76,6 +78,16 @@ pub const STATUS_NOT_EXECUTABLE: u8 = 126;
 
 /// The status of an `Error` that is the agent's trouble and not the command's.
 pub const STATUS_AGENT: u8 = 125;
+
+/// What the agent does by itself, as the first word of an [`Exec`] with `builtin`.
+pub mod builtin {
+    /// Writes what the machine is doing to its standard output, as JSON.
+    pub const REPORT: &[u8] = b"report";
+    /// Writes a tree of files to its standard output, as motu-copy does: the path, and `follow` or `asis` for a link there.
+    pub const PACK: &[u8] = b"pack";
+    /// Makes such a tree of its standard input: the path, its name in a folder, `whole` or `contents`, and `owners` or `bits`.
+    pub const UNPACK: &[u8] = b"unpack";
+}
 
 /// Why bytes are no message of this protocol, or a message does not fit into a frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

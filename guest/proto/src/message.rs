@@ -17,6 +17,7 @@ const STDERR: u8 = 0x83;
 const EXITED: u8 = 0x84;
 const ERROR: u8 = 0x85;
 const GUEST_CREDIT: u8 = 0x86;
+const STARTED: u8 = 0x87;
 
 const MAGIC: [u8; 4] = *b"MOTU";
 
@@ -53,16 +54,22 @@ pub struct TermSize {
 pub struct Exec {
     /// The host's name for the command; free again after its `Exited` or `Error`.
     pub id: u32,
-    /// The program, looked up in `PATH` if it has no slash, and its arguments.
+    /// The program, looked up in `PATH` if it has no slash, and its arguments. With `builtin` one of the agent's own:
+    /// see [`crate::builtin`].
     pub argv: Vec<Vec<u8>>,
     /// Names and values, added to the agent's own `PATH`, `HOME` and `TERM` or in their place.
     pub env: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The folder that it starts in; the home folder if none is given.
+    /// The folder that it starts in, made if it is not there; the user's home folder if none is given, or `/` where that is not
+    /// there.
     pub cwd: Option<Vec<u8>>,
+    /// Who runs it: `NAME|UID[:GROUP|GID]`, as the guest's /etc/passwd and /etc/group have them; root if none is given.
+    pub user: Option<Vec<u8>>,
     /// Size of the terminal to run it on; without one it gets pipes. On a terminal all output is `Stdout`.
     pub tty: Option<TermSize>,
     /// Whether `Stdin` will follow; otherwise the command reads from an empty stream at once.
     pub stdin: bool,
+    /// The agent itself is the program; `argv` begins with what it is to do.
+    pub builtin: bool,
 }
 
 /// One of the streams that come from the guest.
@@ -133,8 +140,11 @@ pub enum HostMessage {
         /// The bytes given back.
         bytes: u32,
     },
-    /// End all processes, sync and power the machine off.
-    Shutdown,
+    /// End all processes, write out what is dirty and power the machine off.
+    Shutdown {
+        /// Milliseconds that processes have to end by themselves after SIGTERM, before SIGKILL.
+        grace: u32,
+    },
 }
 
 /// What the agent says to the host.
@@ -146,6 +156,8 @@ pub enum GuestMessage {
         version: u16,
         /// The agent's own version, for people.
         agent: String,
+        /// Why the machine is not what was asked for, and runs no commands, for people: its root disk cannot be used.
+        unusable: Option<String>,
     },
     /// Bytes from a command's standard output or its terminal, at most [`MAX_DATA`].
     Stdout {
@@ -185,6 +197,11 @@ pub enum GuestMessage {
         /// The bytes given back.
         bytes: u32,
     },
+    /// A command runs.
+    Started {
+        /// The command.
+        id: u32,
+    },
 }
 
 fn check_data(data: &[u8]) -> Result<(), ProtoError> {
@@ -212,8 +229,10 @@ fn read_exec(reader: &mut Reader<'_>) -> Result<Exec, ProtoError> {
         argv: reader.list(Reader::bytes)?,
         env: reader.list(|reader| Ok((reader.bytes()?, reader.bytes()?)))?,
         cwd: reader.option("presence of a folder", Reader::bytes)?,
+        user: reader.option("presence of a user", Reader::bytes)?,
         tty: reader.option("presence of a terminal", read_size)?,
         stdin: reader.bool("presence of standard input")?,
+        builtin: reader.bool("kind of program")?,
     })
 }
 
@@ -226,15 +245,17 @@ fn write_exec(writer: &mut Writer<'_>, exec: &Exec) {
     for (name, value) in &exec.env {
         writer.bytes(name).bytes(value);
     }
-    match &exec.cwd {
-        Some(cwd) => writer.u8(1).bytes(cwd),
-        None => writer.u8(0),
-    };
+    for text in [&exec.cwd, &exec.user] {
+        match text {
+            Some(text) => writer.u8(1).bytes(text),
+            None => writer.u8(0),
+        };
+    }
     match exec.tty {
         Some(size) => writer.u8(1).u16(size.rows).u16(size.cols),
         None => writer.u8(0),
     };
-    writer.u8(exec.stdin.into());
+    writer.u8(exec.stdin.into()).u8(exec.builtin.into());
 }
 
 impl Message for HostMessage {
@@ -246,7 +267,7 @@ impl Message for HostMessage {
             HostMessage::Signal { .. } => SIGNAL,
             HostMessage::Resize { .. } => RESIZE,
             HostMessage::Credit { .. } => HOST_CREDIT,
-            HostMessage::Shutdown => SHUTDOWN,
+            HostMessage::Shutdown { .. } => SHUTDOWN,
         };
         if let HostMessage::Stdin { data, .. } = self {
             check_data(data)?;
@@ -269,7 +290,9 @@ impl Message for HostMessage {
             HostMessage::Credit { id, stream, bytes } => {
                 writer.u32(*id).u8(matches!(stream, OutputStream::Stderr).into()).u32(*bytes);
             }
-            HostMessage::Shutdown => {}
+            HostMessage::Shutdown { grace } => {
+                writer.u32(*grace);
+            }
         }
         writer.finish()
     }
@@ -287,7 +310,7 @@ impl Message for HostMessage {
                 let stream = if reader.bool("stream")? { OutputStream::Stderr } else { OutputStream::Stdout };
                 HostMessage::Credit { id, stream, bytes: reader.u32()? }
             }
-            SHUTDOWN => HostMessage::Shutdown,
+            SHUTDOWN => HostMessage::Shutdown { grace: reader.u32()? },
             other => return Err(ProtoError::Kind(other)),
         };
         reader.end()?;
@@ -304,14 +327,19 @@ impl Message for GuestMessage {
             GuestMessage::Exited { .. } => EXITED,
             GuestMessage::Error { .. } => ERROR,
             GuestMessage::Credit { .. } => GUEST_CREDIT,
+            GuestMessage::Started { .. } => STARTED,
         };
         if let GuestMessage::Stdout { data, .. } | GuestMessage::Stderr { data, .. } = self {
             check_data(data)?;
         }
         let mut writer = Writer::new(out, kind);
         match self {
-            GuestMessage::Hello { version, agent } => {
+            GuestMessage::Hello { version, agent, unusable } => {
                 writer.raw(&MAGIC).u16(*version).bytes(agent.as_bytes());
+                match unusable {
+                    Some(message) => writer.u8(1).bytes(message.as_bytes()),
+                    None => writer.u8(0),
+                };
             }
             GuestMessage::Stdout { id, data } | GuestMessage::Stderr { id, data } => {
                 writer.u32(*id).raw(data);
@@ -329,6 +357,9 @@ impl Message for GuestMessage {
             GuestMessage::Credit { id, bytes } => {
                 writer.u32(*id).u32(*bytes);
             }
+            GuestMessage::Started { id } => {
+                writer.u32(*id);
+            }
         }
         writer.finish()
     }
@@ -344,9 +375,10 @@ impl Message for GuestMessage {
                 let version = reader.u16()?;
                 if version != crate::PROTOCOL_VERSION {
                     // Another version's Hello may go on differently, and must still be told as that.
-                    return Ok(GuestMessage::Hello { version, agent: String::new() });
+                    return Ok(GuestMessage::Hello { version, agent: String::new(), unusable: None });
                 }
-                GuestMessage::Hello { version, agent: reader.text()? }
+                let agent = reader.text()?;
+                GuestMessage::Hello { version, agent, unusable: reader.option("presence of trouble", Reader::text)? }
             }
             STDOUT => GuestMessage::Stdout { id: reader.u32()?, data: read_data(&mut reader)? },
             STDERR => GuestMessage::Stderr { id: reader.u32()?, data: read_data(&mut reader)? },
@@ -359,6 +391,7 @@ impl Message for GuestMessage {
             }
             ERROR => GuestMessage::Error { id: reader.u32()?, status: reader.u8()?, message: reader.text()? },
             GUEST_CREDIT => GuestMessage::Credit { id: reader.u32()?, bytes: reader.u32()? },
+            STARTED => GuestMessage::Started { id: reader.u32()? },
             other => return Err(ProtoError::Kind(other)),
         };
         reader.end()?;

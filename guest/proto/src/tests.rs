@@ -23,11 +23,20 @@ fn exec() -> impl Strategy<Value = Exec> {
         any::<u32>(),
         vec(bytes(), 0..5),
         vec((bytes(), bytes()), 0..5),
-        proptest::option::of(bytes()),
+        (proptest::option::of(bytes()), proptest::option::of(bytes())),
         proptest::option::of(size()),
-        any::<bool>(),
+        any::<(bool, bool)>(),
     )
-        .prop_map(|(id, argv, env, cwd, tty, stdin)| Exec { id, argv, env, cwd, tty, stdin })
+        .prop_map(|(id, argv, env, (cwd, user), tty, (stdin, builtin))| Exec {
+            id,
+            argv,
+            env,
+            cwd,
+            user,
+            tty,
+            stdin,
+            builtin,
+        })
 }
 
 fn host_message() -> impl Strategy<Value = HostMessage> {
@@ -42,13 +51,17 @@ fn host_message() -> impl Strategy<Value = HostMessage> {
             stream: if err { OutputStream::Stderr } else { OutputStream::Stdout },
             bytes
         }),
-        Just(HostMessage::Shutdown),
+        any::<u32>().prop_map(|grace| HostMessage::Shutdown { grace }),
     ]
 }
 
 fn guest_message() -> impl Strategy<Value = GuestMessage> {
     prop_oneof![
-        ".{0,12}".prop_map(|agent| GuestMessage::Hello { version: PROTOCOL_VERSION, agent }),
+        (".{0,12}", proptest::option::of(".{0,12}")).prop_map(|(agent, unusable)| GuestMessage::Hello {
+            version: PROTOCOL_VERSION,
+            agent,
+            unusable
+        }),
         (any::<u32>(), bytes()).prop_map(|(id, data)| GuestMessage::Stdout { id, data }),
         (any::<u32>(), bytes()).prop_map(|(id, data)| GuestMessage::Stderr { id, data }),
         (any::<u32>(), any::<u8>()).prop_map(|(id, code)| GuestMessage::Exited { id, status: ExitStatus::Code(code) }),
@@ -59,6 +72,7 @@ fn guest_message() -> impl Strategy<Value = GuestMessage> {
             message
         }),
         (any::<u32>(), any::<u32>()).prop_map(|(id, bytes)| GuestMessage::Credit { id, bytes }),
+        any::<u32>().prop_map(|id| GuestMessage::Started { id }),
     ]
 }
 
@@ -178,8 +192,8 @@ fn the_largest_data_fits() {
 
 #[test]
 fn hello_of_another_version_is_told_as_that() {
-    let stream = frames(&[GuestMessage::Hello { version: PROTOCOL_VERSION + 1, agent: "9.9".into() }]);
-    let expected = GuestMessage::Hello { version: PROTOCOL_VERSION + 1, agent: String::new() };
+    let stream = frames(&[GuestMessage::Hello { version: PROTOCOL_VERSION + 1, agent: "9.9".into(), unusable: None }]);
+    let expected = GuestMessage::Hello { version: PROTOCOL_VERSION + 1, agent: String::new(), unusable: None };
     assert_eq!(decode_in_pieces(&stream, &[5]), Ok(vec![expected]));
 }
 

@@ -16,7 +16,7 @@ use crate::clock::MachineClock;
 use crate::control::Control;
 use crate::guest_bus::{Bus, InterruptControllers};
 use crate::timers::Schedule;
-use crate::{DiskConfig, MachineError, PortStream, SerialInput};
+use crate::{DiskConfig, MachineError, PortStream, SerialInput, ShareConfig};
 use motu_boot::BoardTables;
 use motu_bus::{AddressSpace, Clock, Device, IrqLine, IrqSink, MsiSink, Shared, Timed, lock, shared};
 use motu_devices::acpi_pm::{self, AcpiPm};
@@ -35,6 +35,7 @@ use motu_memory::GuestRam;
 use motu_virtio::block::{Block, BlockSpec, MAX_QUEUES};
 use motu_virtio::console::{Console, PortSpec, ResizeOrder, pipe};
 use motu_virtio::device::VirtioDevice;
+use motu_virtio::fs::FileSystem;
 use motu_virtio::pci::VirtioPci;
 use motu_virtio::rng::{EntropySource, Rng};
 use std::fmt;
@@ -89,6 +90,7 @@ pub(crate) struct HostSide {
     pub serial: Box<dyn Write + Send>,
     pub ports: Vec<String>,
     pub disks: Vec<DiskConfig>,
+    pub shares: Vec<ShareConfig>,
     pub entropy: EntropySource,
     pub debug_exit: bool,
 }
@@ -209,17 +211,24 @@ impl Slots<'_> {
         Ok(())
     }
 
-    fn add_disks(&self, disks: Vec<DiskConfig>, cpus: u32) -> Result<(), MachineError> {
-        if disks.len() > MAX_DISKS {
-            let reason = format!("{} disks are more than the {MAX_DISKS} that have a slot", disks.len());
+    fn add_storage(&self, disks: Vec<DiskConfig>, shares: Vec<ShareConfig>, cpus: u32) -> Result<(), MachineError> {
+        let together = disks.len() + shares.len();
+        if together > MAX_DISKS {
+            let reason = format!("{together} disks and shares are more than the {MAX_DISKS} that have a slot");
             return Err(MachineError::Device { device: "disk", reason });
         }
+        let mut slots = FIRST_DISK_SLOT..;
         let queues = u16::try_from(cpus).unwrap_or(MAX_QUEUES).min(MAX_QUEUES);
-        for (n, (slot, DiskConfig { disk, serial })) in (FIRST_DISK_SLOT..).zip(disks).enumerate() {
+        for ((n, DiskConfig { disk, serial }), slot) in disks.into_iter().enumerate().zip(&mut slots) {
             let (name, workers, quiet_after) = (format!("disk{n}"), DISK_WORKERS, DISK_QUIET);
             let spec = BlockSpec { disk, serial, queues, workers, name, quiet_after };
             let block = Block::new(spec).map_err(|source| MachineError::Thread { what: "disk", source })?;
             self.add("disk", slot, Box::new(block))?;
+        }
+        for ((n, ShareConfig { share, tag }), slot) in shares.into_iter().enumerate().zip(&mut slots) {
+            let device = FileSystem::new(&tag, share, &format!("share{n}"))
+                .map_err(|source| MachineError::Thread { what: "shared folder", source })?;
+            self.add("shared folder", slot, Box::new(device))?;
         }
         Ok(())
     }
@@ -279,7 +288,7 @@ impl Board {
         let slots = Slots { ram: &ram, msi, intx, pci: Arc::clone(&pci) };
         slots.add("entropy device", RNG_SLOT, Box::new(Rng::new(host.entropy)))?;
         let streams = slots.add_console(&host.ports)?;
-        slots.add_disks(host.disks, tables.cpus)?;
+        slots.add_storage(host.disks, host.shares, tables.cpus)?;
         wiring.devices.push(Arc::<Mutex<PciBus>>::clone(&pci));
 
         wiring.add_interrupt_controllers(&pic)?;

@@ -3,6 +3,7 @@
 use crate::{OnReset, Tracing};
 use motu_boot::BootSource;
 use motu_disk::Disk;
+use motu_share::Share;
 use motu_virtio::rng::EntropySource;
 use std::fmt;
 use std::io::Write;
@@ -23,8 +24,10 @@ pub struct MachineConfig {
     /// Names of the virtio-console ports that the guest finds, see [`crate::Machine::take_port`].
     /// With none there is no virtio console.
     pub ports: Vec<String>,
-    /// The guest finds them in this order; at most [`crate::MAX_DISKS`].
+    /// The guest finds them in this order; at most [`crate::MAX_DISKS`], together with `shares`.
     pub disks: Vec<DiskConfig>,
+    /// Folders of the host, by virtio-fs.
+    pub shares: Vec<ShareConfig>,
     /// Fills a slice with random bytes, for virtio-rng.
     pub entropy: EntropySource,
     pub on_reset: OnReset,
@@ -43,6 +46,14 @@ pub struct DiskConfig {
     pub serial: String,
 }
 
+/// A folder of the host that a machine shares.
+#[derive(Debug)]
+pub struct ShareConfig {
+    pub share: Share,
+    /// What the guest mounts it by: 1 to 36 bytes.
+    pub tag: String,
+}
+
 impl fmt::Debug for MachineConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MachineConfig")
@@ -52,6 +63,7 @@ impl fmt::Debug for MachineConfig {
             .field("boot", &self.boot)
             .field("ports", &self.ports)
             .field("disks", &self.disks)
+            .field("shares", &self.shares)
             .field("on_reset", &self.on_reset)
             .field("debug_exit", &self.debug_exit)
             .field("tracing", &self.tracing)

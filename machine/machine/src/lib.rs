@@ -28,7 +28,7 @@ mod trace;
 mod vcpu;
 
 pub use board::MAX_DISKS;
-pub use config::{DiskConfig, MachineConfig};
+pub use config::{DiskConfig, MachineConfig, ShareConfig};
 pub use debug::{CpuStop, DebugEvent, DebugPort, Orders, Resume, StopCause, Told};
 pub use driver::OnReset;
 pub use error::MachineError;

@@ -106,6 +106,7 @@ impl Machine {
             serial: config.serial,
             ports: config.ports,
             disks: config.disks,
+            shares: config.shares,
             entropy: config.entropy,
             debug_exit: config.debug_exit,
         };

@@ -213,6 +213,7 @@ fn config(serial: Sheet) -> MachineConfig {
         serial: Box::new(serial),
         ports: vec!["org.test.0".into()],
         disks: Vec::new(),
+        shares: Vec::new(),
         entropy: Box::new(|bytes| bytes.fill(7)),
         on_reset: OnReset::Restart,
         debug_exit: false,

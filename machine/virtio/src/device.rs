@@ -12,6 +12,7 @@ pub enum DeviceType {
     Block = 2,
     Console = 3,
     Entropy = 4,
+    FileSystem = 26,
 }
 
 /// What a device is given when the driver sets DRIVER_OK.
@@ -109,4 +110,12 @@ pub trait VirtioDevice: Send {
 
     /// Forgets the driver; called also when the device was never activated.
     fn reset(&mut self);
+}
+
+/// Reads from a configuration space that is these bytes; what lies behind its end is left as it is.
+pub fn read_space(space: &[u8], offset: u64, data: &mut [u8]) {
+    let from = usize::try_from(offset).unwrap_or(usize::MAX);
+    for (to, value) in data.iter_mut().zip(space.get(from..).unwrap_or_default()) {
+        *to = *value;
+    }
 }

@@ -6,7 +6,7 @@
 //! DEVICE_NEEDS_RESET and is counted; nothing it writes panics, loops or allocates without bound.
 //!
 //! Queues are worked on by the thread that writes the notification register (a vCPU's), by host
-//! threads that feed a device, and a disk's by workers of its own. Lock order, each lock taken only while holding those before it:
+//! threads that feed a device, and a disk's and a share's by workers of its own. Lock order, each lock taken only while holding those before it:
 //!
 //! 1. the bus, 2. the function (`Shared<VirtioPci>`), 3. the device's own state (a console's ports),
 //! 4. what a device calls: a port's backend, and the transport's interrupt state,
@@ -19,9 +19,12 @@
 pub mod block;
 pub mod console;
 pub mod device;
+pub mod fs;
 pub mod pci;
 pub mod queue;
 pub mod rng;
+
+mod worker;
 
 #[cfg(test)]
 mod testing;

@@ -5,6 +5,7 @@ pub mod gdb;
 mod guest;
 pub mod newc;
 pub mod packages;
+pub mod registry;
 mod screen;
 mod terminal;
 
@@ -68,6 +69,40 @@ pub fn motu_with<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, input: &[u8
     let output = child.wait_with_output().expect("motu ends");
     feeder.join().expect("the input's thread ends");
     output.into()
+}
+
+/// Makes a small root file system's files: the static busybox that `tiny` was made from, `/etc/passwd` with a user `app`, a file
+/// with several names.
+///
+/// # Panics
+/// `tiny` cannot be made, or the files not be written.
+pub fn root_tree(root: &Path) {
+    use std::os::unix::fs::symlink;
+    assert_eq!(motu(["run", "--", "true"]).status, 0, "tiny can be made");
+    let record = std::fs::read(home().join("packages/tiny.json")).expect("its packages are kept");
+    let record: serde_json::Value = serde_json::from_slice(&record).expect("a record");
+    let packages = record["packages"].as_array().expect("packages");
+    let busybox = packages.iter().find(|package| package["name"] == "busybox-static").expect("busybox is one of them");
+    let blob = home().join("blobs/sha256").join(busybox["digest"].as_str().expect("a digest"));
+    let package = tempfile::tempdir().expect("a folder");
+    let unpacked = Command::new("dpkg-deb").arg("--extract").arg(&blob).arg(package.path()).status();
+    assert!(unpacked.is_ok_and(|status| status.success()), "dpkg-deb unpacks {}", blob.display());
+    let folders = ["bin", "etc", "proc", "sys", "dev", "tmp", "run", "root", "home/app", "srv"];
+    folders.iter().for_each(|folder| std::fs::create_dir_all(root.join(folder)).expect("a folder"));
+    let busybox = ["bin/busybox", "usr/bin/busybox"].map(|path| package.path().join(path));
+    let busybox = busybox.iter().find(|path| path.is_file()).expect("the package has busybox");
+    std::fs::copy(busybox, root.join("bin/busybox")).expect("busybox");
+    let tools =
+        "sh ls cat mount df echo env id pwd dd sync sleep seq uname mkdir rm stat head wc test true false fstrim touch";
+    tools.split(' ').for_each(|tool| symlink("busybox", root.join("bin").join(tool)).expect("a link"));
+    let files = [
+        ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n"),
+        ("etc/group", "root:x:0:\napp:x:1000:\n"),
+        ("etc/motd", "hello from the tree\n"),
+    ];
+    files.iter().for_each(|(path, text)| std::fs::write(root.join(path), text).expect("a file"));
+    std::fs::hard_link(root.join("etc/motd"), root.join("etc/hard")).expect("a link");
+    symlink("/etc/motd", root.join("etc/absolute")).expect("a link");
 }
 
 /// The program: `MOTU_BIN` (`cargo xtask check` has built it), else built with the tests' own profile.

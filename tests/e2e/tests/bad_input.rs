@@ -45,7 +45,7 @@ fn names_that_nobody_knows() {
     refused(&["run", "--engine", "soft,deny=main"], &["\"main\"", "hexadecimal"]);
     refused(&["run", "--cpu", "i386"], &["i386", "v2-2026"]);
     refused(&["run", "--memroy", "1G"], &["--memory"]);
-    refused(&["run", "no-such-image"], &["no-such-image", "tiny"]);
+    refused(&["run", "no-such-image"], &["no-such-image", "motu image ls", "oci:no-such-image"]);
     refused(&["runn"], &["run"]);
     refused(&[], &["Usage"]);
 }

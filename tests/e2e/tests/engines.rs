@@ -66,7 +66,7 @@ fn auto_is_the_default_and_says_nothing_to_a_pipe() {
         let ended = run(Code::new().power_off(), more);
         assert!(engine(&ended).contains("(auto: "), "{ended:?}");
     }
-    let log = run(Code::new().power_off(), &["-v"]);
+    let log = run(Code::new().power_off(), &["--verbose"]);
     assert!(log.stderr.contains("engine ") && log.stderr.contains("auto: "), "{log:?}");
 }
 

@@ -53,8 +53,9 @@ fn busybox_of_tiny() -> Vec<u8> {
     let listed = motu(["image", "ls", "--json"]);
     assert_eq!(listed.status, 0, "motu image ls: {}", listed.stderr);
     let images: serde_json::Value = serde_json::from_str(&listed.stdout).expect("motu image ls --json prints JSON");
-    let tiny = images.as_array().and_then(|images| images.iter().find(|image| image["name"] == "tiny"));
-    let digest = tiny.and_then(|tiny| tiny["record"]["initrd"].as_str());
+    let is_tiny = |image: &&serde_json::Value| image["names"][0] == "tiny:latest";
+    let tiny = images.as_array().and_then(|images| images.iter().find(is_tiny));
+    let digest = tiny.and_then(|tiny| tiny["record"]["boot"]["kernel"]["initrd"].as_str());
     let digest = digest.unwrap_or_else(|| panic!("motu image ls names no initrd of tiny:\n{}", listed.stdout));
     let path = home().join("blobs/sha256").join(digest);
     let initrd = fs::read(&path).unwrap_or_else(|error| panic!("reading tiny's initrd {}: {error}", path.display()));

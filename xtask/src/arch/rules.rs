@@ -101,8 +101,8 @@ const RESERVED: &[Reserved] = &[
     },
     Reserved {
         to: &["http", "hyper", "axum", "reqwest", "tower", "ureq"],
-        only: &["control/api", "bin"],
-        rule: "HTTP is named only in control/api",
+        only: &["control/api", "control/registry", "bin"],
+        rule: "HTTP is named only in control/api and control/registry",
     },
     Reserved {
         to: &["anyhow"],

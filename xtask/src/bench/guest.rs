@@ -4,7 +4,7 @@
 //! other) in which the init is.
 
 use anyhow::{Context, Result, ensure};
-use motu_store::{Archive, Store};
+use motu_store::{Archive, Store, Watch};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -64,13 +64,13 @@ impl Image {
         ensure!(status.success(), "motu run -- true, which makes the image tiny, ended with {status}");
 
         let root = motu_store::default_path(|name| std::env::var_os(name))?;
-        let images = Store::open(&root)?.images()?;
-        let (_, tiny) = images.into_iter().find(|(name, _)| name == "tiny").context("motu has made no image tiny")?;
-        let blob = |digest: motu_store::Digest| root.join("blobs/sha256").join(digest.to_string());
-        let initrd = blob(tiny.initrd);
-        let package = tiny.packages.first().context("the image tiny was made from no package")?;
+        let store = Store::open(&root)?;
+        let image = store.find("tiny").context("motu has made no image tiny")?;
+        let tiny = store.boot_files(&image, Watch::silent())?.context("the image tiny has no kernel")?;
+        let initrd = tiny.initrd.context("the image tiny has no initrd")?;
+        let package = image.record.packages.first().context("the image tiny was made from no package")?;
         Ok(Image {
-            kernel: blob(tiny.kernel),
+            kernel: tiny.kernel,
             kernel_name: format!("{} {}", package.name, package.version),
             initrd: fs::read(&initrd).with_context(|| format!("reading {}", initrd.display()))?,
             // What a kernel does against its processor's weaknesses depends on the processor that it

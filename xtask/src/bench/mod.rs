@@ -10,12 +10,14 @@ mod document;
 mod guest;
 mod host;
 mod idle;
+mod image;
 mod report;
 mod samples;
 mod vmm;
 
 pub use cpu::{Args as CpuArgs, run as cpu};
 pub use disk::{Args as DiskArgs, run as disk};
+pub use image::{Args as ImageArgs, run as image};
 
 use crate::workspace::{self, Metadata};
 use anyhow::{Context, Result, ensure};

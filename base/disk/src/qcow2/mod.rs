@@ -53,7 +53,7 @@ impl Qcow2 {
     }
 
     /// The same where something else knows how to open its backing file.
-    fn with_backing(
+    pub(crate) fn with_backing(
         file: File,
         path: &Path,
         read_only: bool,
@@ -251,6 +251,28 @@ impl Disk for Qcow2 {
 
     fn granularity(&self) -> u32 {
         1 << self.cluster_bits
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        let mut at = offset;
+        while at < self.size {
+            let tables = self.shared();
+            let Some(run) = self.run(&tables, at, usize::try_from(self.size - at).unwrap_or(usize::MAX)) else {
+                drop(tables);
+                self.alone().load_table(&self.file, at >> self.cluster_bits)?;
+                continue;
+            };
+            let end = at + run.len as u64;
+            match (run.found, &self.backing) {
+                (Cluster::Zeros, _) | (Cluster::Below, None) => at = end,
+                (Cluster::Below, Some(backing)) => match backing.next_data(at)? {
+                    Some((start, until)) if start < end => return Ok(Some((start, until.min(end)))),
+                    _ => at = end,
+                },
+                _ => return Ok(Some((at, end))),
+            }
+        }
+        Ok(None)
     }
 
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {

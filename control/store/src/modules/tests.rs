@@ -38,8 +38,8 @@ fn searched(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-const ALL: [&str; 7] =
-    ["virtio_pci", "virtio_console", "virtio_rng", "virtio_blk", "crc32c_intel", "crc32c_generic", "ext4"];
+const ALL: [&str; 8] =
+    ["virtio_pci", "virtio_console", "virtio_rng", "virtio_blk", "crc32c_intel", "crc32c_generic", "ext4", "virtiofs"];
 
 fn paths(order: Result<Order, StoreError>) -> Vec<String> {
     match order {
@@ -75,23 +75,27 @@ fn each_comes_after_what_it_needs() {
 }
 
 #[test]
-fn what_only_disks_need_comes_last_and_is_marked() {
+fn what_only_some_machines_need_comes_last_and_is_marked() {
     let modules = [
         ("k/virtio_pci.ko", "virtio"),
         ("k/virtio.ko", ""),
         ("k/ext4.ko", "jbd2"),
         ("k/jbd2.ko", ""),
         ("k/virtio_blk.ko", "virtio"),
+        ("k/virtiofs.ko", "virtio,fuse"),
+        ("k/fuse.ko", ""),
     ];
     let members = members(&["virtio_console"], &modules);
     let Ok(Order::Complete(modules)) = order(&members, &searched(&ALL), "kernel") else { panic!("no order") };
-    let marked: Vec<_> = modules.iter().map(|module| (module.path.as_str(), module.for_disks)).collect();
+    let marked: Vec<_> = modules.iter().map(|module| (module.path.as_str(), module.needed_by)).collect();
     let expected = [
-        ("k/virtio.ko", false),
-        ("k/virtio_pci.ko", false),
-        ("k/virtio_blk.ko", true),
-        ("k/jbd2.ko", true),
-        ("k/ext4.ko", true),
+        ("k/virtio.ko", NeededBy::All),
+        ("k/virtio_pci.ko", NeededBy::All),
+        ("k/virtio_blk.ko", NeededBy::Disks),
+        ("k/jbd2.ko", NeededBy::Disks),
+        ("k/ext4.ko", NeededBy::Disks),
+        ("k/fuse.ko", NeededBy::Shares),
+        ("k/virtiofs.ko", NeededBy::Shares),
     ];
     assert_eq!(marked, expected);
 }

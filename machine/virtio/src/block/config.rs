@@ -1,5 +1,6 @@
 //! Configuration space (virtio 1.2, 5.2.4): what the disk is, and how large requests may be.
 
+use crate::device::read_space;
 use motu_disk::{Disk, SECTOR};
 
 /// Sectors that one segment of a discard or of a write of zeros has at most: 1 GiB, so that a request ends some time.
@@ -65,9 +66,6 @@ impl Config {
     }
 
     pub fn read(&self, offset: u64, data: &mut [u8]) {
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (to, value) in data.iter_mut().zip(self.0.get(from..).unwrap_or_default()) {
-            *to = *value;
-        }
+        read_space(&self.0, offset, data);
     }
 }

@@ -1,31 +1,23 @@
 //! The block device, virtio-blk (virtio 1.2, 5.2): a disk of 512-byte sectors.
 //!
-//! A notification only wakes a worker (`worker.rs`); requests are taken, done and given back there, one after the
-//! other in a queue, so a vCPU never waits for the host's disk. Requests that are under way together may be done in
-//! any order; a flush covers what was given back before it was made available (5.2.6.2).
-//!
-//! ```text
-//!   vCPU: notify ──► pending queues ──► worker: take a chain ─► the disk ─► give it back ─► interrupt
-//!   vCPU: reset  ──► no more chains are taken; waits for the request under way
-//! ```
-//!
-//! Locks, after the function's: the workers' state, then a queue. Neither is held while the disk is at work.
+//! Requests that are under way together may be done in any order (`worker.rs`); a flush covers what was given back before it was made
+//! available (5.2.6.2).
 
 mod config;
 mod request;
 #[cfg(test)]
 pub(crate) mod tests;
-mod worker;
 
 use crate::device::{Activation, DeviceType, Progress, VirtioDevice};
 use crate::queue::Malformed;
+use crate::worker::{self, Serve, Staff, Workers};
 use config::Config;
 use motu_disk::Disk;
+use request::{PART, Request};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use worker::{Target, Workers};
 
 /// Queues at most: the guest's driver takes one for each of its CPUs.
 pub const MAX_QUEUES: u16 = 16;
@@ -84,12 +76,42 @@ impl Block {
         }
         let config = Config::new(&*spec.disk, queues, QUEUE_SIZE);
         let target = Target { disk: spec.disk, serial };
+        let staff = Staff { name: &spec.name, count: spec.workers, rests_after: spec.quiet_after };
         Ok(Self {
             config,
             features: always | by_kind,
             queue_sizes: vec![QUEUE_SIZE; queues.into()],
-            workers: Workers::start(Arc::new(target), spec.workers.max(1), &spec.name, spec.quiet_after)?,
+            workers: Workers::start(Arc::new(target), &staff)?,
         })
+    }
+}
+
+/// What requests are about.
+#[derive(Debug)]
+struct Target {
+    disk: Box<dyn Disk>,
+    serial: [u8; SERIAL_LEN],
+}
+
+impl Serve for Target {
+    fn serve(&self, request: &worker::Request<'_>, buffer: &mut Vec<u8>) -> Result<usize, Malformed> {
+        buffer.resize(PART, 0);
+        // A driver that does not know of flushes takes what was given back for safe (5.2.6.2).
+        let write_through = request.features & feature::FLUSH == 0;
+        Ok(Request::parse(request)?.run(self, write_through, buffer))
+    }
+
+    fn rest(&self) {
+        if let Err(error) = self.disk.flush() {
+            tracing::warn!("flushing a disk that is not in use failed: {error}");
+        }
+    }
+
+    /// What the guest did not flush is not lost when the machine ends in peace.
+    fn end(&self) {
+        if let Err(error) = self.disk.flush() {
+            tracing::error!("what was written to a disk last may be lost: {error}");
+        }
     }
 }
 
@@ -128,9 +150,7 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, activation: Activation) {
-        // A driver that does not know of flushes takes what was given back for safe (5.2.6.2).
-        let write_through = activation.features & feature::FLUSH == 0;
-        self.workers.activate(activation.queues, &activation.interrupt, write_through);
+        self.workers.activate(activation);
     }
 
     fn notify(&mut self, queue: u16) -> Result<Progress, Malformed> {

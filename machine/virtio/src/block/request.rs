@@ -1,8 +1,9 @@
 //! One request (virtio 1.2, 5.2.6): a header, data or ranges, and a status byte at the end.
 
+use super::Target;
 use super::config::{MAX_DISCARDS, MAX_RANGE_SECTORS, MAX_ZEROES};
-use super::worker::Target;
-use crate::queue::{Chain, Malformed, VirtQueue};
+use crate::queue::{Chain, Malformed};
+use crate::worker;
 use motu_disk::SECTOR;
 use motu_memory::Mmap;
 use std::io;
@@ -35,10 +36,11 @@ enum Status {
 
 /// A request that its driver made whole.
 #[derive(Debug)]
-pub struct Request {
+pub struct Request<'a> {
     kind: u32,
     sector: u64,
-    chain: Chain,
+    chain: &'a Chain,
+    memory: &'a Mmap,
     /// Of the driver's data, behind the header.
     data_out: usize,
     /// For the driver's data, before the status.
@@ -53,28 +55,25 @@ struct Range {
     flags: u32,
 }
 
-impl Request {
+impl<'a> Request<'a> {
     /// # Errors
     /// There is no room for a header or for a status.
-    pub fn parse(queue: &VirtQueue, chain: Chain) -> Result<Self, Malformed> {
-        let too_short = Malformed::TooShort { queue: queue.index(), head: chain.head };
+    pub fn parse(asked: &'a worker::Request<'_>) -> Result<Self, Malformed> {
+        let (chain, memory) = (&asked.chain, asked.memory);
+        let too_short = Malformed::TooShort { queue: asked.queue, head: chain.head };
         let mut header = [0; HEADER_LEN];
         let data_out = chain.readable.len().checked_sub(HEADER_LEN).ok_or(too_short)?;
         let data_in = chain.writable.len().checked_sub(1).ok_or(too_short)?;
-        chain.readable.read(queue.memory(), 0, &mut header);
+        chain.readable.read(memory, 0, &mut header);
         let [k0, k1, k2, k3, _, _, _, _, sector @ ..] = header;
         let kind = u32::from_le_bytes([k0, k1, k2, k3]);
-        Ok(Self { kind, sector: u64::from_le_bytes(sector), chain, data_out, data_in })
-    }
-
-    pub fn head(&self) -> u16 {
-        self.chain.head
+        Ok(Self { kind, sector: u64::from_le_bytes(sector), chain, memory, data_out, data_in })
     }
 
     /// Does it; how many bytes were written for the driver. `buffer` is of [`PART`] bytes.
-    pub fn run(&self, target: &Target, memory: &Mmap, write_through: bool, buffer: &mut [u8]) -> usize {
-        let mut done = 0;
-        let status = match self.work(target, memory, buffer, &mut done) {
+    pub fn run(&self, target: &Target, write_through: bool, buffer: &mut [u8]) -> usize {
+        let (memory, mut done) = (self.memory, 0);
+        let status = match self.work(target, buffer, &mut done) {
             Ok(Status::Ok) if write_through && self.writes() => outcome(target.disk.flush()),
             Ok(status) => status,
             Err(error) => {
@@ -92,8 +91,8 @@ impl Request {
         matches!(self.kind, kind::OUT | kind::DISCARD | kind::WRITE_ZEROES)
     }
 
-    fn work(&self, target: &Target, memory: &Mmap, buffer: &mut [u8], done: &mut usize) -> io::Result<Status> {
-        let disk = &*target.disk;
+    fn work(&self, target: &Target, buffer: &mut [u8], done: &mut usize) -> io::Result<Status> {
+        let (disk, memory) = (&*target.disk, self.memory);
         match self.kind {
             kind::IN => {
                 let start = self.place(target, self.data_in)?;
@@ -134,8 +133,8 @@ impl Request {
                 Ok(Status::Ok)
             }
             kind::DISCARD | kind::WRITE_ZEROES if disk.is_read_only() => Ok(Status::IoError),
-            kind::DISCARD => self.each_range(memory, (MAX_DISCARDS, 0), |range| disk.discard(range.offset, range.len)),
-            kind::WRITE_ZEROES => self.each_range(memory, (MAX_ZEROES, UNMAP), |range| {
+            kind::DISCARD => self.each_range((MAX_DISCARDS, 0), |range| disk.discard(range.offset, range.len)),
+            kind::WRITE_ZEROES => self.each_range((MAX_ZEROES, UNMAP), |range| {
                 disk.write_zeroes(range.offset, range.len, range.flags & UNMAP != 0)
             }),
             _ => Ok(Status::Unsupported),
@@ -152,26 +151,21 @@ impl Request {
     }
 
     /// Has `work` done for each range of at most `most`, after all were checked for `flags` that are allowed (5.2.6.2).
-    fn each_range(
-        &self,
-        memory: &Mmap,
-        (most, flags): (u32, u32),
-        work: impl Fn(Range) -> io::Result<()>,
-    ) -> io::Result<Status> {
+    fn each_range(&self, (most, flags): (u32, u32), work: impl Fn(Range) -> io::Result<()>) -> io::Result<Status> {
         let count = self.data_out / RANGE_LEN;
         if !self.data_out.is_multiple_of(RANGE_LEN) || count == 0 || count > most as usize {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("ranges of {} bytes", self.data_out)));
         }
-        let ranges: Vec<Range> = (0..count).map(|n| self.range(memory, n)).collect::<io::Result<_>>()?;
+        let ranges: Vec<Range> = (0..count).map(|n| self.range(n)).collect::<io::Result<_>>()?;
         if ranges.iter().any(|range| range.flags & !flags != 0) {
             return Ok(Status::Unsupported);
         }
         ranges.into_iter().try_for_each(work).map(|()| Status::Ok)
     }
 
-    fn range(&self, memory: &Mmap, n: usize) -> io::Result<Range> {
+    fn range(&self, n: usize) -> io::Result<Range> {
         let mut bytes = [0; RANGE_LEN];
-        self.chain.readable.read(memory, HEADER_LEN + n * RANGE_LEN, &mut bytes);
+        self.chain.readable.read(self.memory, HEADER_LEN + n * RANGE_LEN, &mut bytes);
         let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, flags @ ..] = bytes;
         let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
         let sectors = u32::from_le_bytes([n0, n1, n2, n3]);

@@ -26,7 +26,7 @@ pub use control::{ResizeOrder, WindowSize};
 pub use pipe::{PipeBackend, PipeReader, PortStream, pipe};
 pub use port::{DEFAULT_INPUT_CAPACITY, PortBackend, PortCounters, PortEvent, PortHandle, PortSpec};
 
-use crate::device::{Activation, DeviceType, Progress, VirtioDevice};
+use crate::device::{Activation, DeviceType, Progress, VirtioDevice, read_space};
 use crate::queue::Malformed;
 use port::Port;
 use state::{F_MULTIPORT, State};
@@ -122,10 +122,7 @@ impl VirtioDevice for Console {
         for (byte, value) in config.iter_mut().zip(fields.chain(ports.to_le_bytes())) {
             *byte = value;
         }
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (byte, value) in data.iter_mut().zip(config.get(from..).unwrap_or_default()) {
-            *byte = *value;
-        }
+        read_space(&config, offset, data);
     }
 
     fn write_config(&mut self, _: u64, _: &[u8]) {}

@@ -278,6 +278,8 @@ fn identity(kind: DeviceType) -> Identity {
             DeviceType::Block => 0x01_00_00,
             DeviceType::Console => 0x07_80_00,
             DeviceType::Entropy => 0x00_ff_00,
+            // Mass storage of another kind.
+            DeviceType::FileSystem => 0x01_80_00,
         },
         subsystem_vendor: VENDOR,
         subsystem: SUBSYSTEM,

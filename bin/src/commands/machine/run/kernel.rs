@@ -1,10 +1,10 @@
 //! A kernel of the person's own, its serial console on this terminal.
 
-use super::stdin::{self, Sink};
-use super::{Request, Run, outputs};
+use super::{Face, Request, Run, outputs};
+use crate::commands::machine::stdin::{self, Sink};
 use crate::terminal;
 use crate::terminal::signals::{Asked, Watch};
-use crate::vmm::{Boot, Disks, Vmm, Why};
+use crate::vmm::{Boot, Disks, Outputs, Vmm, Why};
 use anyhow::{Context, Result, bail};
 use motu_machine::{Flat, FlatMode, OnReset, SerialInput};
 use motu_spec::{Console, KernelMode, VmSpec};
@@ -24,24 +24,39 @@ pub fn run(request: &Request) -> Result<Run> {
         disks: Disks::open(&spec.disks)?,
         on_reset: OnReset::Restart,
     };
-    let outputs = outputs(spec, Console::Stdio)?;
+    let outputs = outputs(spec, Console::Stdio, Face::Console)?;
+    on_console(request, boot, outputs, None)
+}
+
+/// A machine whose serial console is on this terminal. `signals` are what signals do so far, if somebody has said that.
+///
+/// # Errors
+/// It cannot be made, or the host's trouble.
+pub fn on_console(request: &Request, boot: Boot, outputs: Outputs, signals: Option<&Watch>) -> Result<Run> {
+    let spec = &request.spec;
     let mut vmm = Vmm::new(spec, boot, &request.engine, outputs.clone())?;
     let ending = vmm.ending();
     let on_signal = vmm.ending();
-    Watch::start(move |asked| {
+    let end = move |asked| {
         if let Asked::End(signo) = asked {
             on_signal.end(Why::Signal(signo));
         }
-    })
-    .context("handling signals")?;
+    };
+    match signals {
+        Some(signals) => signals.replace(end),
+        None => drop(Watch::start(end).context("handling signals")?),
+    }
     if spec.console.is_none() || spec.console == Some(Console::Stdio) {
         if terminal::is_interactive() {
             eprintln!("motu: Ctrl-] leaves");
             terminal::enter_raw().context("putting the terminal into raw mode")?;
         }
-        stdin::forward(Serial(vmm.machine().serial()), ending).context("starting the thread for stdin")?;
+        let leave = move || {
+            ending.end(Why::Left);
+        };
+        stdin::forward(Serial(vmm.machine().serial()), leave).context("starting the thread for stdin")?;
     }
-    Ok(Run::Ended(Box::new(vmm.run(spec)?), outputs.console))
+    Ok(Run::Ended(Box::new(vmm.run(spec)?), outputs.console, Face::Console))
 }
 
 /// Where and how the kernel starts that is not told by its content.

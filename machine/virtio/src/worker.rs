@@ -1,10 +1,19 @@
-//! The host threads of a disk, and the queues that wait for them.
+//! The host threads of a device, and the queues that wait for them.
+//!
+//! A notification only wakes a worker; requests are taken, done and given back there, one after the other in a queue, so a vCPU never
+//! waits for the host's files:
+//!
+//! ```text
+//!   vCPU: notify ──► pending queues ──► worker: take a chain ─► do it ─► give it back ─► interrupt
+//!   vCPU: reset  ──► no more chains are taken; waits for the request under way
+//! ```
+//!
+//! Locks, after the function's: the workers' state, then a queue. Neither is held while a request is done.
 
-use super::SERIAL_LEN;
-use super::request::{PART, Request};
-use crate::device::Interrupt;
-use crate::queue::{Malformed, Next, VirtQueue};
-use motu_disk::Disk;
+use crate::device::{Activation, Interrupt};
+use crate::queue::{Chain, Malformed, Next, VirtQueue};
+use motu_memory::Mmap;
+use std::fmt::Debug;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -13,11 +22,39 @@ use std::time::Duration;
 /// Requests of a queue at most before others have their turn: another CPU may refill the ring for ever.
 const TURN: u32 = 64;
 
-/// What requests are about.
+/// Does a device's requests; any of its threads.
+pub trait Serve: Debug + Send + Sync + 'static {
+    /// Does one; how many bytes were written for the driver. `buffer` is the thread's own, and is kept.
+    ///
+    /// # Errors
+    /// The request is none.
+    fn serve(&self, request: &Request<'_>, buffer: &mut Vec<u8>) -> Result<usize, Malformed>;
+
+    /// There was nothing to do for a while.
+    fn rest(&self);
+
+    /// There will be nothing to do any more.
+    fn end(&self);
+}
+
+/// What a driver asks for.
 #[derive(Debug)]
-pub struct Target {
-    pub disk: Box<dyn Disk>,
-    pub serial: [u8; SERIAL_LEN],
+pub struct Request<'a> {
+    pub queue: u16,
+    pub chain: Chain,
+    pub memory: &'a Mmap,
+    /// The negotiated feature bits.
+    pub features: u64,
+}
+
+/// What a device's threads are called, and when they rest.
+#[derive(Debug)]
+pub struct Staff<'a> {
+    pub name: &'a str,
+    /// At least one.
+    pub count: u16,
+    /// When nothing was to be done for so long, [`Serve::rest`] is called.
+    pub rests_after: Duration,
 }
 
 /// A queue while its driver is there.
@@ -25,7 +62,7 @@ pub struct Target {
 struct Active {
     queue: Mutex<VirtQueue>,
     interrupt: Interrupt,
-    write_through: bool,
+    features: u64,
 }
 
 #[derive(Debug, Default)]
@@ -38,8 +75,8 @@ struct State {
     next: u32,
     /// Workers that hold a queue.
     busy: u32,
-    /// Requests were done since the last flush of a disk that was left alone.
-    unflushed: bool,
+    /// Requests were done since the last rest.
+    worked: bool,
     /// No more chains are to be taken.
     stopping: bool,
     ended: bool,
@@ -48,8 +85,8 @@ struct State {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// A disk that has been left alone for so long is flushed.
-    quiet_after: Duration,
+    /// See [`Staff::rests_after`].
+    rests_after: Duration,
     /// There is something to do, or no more.
     work: Condvar,
     /// Nobody is busy.
@@ -71,30 +108,31 @@ impl Shared {
 pub struct Workers {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    target: Arc<Target>,
+    server: Arc<dyn Serve>,
 }
 
 impl Workers {
     /// # Errors
     /// The host gives no thread.
-    pub fn start(target: Arc<Target>, count: u16, name: &str, quiet_after: Duration) -> io::Result<Self> {
-        let shared = Arc::new(Shared { quiet_after, ..Shared::default() });
-        let mut workers = Self { shared, threads: Vec::new(), target };
-        for _ in 0..count {
-            let (shared, target) = (Arc::clone(&workers.shared), Arc::clone(&workers.target));
-            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&shared, &target))?;
-            workers.threads.push(thread);
+    pub fn start(server: Arc<dyn Serve>, staff: &Staff<'_>) -> io::Result<Self> {
+        let shared = Arc::new(Shared { rests_after: staff.rests_after, ..Shared::default() });
+        let mut workers = Self { shared, threads: Vec::new(), server };
+        for _ in 0..staff.count.max(1) {
+            let (shared, server) = (Arc::clone(&workers.shared), Arc::clone(&workers.server));
+            let thread = std::thread::Builder::new().name(staff.name.to_owned());
+            workers.threads.push(thread.spawn(move || work(&shared, &*server))?);
         }
         Ok(workers)
     }
 
-    pub fn activate(&self, queues: Vec<Option<VirtQueue>>, interrupt: &Interrupt, write_through: bool) {
+    pub fn activate(&self, activation: Activation) {
+        let Activation { features, interrupt, .. } = activation;
         let active = |queue| {
             let (queue, interrupt) = (Mutex::new(queue), interrupt.clone());
-            Arc::new(Active { queue, interrupt, write_through })
+            Arc::new(Active { queue, interrupt, features })
         };
         let mut state = self.shared.lock();
-        state.queues = queues.into_iter().map(|queue| queue.map(active)).collect();
+        state.queues = activation.queues.into_iter().map(|queue| queue.map(active)).collect();
         state.stopping = false;
         state.pending = 0;
     }
@@ -129,29 +167,26 @@ impl Drop for Workers {
         self.shared.work.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                tracing::error!("a disk's thread ended by itself: this is an error in motu");
+                tracing::error!("a device's thread ended by itself: this is an error in motu");
             }
         }
-        // What the guest did not flush is not lost when the machine ends in peace.
-        if let Err(error) = self.target.disk.flush() {
-            tracing::error!("what was written to a disk last may be lost: {error}");
-        }
+        self.server.end();
     }
 }
 
 /// A worker's life.
-fn work(shared: &Shared, target: &Target) {
-    let mut buffer = vec![0; PART];
+fn work(shared: &Shared, server: &dyn Serve) {
+    let mut buffer = Vec::new();
     let mut state = shared.lock();
     while !state.ended {
         let Some(queue) = next_queue(&mut state) else {
-            state = wait(shared, target, state);
+            state = wait(shared, server, state);
             continue;
         };
         state.busy += 1;
-        state.unflushed = true;
+        state.worked = true;
         drop(state);
-        let served = serve(shared, target, &queue, &mut buffer);
+        let served = serve(shared, server, &queue, &mut buffer);
         if let Err(why) = &served {
             fail(shared, &queue, *why);
         }
@@ -169,20 +204,18 @@ fn work(shared: &Shared, target: &Target) {
 }
 
 /// Waits until there may be something to do.
-fn wait<'a>(shared: &'a Shared, target: &Target, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-    if !state.unflushed {
+fn wait<'a>(shared: &'a Shared, server: &dyn Serve, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    if !state.worked {
         return shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
     }
-    let waited = shared.work.wait_timeout(state, shared.quiet_after).unwrap_or_else(PoisonError::into_inner);
+    let waited = shared.work.wait_timeout(state, shared.rests_after).unwrap_or_else(PoisonError::into_inner);
     let (mut state, time_out) = waited;
     if !time_out.timed_out() || state.pending != 0 || state.busy > 0 || state.ended {
         return state;
     }
-    state.unflushed = false;
+    state.worked = false;
     drop(state);
-    if let Err(error) = target.disk.flush() {
-        tracing::warn!("flushing a disk that is not in use failed: {error}");
-    }
+    server.rest();
     shared.lock()
 }
 
@@ -210,32 +243,34 @@ enum Served {
 }
 
 /// Does what a queue has, as long as it is its turn.
-fn serve(shared: &Shared, target: &Target, active: &Active, buffer: &mut [u8]) -> Result<Served, Malformed> {
+fn serve(shared: &Shared, server: &dyn Serve, active: &Active, buffer: &mut Vec<u8>) -> Result<Served, Malformed> {
     let lock = || active.queue.lock().unwrap_or_else(PoisonError::into_inner);
-    let memory = Arc::clone(lock().memory());
+    let (memory, queue) = {
+        let queue = lock();
+        (Arc::clone(queue.memory()), queue.index())
+    };
+    let features = active.features;
     for _ in 0..TURN {
-        let request = {
-            let mut queue = lock();
-            // One at a time, so that nothing is taken that will not be done.
-            match queue.next(&mut 1)? {
-                Next::Chain(chain) => Request::parse(&queue, chain)?,
-                Next::Idle => return Ok(Served::Whole),
-                Next::Spent => continue,
-            }
+        // One at a time, so that nothing is taken that will not be done.
+        let next = lock().next(&mut 1)?;
+        let chain = match next {
+            Next::Chain(chain) => chain,
+            Next::Idle => return Ok(Served::Whole),
+            Next::Spent => continue,
         };
-        let written = request.run(target, &memory, active.write_through, buffer);
-        let mut queue = lock();
-        queue.push_used(request.head(), written)?;
-        if queue.needs_interrupt()? {
-            let index = queue.index();
-            drop(queue);
-            active.interrupt.queue_used(index);
+        let request = Request { queue, chain, memory: &memory, features };
+        let written = server.serve(&request, buffer)?;
+        let mut used = lock();
+        used.push_used(request.chain.head, written)?;
+        if used.needs_interrupt()? {
+            drop(used);
+            active.interrupt.queue_used(queue);
         }
         if shared.is_stopping() {
             return Ok(Served::Whole);
         }
     }
-    Ok(Served::InPart(lock().index()))
+    Ok(Served::InPart(queue))
 }
 
 /// The driver broke the specification: its rings are left alone until it resets the device.

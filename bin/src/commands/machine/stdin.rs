@@ -1,10 +1,8 @@
 //! What the person types, or pipes in.
 
 use crate::terminal;
-use crate::vmm::{Ending, Why};
 use rustix::io::Errno;
 use std::io;
-use std::sync::Arc;
 
 /// What takes the input.
 pub trait Sink: Send {
@@ -14,11 +12,11 @@ pub trait Sink: Send {
     fn end(&mut self);
 }
 
-/// Hands stdin to `sink` on a thread, until it ends or the person leaves.
+/// Hands stdin to `sink` on a thread, until it ends or the person leaves, which calls `leave`.
 ///
 /// # Errors
 /// The host gives no thread.
-pub fn forward(mut sink: impl Sink + 'static, ending: Arc<Ending>) -> io::Result<()> {
+pub fn forward(mut sink: impl Sink + 'static, leave: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name("stdin".into()).spawn(move || {
         let mut buffer = [0; 4096];
         loop {
@@ -32,9 +30,12 @@ pub fn forward(mut sink: impl Sink + 'static, ending: Arc<Ending>) -> io::Result
             let data = buffer.get(..read).unwrap_or_default();
             let (input, left) = if terminal::is_raw() { terminal::scan_for_leave(data) } else { (data, false) };
             if left {
-                ending.end(Why::Left);
+                // First: the sink may wait for a guest that takes nothing.
+                leave();
+                sink.input(input);
+                return;
             }
-            if !sink.input(input) || left {
+            if !sink.input(input) {
                 return;
             }
         }

@@ -1,0 +1,33 @@
+//! `motu image pull` and `motu image import`: new images.
+
+use super::inspect::describe;
+use crate::cli::MadeArgs;
+use crate::images::{self, Interrupt, PullOptions};
+use crate::status::Status;
+use anyhow::Result;
+use motu_store::Source;
+
+/// # Errors
+/// What is wrong with the source, or the host's trouble; the store is as it was then.
+pub fn run(source: &Source, args: MadeArgs) -> Result<Status> {
+    let store = images::store()?;
+    let options = PullOptions {
+        names: args.names,
+        format: args.format,
+        kernel: args.kernel,
+        initrd: args.initrd,
+        cmdline: args.append,
+        include: args.include,
+        ..PullOptions::default()
+    };
+    let image = match Interrupt::run(|watch| images::pull(&store, source, &options, watch))? {
+        Ok(image) => image,
+        Err(by) => return Ok(by),
+    };
+    if args.json {
+        images::print_json(&describe(&store, &image)?)?;
+    } else {
+        println!("{} sha256:{}", image.name, image.digest);
+    }
+    Ok(Status::Success)
+}

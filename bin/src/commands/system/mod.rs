@@ -1,0 +1,4 @@
+//! Commands on all that motu keeps.
+
+pub mod check;
+pub mod df;
