@@ -16,22 +16,33 @@ fn files(folder: &str, target: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Runs a target on its files and on inputs made of them; names the input that it breaks on.
+/// Names what a target breaks on. Nothing else is printed: what tests print is kept in one allocation, which this crate bounds.
+struct Input<T: Fn() -> String>(T);
+
+impl<T: Fn() -> String> Drop for Input<T> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("broken by {}", (self.0)());
+        }
+    }
+}
+
+/// Runs a target on its files and on inputs made of them.
 fn replay(name: &str) {
     let target = motu_fuzz::find(name).unwrap();
     let paths = [files("corpus", name), files("regressions", name)].concat();
     assert!(!paths.is_empty(), "{name} has no corpus");
     let mut corpus = Vec::new();
     for path in paths {
-        println!("{}", path.display());
         let bytes = fs::read(&path).unwrap();
+        let _named = Input(|| path.display().to_string());
         (target.run)(&bytes);
         corpus.push(bytes);
     }
     let mut random = Random::new(0x6d6f_7475);
     for _ in 0..BY_CHANCE {
         let bytes = random::input(&mut random, &corpus, target.max_len);
-        println!("{bytes:?}");
+        let _named = Input(|| format!("{bytes:?}"));
         (target.run)(&bytes);
     }
 }
