@@ -3,6 +3,7 @@
 
 pub mod gdb;
 mod guest;
+mod home;
 pub mod newc;
 pub mod packages;
 pub mod registry;
@@ -10,6 +11,7 @@ mod screen;
 mod terminal;
 
 pub use guest::{Code, Kernel};
+pub use home::Home;
 pub use screen::Screen;
 pub use terminal::Terminal;
 

@@ -1,116 +1,31 @@
 //! Machines that stay: their life, commands in them, files to and from them.
 
-use motu_e2e::{Ended, Terminal, command};
+use motu_e2e::{Ended, Home, Terminal, root_tree};
 use rustix::process::{Pid, Signal, kill_process};
-use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use tempfile::TempDir;
 
-/// Machines of the test's own, with the images of all tests; none is left running.
-struct Machines {
-    home: TempDir,
+/// A tiny root file system on a disk, as the image `disk`.
+fn make_disk_image(home: &Home) {
+    let tree = home.at("tree");
+    root_tree(&tree);
+    fs::create_dir_all(tree.join("home/web")).unwrap();
+    fs::write(tree.join("etc/passwd"), "root:x:0:0:::\nweb:x:1000:1001::/home/web:\n").unwrap();
+    fs::write(tree.join("etc/group"), "web:x:1001:\nssl:x:50:web\n").unwrap();
+    home.succeeds(["image", "pull", "dir:tree", "-t", "disk"]);
 }
 
-impl Machines {
-    fn new() -> Self {
-        let home = tempfile::tempdir().unwrap();
-        // The image is made once for all tests.
-        let made = motu_e2e::motu(["run", "--", "true"]);
-        assert_eq!(made.status, 0, "{}", made.stderr);
-        for part in ["blobs", "packages"] {
-            copy(&motu_e2e::home().join(part), &home.path().join(part));
-        }
-        Self { home }
-    }
-
-    fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = command(args);
-        command.env("MOTU_HOME", self.home.path());
-        command
-    }
-
-    fn motu<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ended {
-        self.command(args).output().unwrap().into()
-    }
-
-    /// Runs motu, which succeeds; what it prints.
-    #[track_caller]
-    fn done<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
-        let ended = self.motu(args);
-        assert_eq!(ended.status, 0, "{}{}", ended.stdout, ended.stderr);
-        ended.stdout
-    }
-
-    /// Runs motu, which fails with these words and prints nothing.
-    #[track_caller]
-    fn refused(&self, args: &[&str], words: &[&str]) {
-        let ended = self.motu(args);
-        assert_eq!((ended.status, ended.stdout.as_str()), (125, ""), "{args:?}: {}", ended.stderr);
-        for word in words {
-            assert!(ended.stderr.contains(word), "{args:?}: no {word:?} in {}", ended.stderr);
-        }
-    }
-
-    /// The image `disk`: a tiny root file system on a disk.
-    fn make_disk_image(&self) {
-        let tree = self.home.path().join("tree");
-        for folder in ["bin", "etc", "home/web"] {
-            fs::create_dir_all(tree.join(folder)).unwrap();
-        }
-        let busybox = self.command(["run", "--", "cat", "/bin/busybox"]).output().unwrap().stdout;
-        fs::write(tree.join("bin/busybox"), busybox).unwrap();
-        fs::set_permissions(tree.join("bin/busybox"), fs::Permissions::from_mode(0o755)).unwrap();
-        for applet in ["sh", "id", "cat", "sync", "echo", "sleep", "mount"] {
-            symlink("busybox", tree.join("bin").join(applet)).unwrap();
-        }
-        fs::write(tree.join("etc/passwd"), "root:x:0:0:::\nweb:x:1000:1001::/home/web:\n").unwrap();
-        fs::write(tree.join("etc/group"), "web:x:1001:\nssl:x:50:web\n").unwrap();
-        self.done([
-            OsStr::new("image"),
-            OsStr::new("pull"),
-            &[OsStr::new("dir:"), tree.as_os_str()].into_iter().collect::<std::ffi::OsString>(),
-            OsStr::new("-t"),
-            OsStr::new("disk"),
-        ]);
-    }
-
-    /// What `motu inspect` says of a machine.
-    fn inspect(&self, name: &str) -> serde_json::Value {
-        let mut machines: serde_json::Value = serde_json::from_str(&self.done(["inspect", name])).unwrap();
-        machines[0].take()
-    }
-
-    fn pid(&self, name: &str) -> Pid {
-        Pid::from_raw(self.inspect(name)["state"]["pid"].as_i64().unwrap() as i32).unwrap()
-    }
+/// What `motu inspect` says of a machine.
+fn inspect(home: &Home, name: &str) -> serde_json::Value {
+    let mut machines: serde_json::Value = serde_json::from_str(&home.succeeds(["inspect", name])).unwrap();
+    machines[0].take()
 }
 
-impl Drop for Machines {
-    fn drop(&mut self) {
-        let ids = self.motu(["ls", "-aq"]).stdout;
-        let ids: Vec<&str> = ids.lines().collect();
-        if !ids.is_empty() {
-            self.motu(["rm", "-f"].into_iter().chain(ids));
-        }
-    }
-}
-
-/// A folder with links for its files.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
+fn pid(home: &Home, name: &str) -> Pid {
+    Pid::from_raw(inspect(home, name)["state"]["pid"].as_i64().unwrap() as i32).unwrap()
 }
 
 fn digest(path: &Path) -> String {
@@ -120,63 +35,59 @@ fn digest(path: &Path) -> String {
 
 #[test]
 fn a_machine_lives() {
-    let machines = Machines::new();
-    let script = "trap 'echo bye; exit 3' TERM; echo hello; echo oh >&2; while :; do sleep 0.1; done";
-    assert_eq!(machines.done(["run", "-d", "--name", "web", "-e", "A=1", "--", "sh", "-c", script]), "web\n");
-    let listed = machines.done(["ls"]);
+    let home = Home::new();
+    let script = "trap 'echo bye; exit 3' TERM; echo hello; echo oh >&2; while :; do sleep 0.1 & wait; done";
+    assert_eq!(home.succeeds(["run", "-d", "--name", "web", "-e", "A=1", "--", "sh", "-c", script]), "web\n");
+    let listed = home.succeeds(["ls"]);
     assert!(listed.contains("web") && listed.contains("tiny") && listed.contains("Up "), "{listed}");
-    machines.refused(&["run", "-d", "--name", "web"], &["\"web\" already"]);
-    machines.refused(&["create", "--name", "web"], &["\"web\" already"]);
-    machines.refused(&["rm", "web"], &["web is running", "motu stop web"]);
-    assert_eq!(machines.done(["start", "web"]), "web\n", "it runs, which is what was wanted");
+    home.refused(&["run", "-d", "--name", "web"], &["\"web\" already"]);
+    home.refused(&["create", "--name", "web"], &["\"web\" already"]);
+    home.refused(&["rm", "web"], &["web is running", "motu stop web"]);
+    assert_eq!(home.succeeds(["start", "web"]), "web\n", "it runs, which is what was wanted");
 
-    let report = machines.inspect("web");
+    let report = inspect(&home, "web");
     assert_eq!(report["state"]["status"], "running");
     assert!(report["guest"]["memory"]["total"].as_u64().unwrap() > 100 << 20, "{report}");
 
-    machines.done(["rename", "web", "www"]);
-    machines.refused(&["exec", "web", "true"], &["no machine \"web\""]);
-    let mut waiting = machines.command(["wait", "www"]).spawn().unwrap();
-    let follower = machines.command(["logs", "-f", "www"]).spawn().unwrap();
-    assert_eq!(machines.done(["stop", "www"]), "www\n");
+    home.succeeds(["rename", "web", "www"]);
+    home.refused(&["exec", "web", "true"], &["no machine \"web\""]);
+    let mut waiting = home.command(["wait", "www"]).spawn().unwrap();
+    let follower = home.command(["logs", "-f", "www"]).spawn().unwrap();
+    assert_eq!(home.succeeds(["stop", "www"]), "www\n");
     assert_eq!(waiting.wait().unwrap().code(), Some(0));
     let followed: Ended = follower.wait_with_output().unwrap().into();
-    // The shell may tell of its own child's end.
-    assert!(followed.stdout == "hello\nbye\n" && followed.stderr.starts_with("oh\n"), "{followed:?}");
-    assert_eq!(machines.done(["wait", "www"]), "3\n");
-    assert_eq!(machines.done(["logs", "-n", "1", "www"]), "bye\n");
+    assert_eq!((followed.stdout.as_str(), followed.stderr.as_str()), ("hello\nbye\n", "oh\n"));
+    assert_eq!(home.succeeds(["wait", "www"]), "3\n");
+    assert_eq!(home.succeeds(["logs", "-n", "1", "www"]), "bye\n");
 
-    assert!(!machines.done(["ls"]).contains("www"));
-    assert!(machines.done(["ls", "-a"]).contains("Exited (3)"));
-    let listed: serde_json::Value = serde_json::from_str(&machines.done(["ls", "-a", "--json"])).unwrap();
+    assert!(!home.succeeds(["ls"]).contains("www"));
+    assert!(home.succeeds(["ls", "-a"]).contains("Exited (3)"));
+    let listed: serde_json::Value = serde_json::from_str(&home.succeeds(["ls", "-a", "--json"])).unwrap();
     assert_eq!((listed[0]["name"].as_str(), listed[0]["state"].as_str()), (Some("www"), Some("exited")));
-    machines.refused(&["exec", "www", "true"], &["www is not running", "motu start www"]);
-    machines.refused(&["cp", "www:/etc/passwd", "."], &["www is not running"]);
-    machines.refused(&["kill", "www"], &["www is not running"]);
-    assert_eq!(machines.done(["stop", "www"]), "www\n", "it is stopped, which is what was wanted");
+    home.refused(&["exec", "www", "true"], &["www is not running", "motu start www"]);
+    home.refused(&["cp", "www:/etc/passwd", "."], &["www is not running"]);
+    home.refused(&["kill", "www"], &["www is not running"]);
+    assert_eq!(home.succeeds(["stop", "www"]), "www\n", "it is stopped, which is what was wanted");
 
-    let id = machines.inspect("www")["id"].as_str().unwrap().to_owned();
-    machines.done(["start", &id[..5]]);
-    assert_eq!(machines.done(["kill", "www"]), "www\n");
-    assert_eq!(machines.done(["wait", "www"]), "137\n");
-    assert_eq!(machines.done(["rm", "www"]), "www\n");
-    assert_eq!(machines.done(["ls", "-aq"]), "");
+    let id = inspect(&home, "www")["id"].as_str().unwrap().to_owned();
+    home.succeeds(["start", &id[..5]]);
+    assert_eq!(home.succeeds(["kill", "www"]), "www\n");
+    assert_eq!(home.succeeds(["wait", "www"]), "137\n");
+    assert_eq!(home.succeeds(["rm", "www"]), "www\n");
+    assert_eq!(home.succeeds(["ls", "-aq"]), "");
 }
 
 #[test]
 fn many_commands_run_at_once() {
-    let machines = Machines::new();
-    machines.done(["run", "-d", "--name", "web"]);
+    let home = Home::new();
+    home.succeeds(["run", "-d", "--name", "web"]);
     let count = 12u32;
     let input: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
     let running: Vec<_> = (0..count)
         .map(|n| {
             let script = format!("sha256sum; echo err {n} >&2; exit {n}");
-            let mut child = machines
-                .command(["exec", "-i", "web", "--", "sh", "-c", &script])
-                .stdin(Stdio::piped())
-                .spawn()
-                .unwrap();
+            let mut child =
+                home.command(["exec", "-i", "web", "--", "sh", "-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
             let (mut stdin, input) = (child.stdin.take().unwrap(), input.clone());
             let feeder = std::thread::spawn(move || stdin.write_all(&input).unwrap());
             (child, feeder)
@@ -193,36 +104,36 @@ fn many_commands_run_at_once() {
     assert_eq!(answers.len(), 1, "{answers:?}");
 
     // A flood that nobody reads holds up no other; its reader's end is the end of it.
-    let mut flood = machines.command(["exec", "web", "yes"]).spawn().unwrap();
+    let mut flood = home.command(["exec", "web", "yes"]).spawn().unwrap();
     let mut first = [0; 2];
     flood.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
-    assert_eq!(machines.done(["exec", "web", "echo", "through"]), "through\n");
+    assert_eq!(home.succeeds(["exec", "web", "echo", "through"]), "through\n");
     drop(flood.stdout.take());
     assert_eq!(flood.wait().unwrap().code(), Some(141));
 
     // Who hangs up ends the command.
-    let mut sleeper = machines.command(["exec", "web", "sleep", "1000"]).spawn().unwrap();
-    let sleeps = || machines.done(["exec", "web", "ps"]).contains("sleep 1000");
+    let mut sleeper = home.command(["exec", "web", "sleep", "1000"]).spawn().unwrap();
+    let sleeps = || home.succeeds(["exec", "web", "ps"]).contains("sleep 1000");
     while !sleeps() {}
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
     while sleeps() {}
 
     let around = ["exec", "-e", "A=5", "-e", "B=", "-w", "/tmp/made", "web", "--", "sh", "-c", "pwd; echo $A$B; umask"];
-    assert_eq!(machines.done(around), "/tmp/made\n5\n0022\n");
-    assert_eq!(machines.done(["exec", "-u", "1000:1001", "web", "id"]), "uid=1000 gid=1001\n");
-    let nobody = machines.motu(["exec", "-u", "nobody", "web", "id"]);
+    assert_eq!(home.succeeds(around), "/tmp/made\n5\n0022\n");
+    assert_eq!(home.succeeds(["exec", "-u", "1000:1001", "web", "id"]), "uid=1000 gid=1001\n");
+    let nobody = home.run(["exec", "-u", "nobody", "web", "id"]);
     assert_eq!(nobody.status, 126);
     assert!(nobody.stderr.contains("no user \"nobody\""), "{}", nobody.stderr);
-    assert_eq!(machines.motu(["exec", "web", "no-such-command"]).status, 127);
-    assert_eq!(machines.motu(["exec", "web", "--", "sh", "-c", "kill -9 $$"]).status, 137);
+    assert_eq!(home.run(["exec", "web", "no-such-command"]).status, 127);
+    assert_eq!(home.run(["exec", "web", "--", "sh", "-c", "kill -9 $$"]).status, 137);
 }
 
 #[test]
 fn a_command_may_have_a_terminal() {
-    let machines = Machines::new();
-    machines.done(["run", "-d", "--name", "web"]);
-    let mut terminal = Terminal::start(machines.command(["exec", "-it", "web", "sh"]));
+    let home = Home::new();
+    home.succeeds(["run", "-d", "--name", "web"]);
+    let mut terminal = Terminal::start(home.command(["exec", "-it", "web", "sh"]));
     terminal.wait_for("# ");
     assert!(!terminal.echoes());
     terminal.type_in("stty size; tty\r");
@@ -233,25 +144,25 @@ fn a_command_may_have_a_terminal() {
     assert!(terminal.echoes());
 
     // A machine's own shell, attached to: left, it goes on; ended, the machine does.
-    let mut terminal = Terminal::start(machines.command(["run", "--name", "own", "-t"]));
+    let mut terminal = Terminal::start(home.command(["run", "--name", "own", "-t"]));
     terminal.wait_for("# ");
     terminal.type_in("echo in $((6 * 7))\r");
     terminal.wait_for("in 42");
     terminal.type_in("\x1d");
     terminal.wait_for("the machine own goes on");
     assert_eq!(terminal.end().code(), Some(0));
-    assert_eq!(machines.done(["exec", "own", "echo", "there"]), "there\n");
-    machines.done(["stop", "own"]);
-    let ended = machines.motu(["run", "--name", "once", "--", "sh", "-c", "echo out; exit 4"]);
+    assert_eq!(home.succeeds(["exec", "own", "echo", "there"]), "there\n");
+    home.succeeds(["stop", "own"]);
+    let ended = home.run(["run", "--name", "once", "--", "sh", "-c", "echo out; exit 4"]);
     assert_eq!((ended.status, ended.stdout.as_str()), (4, "out\n"));
-    assert_eq!(machines.done(["logs", "once"]), "out\n");
-    assert_eq!(machines.inspect("once")["state"]["exit_status"], 4);
+    assert_eq!(home.succeeds(["logs", "once"]), "out\n");
+    assert_eq!(inspect(&home, "once")["state"]["exit_status"], 4);
 }
 
 #[test]
 fn files_go_both_ways() {
-    let machines = Machines::new();
-    machines.done(["run", "-d", "--name", "web", "--memory", "1G"]);
+    let home = Home::new();
+    home.succeeds(["run", "-d", "--name", "web", "--memory", "1G"]);
     let place = tempfile::tempdir().unwrap();
     let at = |name: &str| place.path().join(name);
     let text = |name: &str| at(name).to_str().unwrap().to_owned();
@@ -270,11 +181,11 @@ fn files_go_both_ways() {
     for n in 0..256u32 {
         big.write_all(&n.to_le_bytes()).and_then(|()| big.write_all(&block[4..])).unwrap();
     }
-    machines.done(["cp", &text("big"), "web:/tmp/"]);
-    machines.done(["cp", "web:/tmp/big", &text("back")]);
+    home.succeeds(["cp", &text("big"), "web:/tmp/"]);
+    home.succeeds(["cp", "web:/tmp/big", &text("back")]);
     let sum = digest(&at("big"));
     assert_eq!(digest(&at("back")), sum);
-    assert!(machines.done(["exec", "web", "sha256sum", "/tmp/big"]).starts_with(&sum));
+    assert!(home.succeeds(["exec", "web", "sha256sum", "/tmp/big"]).starts_with(&sum));
 
     fs::create_dir_all(at("tree/in/deep")).unwrap();
     fs::write(at("tree/in/file"), "content").unwrap();
@@ -282,10 +193,10 @@ fn files_go_both_ways() {
     fs::hard_link(at("tree/in/file"), at("tree/twin")).unwrap();
     symlink("../file", at("tree/in/deep/link")).unwrap();
     symlink("/etc/passwd", at("tree/away")).unwrap();
-    machines.done(["cp", &text("tree"), "web:/root"]);
-    let listed = machines.done(["exec", "web", "ls", "-l", "/root/tree/in/file", "/root/tree/away"]);
+    home.succeeds(["cp", &text("tree"), "web:/root"]);
+    let listed = home.succeeds(["exec", "web", "ls", "-l", "/root/tree/in/file", "/root/tree/away"]);
     assert!(listed.contains("-rw-r-----    2 root") && listed.contains("-> /etc/passwd"), "{listed}");
-    machines.done(["cp", "web:/root/tree", &text("copy")]);
+    home.succeeds(["cp", "web:/root/tree", &text("copy")]);
     let meta = |name: &str| at(name).symlink_metadata().unwrap();
     for name in ["in/file", "twin", "away", "in/deep/link", "in/deep"] {
         let (from, to) = (meta(&format!("tree/{name}")), meta(&format!("copy/{name}")));
@@ -298,112 +209,113 @@ fn files_go_both_ways() {
     fs::create_dir_all(at("outside")).unwrap();
     fs::create_dir_all(at("target/tree")).unwrap();
     symlink(at("outside"), at("target/tree/in")).unwrap();
-    machines.refused(&["cp", "web:/root/tree", &text("target")], &["a folder in the place of", "a symbolic link"]);
+    home.refused(&["cp", "web:/root/tree", &text("target")], &["a folder in the place of", "a symbolic link"]);
     assert_eq!(fs::read_dir(at("outside")).unwrap().count(), 0);
 
-    machines.refused(&["cp", "web:/no/such", &text("x")], &["/no/such", "No such file"]);
-    machines.refused(&["cp", &text("none"), "web:/x"], &["none", "No such file"]);
-    machines.refused(&["cp", "web:/dev/null", &text("x")], &["a device"]);
-    machines.refused(&["cp", "web:/etc/passwd", &text("none/x")], &["there is no folder"]);
-    machines.refused(&["cp", "a", "b"], &["MACHINE:PATH"]);
+    home.refused(&["cp", "web:/no/such", &text("x")], &["/no/such", "No such file"]);
+    home.refused(&["cp", &text("none"), "web:/x"], &["none", "No such file"]);
+    home.refused(&["cp", "web:/dev/null", &text("x")], &["a device"]);
+    home.refused(&["cp", "web:/etc/passwd", &text("none/x")], &["there is no folder"]);
+    home.refused(&["cp", "a", "b"], &["MACHINE:PATH"]);
     // A full disk is told, and nothing half made stays; the agent goes on.
-    machines.done(["exec", "web", "mount", "-t", "tmpfs", "-o", "size=1m", "none", "/root"]);
-    machines.refused(&["cp", &text("big"), "web:/root/full"], &["No space left"]);
-    assert_eq!(machines.done(["exec", "web", "ls", "-A", "/root"]), "");
+    home.succeeds(["exec", "web", "mount", "-t", "tmpfs", "-o", "size=1m", "none", "/root"]);
+    home.refused(&["cp", &text("big"), "web:/root/full"], &["No space left"]);
+    assert_eq!(home.succeeds(["exec", "web", "ls", "-A", "/root"]), "");
     assert!(!at("x").exists());
 }
 
 #[test]
 fn what_is_killed_is_seen_as_ended() {
-    let machines = Machines::new();
-    machines.done(["run", "-d", "--name", "web", "--", "sleep", "1000"]);
-    let mut exec = machines.command(["exec", "web", "sleep", "1000"]).spawn().unwrap();
-    kill_process(machines.pid("web"), Signal::KILL).unwrap();
+    let home = Home::new();
+    home.succeeds(["run", "-d", "--name", "web", "--", "sleep", "1000"]);
+    let mut exec = home.command(["exec", "web", "sleep", "1000"]).spawn().unwrap();
+    kill_process(pid(&home, "web"), Signal::KILL).unwrap();
     assert_eq!(exec.wait().unwrap().code(), Some(125), "its machine has gone");
-    assert_eq!(machines.done(["wait", "web"]), "137\n");
-    assert!(machines.done(["ls", "-a"]).contains("killed"));
-    machines.refused(&["exec", "web", "true"], &["not running"]);
-    machines.done(["start", "web"]);
-    assert_eq!(machines.done(["exec", "web", "echo", "again"]), "again\n");
-    machines.done(["rm", "-f", "web"]);
+    assert_eq!(home.succeeds(["wait", "web"]), "137\n");
+    assert!(home.succeeds(["ls", "-a"]).contains("killed"));
+    home.refused(&["exec", "web", "true"], &["not running"]);
+    home.succeeds(["start", "web"]);
+    assert_eq!(home.succeeds(["exec", "web", "echo", "again"]), "again\n");
+    home.succeeds(["rm", "-f", "web"]);
 
     // Who starts a machine, or is attached to it, may be killed: the machine goes on.
-    let mut attached =
-        machines.command(["run", "--name", "own", "--", "sh", "-c", "echo up; sleep 1000"]).spawn().unwrap();
+    let mut attached = home.command(["run", "--name", "own", "--", "sh", "-c", "echo up; sleep 1000"]).spawn().unwrap();
     let mut up = [0; 3];
     attached.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
     attached.kill().unwrap();
     attached.wait().unwrap();
-    assert!(machines.done(["exec", "own", "ps"]).contains("sleep 1000"));
+    assert!(home.succeeds(["exec", "own", "ps"]).contains("sleep 1000"));
     // The guest's own end is the machine's.
-    let gone = machines.motu(["exec", "own", "--", "sh", "-c", "poweroff -f; sleep 100"]);
+    let gone = home.run(["exec", "own", "--", "sh", "-c", "poweroff -f; sleep 100"]);
     assert_eq!(gone.status, 125, "{}", gone.stderr);
-    assert_eq!(machines.done(["wait", "own"]), "0\n");
-    machines.done(["start", "own"]);
-    machines.motu(["exec", "own", "--", "sh", "-c", "echo c > /proc/sysrq-trigger; sleep 100"]);
-    assert_eq!(machines.done(["wait", "own"]), "123\n");
-    let error = machines.inspect("own")["state"]["error"].as_str().unwrap().to_owned();
+    assert_eq!(home.succeeds(["wait", "own"]), "0\n");
+    home.succeeds(["start", "own"]);
+    home.run(["exec", "own", "--", "sh", "-c", "echo c > /proc/sysrq-trigger; sleep 100"]);
+    assert_eq!(home.succeeds(["wait", "own"]), "123\n");
+    let error = inspect(&home, "own")["state"]["error"].as_str().unwrap().to_owned();
     assert!(error.contains("restarted"), "{error}");
-    assert!(machines.done(["logs", "--console", "own"]).contains("Kernel panic"));
+    assert!(home.succeeds(["logs", "--console", "own"]).contains("Kernel panic"));
 }
 
 #[test]
 fn a_machine_that_cannot_be_is_told_of_and_gone() {
-    let machines = Machines::new();
-    machines.refused(&["run", "-d", "--name", "a/b"], &["no machine name"]);
-    machines.refused(&["run", "-d", "--name", "web", "--memory", "1M"], &["at least 16M"]);
-    machines.refused(&["run", "-d", "--name", "web", "no-such-image"], &["no-such-image"]);
-    machines.refused(&["run", "-d", "--name", "web", "--disk", "/no/such.raw"], &["/no/such.raw"]);
-    machines.refused(&["run", "-d", "--name", "web", "--append", "motu.root=/dev/vdz"], &["no root disk /dev/vdz"]);
-    machines.refused(&["run", "-d", "-e", "=1"], &["NAME=VALUE"]);
-    let ended = machines.motu(["run", "-d", "--name", "web", "--", "no-such-command"]);
+    let home = Home::new();
+    // What some of them have made first stays.
+    home.succeeds(["run", "--", "true"]);
+    home.refused(&["run", "-d", "--name", "a/b"], &["no machine name"]);
+    home.refused(&["run", "-d", "--name", "web", "--memory", "1M"], &["at least 16M"]);
+    home.refused(&["run", "-d", "--name", "web", "no-such-image"], &["no-such-image"]);
+    home.refused(&["run", "-d", "--name", "web", "--disk", "/no/such.raw"], &["/no/such.raw"]);
+    home.refused(&["run", "-d", "--name", "web", "--append", "motu.root=/dev/vdz"], &["no root disk /dev/vdz"]);
+    home.refused(&["run", "-d", "-e", "=1"], &["NAME=VALUE"]);
+    let ended = home.run(["run", "-d", "--name", "web", "--", "no-such-command"]);
     assert_eq!((ended.status, ended.stdout.as_str()), (127, ""), "{}", ended.stderr);
     assert!(ended.stderr.contains("no-such-command"), "{}", ended.stderr);
-    assert_eq!(machines.done(["ls", "-aq"]), "");
-    assert_eq!(machines.motu(["create", "--name", "web", "--timeout", "1s"]).status, 0);
-    machines.refused(&["exec", "web", "true"], &["not running"]);
-    machines.refused(&["logs", "wbe"], &["is web meant"]);
+    assert_eq!(home.succeeds(["ls", "-aq"]), "");
+    assert_eq!(home.run(["create", "--name", "web", "--timeout", "1s"]).status, 0);
+    home.refused(&["exec", "web", "true"], &["not running"]);
+    home.refused(&["logs", "wbe"], &["is web meant"]);
     // It may be over before the machine is up.
-    machines.motu(["start", "web"]);
-    assert_eq!(machines.done(["wait", "web"]), "124\n");
-    machines.refused(&["kill", "-s", "TREM", "web"], &["no signal"]);
-    machines.refused(&["stop", "non", "none"], &["\"non\"", "\"none\""]);
+    home.run(["start", "web"]);
+    assert_eq!(home.succeeds(["wait", "web"]), "124\n");
+    home.refused(&["kill", "-s", "TREM", "web"], &["no signal"]);
+    home.refused(&["stop", "non", "none"], &["\"non\"", "\"none\""]);
 }
 
 #[test]
 fn a_machine_keeps_its_disk() {
-    let machines = Machines::new();
-    machines.make_disk_image();
-    machines.done(["run", "-d", "--name", "web", "disk"]);
-    machines.done(["run", "-d", "--name", "other", "--memory", "128M", "disk", "--", "sleep", "1000"]);
-    let root = machines.done(["exec", "web", "cat", "/proc/mounts", "/etc/hostname"]);
+    let home = Home::new();
+    make_disk_image(&home);
+    home.succeeds(["run", "-d", "--name", "web", "disk"]);
+    home.succeeds(["run", "-d", "--name", "other", "--memory", "128M", "disk", "--", "sleep", "1000"]);
+    let root = home.succeeds(["exec", "web", "cat", "/proc/mounts", "/etc/hostname"]);
     assert!(root.contains("/dev/vda / ext4 rw") && root.ends_with("\nweb\n"), "{root}");
-    assert!(machines.done(["exec", "-u", "web", "web", "id"]).contains("uid=1000(web) gid=1001(web) groups=50(ssl)"));
+    assert!(home.succeeds(["exec", "-u", "web", "web", "id"]).contains("uid=1000(web) gid=1001(web) groups=50(ssl)"));
     assert_eq!(
-        machines.done(["exec", "-u", "web:ssl", "web", "--", "sh", "-c", "echo $HOME; echo x > /dev/stdout"]),
+        home.succeeds(["exec", "-u", "web:ssl", "web", "--", "sh", "-c", "echo $HOME; echo x > /dev/stdout"]),
         "/home/web\nx\n"
     );
     // What was flushed stays when the process is killed, what was written when the machine is stopped; the image is as it was.
-    machines.done(["exec", "web", "--", "sh", "-c", "echo flushed > /file; sync"]);
-    kill_process(machines.pid("web"), Signal::KILL).unwrap();
-    machines.done(["wait", "web"]);
-    machines.done(["start", "web"]);
-    assert_eq!(machines.done(["exec", "web", "cat", "/file"]), "flushed\n");
-    machines.done(["exec", "web", "--", "sh", "-c", "echo written >> /file"]);
-    machines.done(["stop", "web"]);
-    machines.done(["start", "web"]);
-    assert_eq!(machines.done(["exec", "web", "cat", "/file"]), "flushed\nwritten\n");
-    assert_eq!(machines.motu(["exec", "other", "cat", "/file"]).status, 1);
+    home.succeeds(["exec", "web", "--", "sh", "-c", "echo flushed > /file; sync"]);
+    kill_process(pid(&home, "web"), Signal::KILL).unwrap();
+    home.succeeds(["wait", "web"]);
+    home.succeeds(["start", "web"]);
+    assert_eq!(home.succeeds(["exec", "web", "cat", "/file"]), "flushed\n");
+    home.succeeds(["exec", "web", "--", "sh", "-c", "echo written >> /file"]);
+    home.succeeds(["stop", "web"]);
+    home.succeeds(["start", "web"]);
+    assert_eq!(home.succeeds(["exec", "web", "cat", "/file"]), "flushed\nwritten\n");
+    assert_eq!(home.run(["exec", "other", "cat", "/file"]).status, 1);
     // A guest out of memory loses what took it, and neither its agent nor its own command.
-    assert_eq!(machines.motu(["exec", "other", "busybox", "tail", "/dev/zero"]).status, 137);
-    assert_eq!(machines.done(["exec", "other", "echo", "there"]), "there\n");
-    let console = machines.done(["logs", "--console", "web"]);
+    assert_eq!(home.run(["exec", "other", "busybox", "tail", "/dev/zero"]).status, 137);
+    assert_eq!(home.succeeds(["exec", "other", "echo", "there"]), "there\n");
+    let console = home.succeeds(["logs", "--console", "web"]);
     assert!(!console.contains("EXT4-fs error") && !console.contains("EXT4-fs warning"), "{console}");
-    let refused = machines.motu(["image", "rm", "disk"]);
+    let refused = home.run(["image", "rm", "disk"]);
     assert_eq!(refused.status, 125, "{}", refused.stderr);
     // The machine's own end is the end of its command, and what it wrote is on its disk.
-    machines.done(["rm", "-f", "web"]);
-    let ended = machines.motu(["run", "--name", "web", "disk", "--", "sh", "-c", "echo last > /file"]);
+    home.succeeds(["rm", "-f", "web"]);
+    let ended = home.run(["run", "--name", "web", "disk", "--", "sh", "-c", "echo last > /file"]);
     assert_eq!(ended.status, 0, "{}", ended.stderr);
-    assert_eq!(machines.inspect("web")["state"]["exit_status"], 0);
+    assert_eq!(inspect(&home, "web")["state"]["exit_status"], 0);
 }
