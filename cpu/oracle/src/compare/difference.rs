@@ -213,7 +213,7 @@ fn is_simd_exception(end: End) -> bool {
     matches!(end, End::Exception { vector: Exception::XM, .. })
 }
 
-fn is_memory_fault(end: End) -> bool {
+pub(super) fn is_memory_fault(end: End) -> bool {
     use Exception as E;
     matches!(end, End::Exception { vector: E::SS | E::GP | E::PF | E::AC, .. })
 }

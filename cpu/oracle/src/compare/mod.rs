@@ -1,5 +1,6 @@
 //! The same cases on the host and on another CPU.
 
+mod amd;
 mod difference;
 mod report;
 mod undefined;

@@ -1,7 +1,7 @@
 //! Mismatches, grouped for a person who has to mend them.
 
 use super::difference::{self, Difference};
-use super::{Outcome, undefined};
+use super::{Outcome, amd, undefined};
 use crate::End;
 use crate::cases::Case;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,8 @@ pub struct Report {
     pub translated: u64,
     /// Case numbers for which no harmless case was found.
     pub not_made: u64,
+    /// Cases in which the host differs in a way that is its vendor's own.
+    pub vendors_own: u64,
     pub mismatches: u64,
     /// By mnemonic.
     pub groups: BTreeMap<String, Group>,
@@ -49,6 +51,10 @@ impl Report {
         }
         let differences = difference::find(case, host, other);
         if differences.is_empty() {
+            return;
+        }
+        if amd::is_the_host() && amd::is_its_way(case, &differences, host, other) {
+            self.vendors_own += 1;
             return;
         }
         self.mismatches += 1;
