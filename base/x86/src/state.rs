@@ -17,6 +17,8 @@ pub const PKRU_SIZE: usize = 8;
 pub struct XsaveArea(pub [u8; XSAVE_SIZE]);
 
 impl XsaveArea {
+    /// Offset of MXCSR_MASK (SDM vol. 1, 11.6.6).
+    const MXCSR_MASK: usize = 28;
     /// Offset of XMM0 (SDM vol. 1, 10.5.1.2).
     pub const XMM: usize = 160;
     /// Offset of XSTATE_BV.
@@ -31,8 +33,15 @@ impl XsaveArea {
         image[0..2].copy_from_slice(&0x0040u16.to_le_bytes());
         image[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
         image[Self::XSTATE_BV] = 3;
-        image[28..32].copy_from_slice(&0x0000_ffffu32.to_le_bytes());
-        Self(image)
+        let mut area = Self(image);
+        area.set_mxcsr_mask();
+        area
+    }
+
+    /// Says which bits of MXCSR there are: those of every contract. An image that a host's processor has made says what its own
+    /// are, of which AMD's has one more (APM vol. 1, 4.2.2: MM, bit 17), and no processor reads it back.
+    pub fn set_mxcsr_mask(&mut self) {
+        self.0[Self::MXCSR_MASK..Self::MXCSR_MASK + 4].copy_from_slice(&0x0000_ffffu32.to_le_bytes());
     }
 }
 

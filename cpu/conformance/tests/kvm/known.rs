@@ -20,6 +20,7 @@ pub enum Fault {
     ControlBits,
     Report,
     Unsteady,
+    Processor,
     Other,
 }
 
@@ -44,6 +45,7 @@ impl Fault {
             Self::ControlBits => "it has no PCIDs",
             Self::Report => "the engine keeps no record of what ran before",
             Self::Unsteady => "how it ends depends on the time",
+            Self::Processor => "it differs on Intel's processors and agrees on AMD's",
             Self::Other => "its emulator does it otherwise",
         }
     }
@@ -356,7 +358,7 @@ pub const KNOWN: &[(&str, Fault)] = &[
     ("a data breakpoint is set in hot code", Fault::Breakpoints),
     ("single step and MOV SS", Fault::Stepping),
     ("single step of each iteration", Fault::Stepping),
-    ("debug registers", Fault::Stepping),
+    ("debug registers", Fault::Processor),
     ("x2APIC mode", Fault::Msrs),
     ("values that MSRs refuse", Fault::Msrs),
     ("CPUID clears high halves and shows OSXSAVE", Fault::Cpuid),
@@ -370,11 +372,11 @@ pub const KNOWN: &[(&str, Fault)] = &[
     ("interrupts that a hot loop sends itself", Fault::Unsteady),
     ("non-canonical addresses", Fault::Other),
     ("gates refuse software interrupts by DPL", Fault::Other),
-    ("FS and GS bases", Fault::Other),
+    ("FS and GS bases", Fault::Processor),
     ("TSD keeps the TSC from ring 3", Fault::Other),
     ("limits: 16-bit stack segment", Fault::Other),
     ("alignment checks need AM, AC and ring 3", Fault::Other),
     ("LLDT and LTR of 16 bytes", Fault::Other),
-    ("LGDT, SGDT, LIDT, SIDT, LTR, STR", Fault::Other),
+    ("LGDT, SGDT, LIDT, SIDT, LTR, STR", Fault::Processor),
     ("limits: 16-bit protected mode", Fault::Other),
 ];

@@ -69,7 +69,7 @@ fn compare(guest: &Guest, expected: &[Run], found: &[Run]) -> Verdict {
 /// What is wrong with a verdict about a guest of which `known` is known; `None` if nothing is.
 fn complaint(name: &str, verdict: &Verdict, known: Option<Fault>) -> Option<String> {
     match (verdict, known) {
-        (_, Some(Fault::Unsteady)) | (Verdict::Agrees | Verdict::NotTried, None) => None,
+        (_, Some(Fault::Unsteady | Fault::Processor)) | (Verdict::Agrees | Verdict::NotTried, None) => None,
         (Verdict::Stuck, Some(Fault::Instruction)) => None,
         (Verdict::Differs(_), Some(fault)) if fault != Fault::Instruction => None,
         (Verdict::Agrees | Verdict::NotTried, Some(fault)) => {

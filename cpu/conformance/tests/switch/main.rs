@@ -3,6 +3,7 @@
 #[path = "../kvm/known.rs"]
 mod known;
 mod restless;
+mod stepping;
 
 use motu_conformance::bench::{End, Run};
 use motu_conformance::{Failure, Guest};

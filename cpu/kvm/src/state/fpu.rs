@@ -55,6 +55,7 @@ pub fn read(state: &mut CpuState, image: &kvm_xsave, components: Components) {
     // Software's own bytes (SDM vol. 1, 10.5.1).
     area[464..512].fill(0);
     state.xsave = XsaveArea(area);
+    state.xsave.set_mxcsr_mask();
     if components.has_pkru() {
         let offset = pkru_offset();
         state.pkru = u32::from_le_bytes(std::array::from_fn(|i| byte(image, offset + i)));
@@ -92,10 +93,21 @@ mod tests {
             state.xsave.0[..416].copy_from_slice(&bytes);
             state.xsave.0[XsaveArea::YMM_HIGH..].copy_from_slice(&bytes[..256]);
             state.xsave.0[XsaveArea::XSTATE_BV] = 7;
+            state.xsave.set_mxcsr_mask();
             let mut back = CpuState::default();
             read(&mut back, &write(&state, components), components);
             prop_assert_eq!(back, state);
         }
+    }
+
+    #[test]
+    fn a_state_does_not_tell_whose_processor_it_comes_from() {
+        let mut image = kvm_xsave::default();
+        // AMD's, with the bit for misaligned operands.
+        put(&mut image, 24, &[0x80, 0x1f, 0, 0, 0xff, 0xff, 2, 0]);
+        let mut state = CpuState::default();
+        read(&mut state, &image, components("v3-2026"));
+        assert_eq!(state.xsave.0[24..32], [0x80, 0x1f, 0, 0, 0xff, 0xff, 0, 0]);
     }
 
     #[test]
