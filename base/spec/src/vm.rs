@@ -1,7 +1,9 @@
 //! One machine as asked for, and the rules it must keep.
 
-use crate::ParseShareError;
-use crate::{ByteSize, DiskSpec, EngineChoice, Gdb, GuestAddress, Period, Profile, ShareSpec, Timeout, Trace, Turn};
+use crate::{
+    ByteSize, DiskSpec, EngineChoice, Gdb, GuestAddress, ParseShareError, Period, Profile, ShareSpec, Timeout, Trace,
+    Turn,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::PathBuf;

@@ -1,9 +1,9 @@
 //! `motu image build`: an image from a Motufile.
 
-use super::inspect::describe;
+use super::made;
 use crate::cli::BuildArgs;
 use crate::engine;
-use crate::images::{self, BuildOptions, Interrupt};
+use crate::images::{self, BuildOptions};
 use crate::status::Status;
 use anyhow::{Result, bail};
 use motu_spec::VmSpec;
@@ -28,16 +28,7 @@ pub fn run(args: &BuildArgs) -> Result<Status> {
         spec: &spec,
         engine: &engine,
     };
-    let image = match Interrupt::run(|watch| images::build(&store, &options, watch))? {
-        Ok(image) => image,
-        Err(by) => return Ok(by),
-    };
-    if args.json {
-        images::print_json(&describe(&store, &image)?)?;
-    } else {
-        println!("{} sha256:{}", image.name, image.digest);
-    }
-    Ok(Status::Success)
+    made(&store, args.json, |watch| images::build(&store, &options, watch))
 }
 
 fn file(args: &BuildArgs) -> Result<PathBuf> {

@@ -1,8 +1,8 @@
 //! `motu image pull` and `motu image import`: new images.
 
-use super::inspect::describe;
+use super::made;
 use crate::cli::MadeArgs;
-use crate::images::{self, Interrupt, PullOptions};
+use crate::images::{self, PullOptions};
 use crate::status::Status;
 use anyhow::Result;
 use motu_store::Source;
@@ -20,14 +20,5 @@ pub fn run(source: &Source, args: MadeArgs) -> Result<Status> {
         include: args.include,
         ..PullOptions::default()
     };
-    let image = match Interrupt::run(|watch| images::pull(&store, source, &options, watch))? {
-        Ok(image) => image,
-        Err(by) => return Ok(by),
-    };
-    if args.json {
-        images::print_json(&describe(&store, &image)?)?;
-    } else {
-        println!("{} sha256:{}", image.name, image.digest);
-    }
-    Ok(Status::Success)
+    made(&store, args.json, |watch| images::pull(&store, source, &options, watch))
 }
