@@ -4,10 +4,10 @@ use crate::Inner;
 use crate::answer::{Answer, Asked};
 use crate::attributes::{allowed_mode, entry, put_entry};
 use crate::files::{content_flags, put_open};
-use crate::nodes::give_to;
+use crate::nodes::owner;
 use crate::wire::Reply;
-use rustix::fd::BorrowedFd;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, fstat};
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 
@@ -26,29 +26,49 @@ impl Asked<'_> {
 }
 
 impl Inner {
-    /// What was just made in a folder becomes who asked for it, and has the mode that was asked for: motu's own umask is not the
-    /// guest's.
-    fn tell_made(&mut self, asked: &Asked<'_>, name: &CStr, mode: Option<Mode>) -> Answer {
-        self.give(asked, name)?;
-        let (node, mut stat) = self.nodes.look_up(asked.header.node, name)?;
+    /// Whether something may be made in a folder for who asks: nobody is no owner.
+    fn check_maker(&self, asked: &Asked<'_>) -> Result<(), Errno> {
+        self.check_writable()?;
+        owner(Some(asked.header.uid), Some(asked.header.gid)).map(drop)
+    }
+
+    /// Tells of what was just made in a folder, when it is whose it should be.
+    fn tell_made(&mut self, asked: &Asked<'_>, name: &CStr, kind: FileType, mode: Option<Mode>) -> Answer {
+        let (node, _) = self.nodes.look_up(asked.header.node, name)?;
+        let made = self.hand_over(asked, node, kind, mode);
+        if made.is_err() {
+            // The guest does not hear of it.
+            self.nodes.forget(node, 1);
+        }
+        Ok(entry(node, &made?))
+    }
+
+    /// What was just made becomes who asked for it, and has the mode that was asked for: motu's own umask is not the guest's.
+    pub fn hand_over(&self, asked: &Asked<'_>, node: u64, kind: FileType, mode: Option<Mode>) -> Result<Stat, Errno> {
+        let made = self.nodes.get(node)?;
+        let stat = made.stat()?;
+        // Whoever on the host may write to the folder, too, may have given the name to another file: that is not the guest's.
+        if FileType::from_raw_mode(stat.st_mode) != kind || kind != FileType::Directory && stat.st_nlink != 1 {
+            return Err(Errno::STALE);
+        }
+        self.give(asked, made.fd())?;
         if let Some(mode) = mode.map(|mode| mode.as_raw_mode() & PERMISSIONS | stat.st_mode & !PERMISSIONS)
             && mode != stat.st_mode
         {
-            let made = self.nodes.get(node)?;
             let mode = Mode::from_raw_mode(mode & 0o7777);
-            rustix::fs::chmodat(self.nodes.links(), made.magic_link(), mode, AtFlags::empty())?;
-            stat = made.stat()?;
+            where_possible(rustix::fs::chmodat(self.nodes.links(), made.magic_link(), mode, AtFlags::empty()))?;
         }
-        Ok(entry(node, &stat))
+        made.stat()
     }
 
-    fn give(&self, asked: &Asked<'_>, name: &CStr) -> Result<(), Errno> {
+    /// As root, what was made becomes who asked for it.
+    fn give(&self, asked: &Asked<'_>, made: BorrowedFd<'_>) -> Result<(), Errno> {
         if !self.is_root {
             return Ok(());
         }
-        let folder = self.nodes.get(asked.header.node)?;
-        let inherits = folder.stat()?.st_mode & SET_GID != 0;
-        give_to(folder.fd(), name, asked.header.uid, (!inherits).then_some(asked.header.gid))
+        let inherits = self.nodes.get(asked.header.node)?.stat()?.st_mode & SET_GID != 0;
+        let (uid, gid) = owner(Some(asked.header.uid), (!inherits).then_some(asked.header.gid))?;
+        where_possible(rustix::fs::chownat(made, c"", uid, gid, AtFlags::EMPTY_PATH))
     }
 
     fn folder(&self, asked: &Asked<'_>) -> Result<BorrowedFd<'_>, Errno> {
@@ -63,19 +83,19 @@ impl Inner {
     }
 
     pub fn make_symlink(&mut self, asked: &mut Asked<'_>) -> Answer {
-        self.check_writable()?;
+        self.check_maker(asked)?;
         let name = asked.name()?;
         let target = asked.body.text()?;
         if target.len() >= MAX_TARGET {
             return Err(Errno::NAMETOOLONG);
         }
         rustix::fs::symlinkat(target, self.folder(asked)?, &name)?;
-        self.tell_made(asked, &name, None)
+        self.tell_made(asked, &name, FileType::Symlink, None)
     }
 
     /// Plain files, named pipes and sockets. A device of the host's is not for a guest to name.
     pub fn make_node(&mut self, asked: &mut Asked<'_>) -> Answer {
-        self.check_writable()?;
+        self.check_maker(asked)?;
         let (mode, _device) = (asked.body.u32()?, asked.body.u32()?);
         let (_umask, _padding) = (asked.body.u32()?, asked.body.u32()?);
         let name = asked.name()?;
@@ -85,16 +105,16 @@ impl Inner {
         }
         let mode = allowed_mode(mode, kind);
         rustix::fs::mknodat(self.folder(asked)?, &name, kind, mode, 0)?;
-        self.tell_made(asked, &name, Some(mode))
+        self.tell_made(asked, &name, kind, Some(mode))
     }
 
     pub fn make_folder(&mut self, asked: &mut Asked<'_>) -> Answer {
-        self.check_writable()?;
+        self.check_maker(asked)?;
         let (mode, _umask) = (asked.body.u32()?, asked.body.u32()?);
         let name = asked.name()?;
         let mode = allowed_mode(mode, FileType::Directory);
         rustix::fs::mkdirat(self.folder(asked)?, &name, mode)?;
-        self.tell_made(asked, &name, Some(mode))
+        self.tell_made(asked, &name, FileType::Directory, Some(mode))
     }
 
     pub fn unlink(&mut self, asked: &mut Asked<'_>, folder: bool) -> Answer {
@@ -136,31 +156,49 @@ impl Inner {
     }
 
     pub fn create(&mut self, asked: &mut Asked<'_>) -> Answer {
-        self.check_writable()?;
+        self.check_maker(asked)?;
         let (flags, mode) = (asked.body.u32()?, asked.body.u32()?);
         let (_umask, _open_flags) = (asked.body.u32()?, asked.body.u32()?);
         let name = asked.name()?;
         let (mode, wanted) = (allowed_mode(mode, FileType::RegularFile), content_flags(flags));
-        // Another name for what is there already, a pipe for instance, is not waited for.
-        let how = wanted | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let folder = self.folder(asked)?;
-        let (file, is_new) = match rustix::fs::openat(folder, &name, how | OFlags::EXCL, mode) {
-            Err(Errno::EXIST) if flags & OFlags::EXCL.bits() == 0 => {
-                (rustix::fs::openat(folder, &name, how - OFlags::CREATE, Mode::empty())?, false)
+        let how = wanted | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let (node, stat, handle) = match rustix::fs::openat(self.folder(asked)?, &name, how, mode) {
+            Err(Errno::EXIST) if flags & OFlags::EXCL.bits() == 0 => self.open_present(asked, &name, wanted)?,
+            file => {
+                let file = file?;
+                self.give(asked, file.as_fd())?;
+                where_possible(rustix::fs::fchmod(&file, mode))?;
+                let handle = self.handles.add(file)?;
+                let told = self.handles.get(handle).and_then(|file| self.nodes.of_open(file));
+                if told.is_err() {
+                    self.handles.close(handle);
+                }
+                let (node, stat) = told?;
+                (node, stat, handle)
             }
-            file => (file?, true),
         };
-        if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
-            return Err(Errno::NXIO);
-        }
-        if is_new {
-            self.give(asked, &name)?;
-            rustix::fs::fchmod(&file, mode)?;
-        }
-        let (node, stat) = self.nodes.of_open(rustix::fd::AsFd::as_fd(&file))?;
         let mut reply = Reply::default();
         put_entry(&mut reply, node, &stat);
-        put_open(&mut reply, self.handles.add_file(file)?);
+        put_open(&mut reply, handle);
         Ok(reply)
+    }
+
+    /// Opens what has the name already. It may be anything, and opening some devices does something: it is looked at first.
+    fn open_present(&mut self, asked: &Asked<'_>, name: &CStr, wanted: OFlags) -> Result<(u64, Stat, u64), Errno> {
+        let (node, _) = self.nodes.look_up(asked.header.node, name)?;
+        let opened = self.open_node(node, wanted).and_then(|handle| Ok((node, self.nodes.get(node)?.stat()?, handle)));
+        if opened.is_err() {
+            self.nodes.forget(node, 1);
+        }
+        opened
+    }
+}
+
+/// Owners and modes of what was just made, as far as they can be had: some file systems have none, some hosts keep them from root, and some
+/// containers do not know the user. It stays motu's there, as all does without root.
+fn where_possible(changed: Result<(), Errno>) -> Result<(), Errno> {
+    match changed {
+        Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP) => Ok(()),
+        other => other,
     }
 }

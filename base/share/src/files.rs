@@ -1,6 +1,7 @@
 //! Files that the guest has open, and their content.
 
 use crate::answer::{Answer, Asked};
+use crate::limit::Limit;
 use crate::wire::Reply;
 use crate::{Inner, MAX_DATA};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,14 +10,24 @@ use rustix::io::Errno;
 use std::collections::HashMap;
 
 /// Files and folders that are open, by the handles that the guest has.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Handles {
     open: HashMap<u64, OwnedFd>,
     last: u64,
+    pub limit: Limit,
 }
 
 impl Handles {
-    pub fn add_file(&mut self, file: OwnedFd) -> Result<u64, Errno> {
+    pub fn new(limit: Limit) -> Self {
+        Self { open: HashMap::new(), last: 0, limit }
+    }
+
+    /// A handle for a file or folder.
+    ///
+    /// # Errors
+    /// ENFILE: the guest has as many open as it may.
+    pub fn add(&mut self, file: OwnedFd) -> Result<u64, Errno> {
+        let file = self.limit.keep(file)?;
         self.last = self.last.checked_add(1).ok_or(Errno::NFILE)?;
         self.open.insert(self.last, file);
         Ok(self.last)
@@ -61,14 +72,17 @@ impl Inner {
         if wanted.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC) {
             self.check_writable()?;
         }
-        let node = self.nodes.get(asked.header.node)?;
-        if FileType::from_raw_mode(node.stat()?.st_mode) == FileType::Directory {
+        let mut reply = Reply::default();
+        put_open(&mut reply, self.open_node(asked.header.node, wanted)?);
+        Ok(reply)
+    }
+
+    /// A handle for a plain file's content.
+    pub fn open_node(&mut self, id: u64, wanted: OFlags) -> Result<u64, Errno> {
+        if FileType::from_raw_mode(self.nodes.get(id)?.stat()?.st_mode) == FileType::Directory {
             return Err(Errno::ISDIR);
         }
-        let file = self.nodes.open(asked.header.node, wanted | OFlags::NONBLOCK)?;
-        let mut reply = Reply::default();
-        put_open(&mut reply, self.handles.add_file(file)?);
-        Ok(reply)
+        self.handles.add(self.nodes.open(id, wanted | OFlags::NONBLOCK)?)
     }
 
     pub fn release(&mut self, asked: &mut Asked<'_>) -> Answer {

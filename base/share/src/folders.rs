@@ -22,7 +22,7 @@ impl Inner {
     pub fn open_folder(&mut self, asked: &mut Asked<'_>) -> Answer {
         let folder = self.nodes.open(asked.header.node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut reply = Reply::default();
-        put_open(&mut reply, self.handles.add_file(folder)?);
+        put_open(&mut reply, self.handles.add(folder)?);
         Ok(reply)
     }
 
@@ -36,7 +36,12 @@ impl Inner {
         let mut buffer = Vec::with_capacity(READ_AT_ONCE);
         let mut entries = RawDir::new(folder, buffer.spare_capacity_mut());
         while let Some(found) = entries.next() {
-            let found = found?;
+            let found = match found {
+                Ok(found) => found,
+                // The guest is told of what there is, and asks again for the rest.
+                Err(_) if !reply.0.is_empty() => break,
+                Err(error) => return Err(error),
+            };
             let name = found.file_name();
             let len = (ENTRY + name.to_bytes().len()).next_multiple_of(ALIGNMENT) + if plus { NODE } else { 0 };
             if reply.0.len() + len > room {

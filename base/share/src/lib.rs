@@ -15,6 +15,7 @@ mod attributes;
 mod entries;
 mod files;
 mod folders;
+mod limit;
 mod nodes;
 mod wire;
 
@@ -22,6 +23,7 @@ mod wire;
 mod tests;
 
 use files::Handles;
+use limit::Limit;
 use nodes::Nodes;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -43,6 +45,12 @@ pub enum ShareError {
     Open {
         /// The folder.
         path: PathBuf,
+        /// The host's reason.
+        source: io::Error,
+    },
+    /// The host has no `/proc`, by which files that are only named are reached.
+    #[error("/proc/self/fd, by which folders are shared, cannot be opened: {source}; mount proc on /proc")]
+    Proc {
         /// The host's reason.
         source: io::Error,
     },
@@ -70,17 +78,22 @@ pub(crate) struct Inner {
 }
 
 impl Share {
+    /// A folder for one guest. The guest may have as many of its files open as the process may at this moment, but for some.
+    ///
     /// # Errors
-    /// There is no such folder, or it cannot be opened.
+    /// There is no such folder, it cannot be opened, or the host has no `/proc`.
     pub fn open(path: &Path, read_only: bool) -> Result<Self, ShareError> {
         let failed = |errno: Errno| match errno {
             Errno::NOTDIR if path.exists() => ShareError::NoFolder { path: path.into() },
             _ => ShareError::Open { path: path.into(), source: errno.into() },
         };
-        let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        let nodes = root.and_then(Nodes::new).map_err(failed)?;
+        let open = |path| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let root = open(path).map_err(failed)?;
+        let links = open(Path::new("/proc/self/fd")).map_err(|error| ShareError::Proc { source: error.into() })?;
+        let limit = Limit::of_process();
+        let nodes = Nodes::new(root, links, limit).map_err(failed)?;
         let is_root = rustix::process::geteuid().is_root();
-        Ok(Self { inner: Mutex::new(Inner { nodes, handles: Handles::default(), read_only, is_root }) })
+        Ok(Self { inner: Mutex::new(Inner { nodes, handles: Handles::new(limit), read_only, is_root }) })
     }
 
     /// The reply to one message, of at most `room` bytes; nothing for a message that wants none.

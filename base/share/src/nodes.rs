@@ -3,9 +3,10 @@
 //! A node has the file itself open, without a right to its content (`O_PATH`), so that it stays the same file whatever happens to
 //! names on the host, and no path is ever walked again.
 
+use crate::limit::Limit;
 use crate::wire::ROOT;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, fstat, openat};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Stat, Uid, fstat, openat};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -42,19 +43,18 @@ pub struct Nodes {
     next: u64,
     /// `/proc/self/fd`
     links: OwnedFd,
+    pub limit: Limit,
 }
 
 /// For what is only to be named.
 const NAMED: OFlags = OFlags::PATH.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 impl Nodes {
-    /// Of the tree below a folder.
+    /// Of the tree below a folder. `links` is `/proc/self/fd`.
     ///
     /// # Errors
-    /// The host's, such as that there is no `/proc`.
-    pub fn new(root: OwnedFd) -> Result<Self, Errno> {
-        let links =
-            rustix::fs::open(c"/proc/self/fd", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    /// The host's.
+    pub fn new(root: OwnedFd, links: OwnedFd, limit: Limit) -> Result<Self, Errno> {
         let identity = identity(&fstat(&root)?);
         let root = Node { file: root, identity, lookups: u64::MAX };
         Ok(Self {
@@ -62,6 +62,7 @@ impl Nodes {
             by_identity: HashMap::from([(identity, ROOT)]),
             next: ROOT + 1,
             links,
+            limit,
         })
     }
 
@@ -102,6 +103,7 @@ impl Nodes {
     }
 
     fn add(&mut self, file: OwnedFd) -> Result<(u64, Stat), Errno> {
+        let file = self.limit.keep(file)?;
         let stat = fstat(&file)?;
         let identity = identity(&stat);
         let id = *self.by_identity.entry(identity).or_insert(self.next);
@@ -138,12 +140,6 @@ impl Nodes {
 /// What a file is told by, while it is open: device and inode.
 fn identity(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
-}
-
-/// The owner of what was just made becomes who asked for it, where motu may do that: as root.
-pub fn give_to(folder: BorrowedFd<'_>, name: &CStr, uid: u32, gid: Option<u32>) -> Result<(), Errno> {
-    let (uid, gid) = owner(Some(uid), gid)?;
-    rustix::fs::chownat(folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Who is to own a file, as far as it is to change. The highest number is nobody's (chown(2)).

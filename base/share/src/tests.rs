@@ -3,6 +3,7 @@
 use super::*;
 use crate::wire::{Body, ROOT, op};
 use proptest::prelude::*;
+use rustix::fs::{FileType, inotify};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use tempfile::TempDir;
@@ -57,8 +58,13 @@ impl Guest {
     }
 
     fn ask(&self, opcode: u32, node: u64, body: Message) -> Result<Vec<u8>, Errno> {
+        self.ask_as((0, 0), opcode, node, body)
+    }
+
+    /// As a user and a group.
+    fn ask_as(&self, (uid, gid): (u32, u32), opcode: u32, node: u64, body: Message) -> Result<Vec<u8>, Errno> {
         let len = (HEADER + body.0.len()) as u32;
-        let header = message().u32(len).u32(opcode).u64(7).u64(node).u32(0).u32(0).u32(1).u32(0);
+        let header = message().u32(len).u32(opcode).u64(7).u64(node).u32(uid).u32(gid).u32(1).u32(0);
         let reply = self.share.answer(&header.bytes(&body.0).0, ROOM).expect("a reply");
         let (head, body) = reply.split_at(16);
         assert_eq!(head[..4], (reply.len() as u32).to_le_bytes());
@@ -191,8 +197,10 @@ fn nothing_leads_out_of_the_folder() {
     assert_eq!(guest.look_up(up, "outside"), Err(Errno::NOTDIR));
     let truncate = message().u32(1 << 3).u32(0).bytes(&[0; 80]);
     assert_eq!(guest.ask(op::SETATTR, out, truncate), Err(Errno::OPNOTSUPP));
-    let times = message().u32(1 << 8).u32(0).bytes(&[0; 80]);
+    let times = message().u32(1 << 5).u32(0).bytes(&[0; 32]).u64(1_000_000).bytes(&[0; 40]);
     guest.ask(op::SETATTR, out, times).unwrap();
+    assert_eq!(fs::symlink_metadata(guest.path("out")).unwrap().mtime(), 1_000_000);
+    assert_ne!(fs::metadata(guest.path("out")).unwrap().mtime(), 1_000_000);
     assert_eq!(guest.ask(op::GETXATTR, out, message().u32(0).u32(0).text("user.x")), Err(Errno::OPNOTSUPP));
     guest.ask(op::LINK, ROOT, message().u64(out).text("second")).unwrap();
     assert!(fs::symlink_metadata(guest.path("second")).unwrap().is_symlink());
@@ -215,7 +223,11 @@ fn devices_and_programs_of_other_users_are_not_made() {
     let fifo = first(&guest.ask(op::MKNOD, ROOT, node(0o010_622)).unwrap());
     assert_eq!(fs::metadata(guest.path("n")).unwrap().permissions().mode() & 0o777, 0o622);
     assert_eq!(guest.open(fifo, OFlags::RDONLY), Err(Errno::NXIO), "a pipe is the guest's own");
+    // Nor for a moment: opening some devices does something.
+    let opened = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+    inotify::add_watch(&opened, guest.path("n"), inotify::WatchFlags::OPEN).unwrap();
     assert_eq!(guest.create(ROOT, "n", OFlags::RDWR, 0o600), Err(Errno::NXIO));
+    assert_eq!(rustix::io::read(&opened, &mut [0; 512]), Err(Errno::AGAIN));
     let (file, _) = guest.create(ROOT, "f", OFlags::RDWR, 0o4755).unwrap();
     let chmod = message().u32(1).u32(0).bytes(&[0; 60]).u32(0o6711).bytes(&[0; 16]);
     guest.ask(op::SETATTR, file, chmod).unwrap();
@@ -268,8 +280,56 @@ fn nobody_owns_a_file() {
         let chown = message().u32(field).u32(0).bytes(&[0; 64]).u32(0).u32(uid).u32(gid).u32(0);
         assert_eq!(guest.ask(op::SETATTR, file, chown), Err(Errno::INVAL));
     }
-    let header = message().u32(0).u32(op::MKDIR).u64(7).u64(ROOT).u32(u32::MAX).u32(u32::MAX).u32(1).u32(0);
-    assert!(guest.share.answer(&header.u32(0o700).u32(0).text("d").0, ROOM).is_some());
+    guest.ask_as((u32::MAX, 0), op::MKDIR, ROOT, message().u32(0o700).u32(0).text("d")).unwrap_err();
+    guest.ask_as((0, u32::MAX), op::SYMLINK, ROOT, message().text("d").text("x")).unwrap_err();
+    assert!(fs::symlink_metadata(guest.path("d")).is_err(), "nothing is half made");
+}
+
+#[test]
+fn what_a_user_makes_is_theirs_as_far_as_motu_may_say_so() {
+    let guest = Guest::new(false);
+    let user = (1234, 1235);
+    guest.ask_as(user, op::MKDIR, ROOT, message().u32(0o2750).u32(0).text("d")).unwrap();
+    guest.ask_as(user, op::MKNOD, ROOT, message().u32(0o010_644).u32(0).u32(0).u32(0).text("n")).unwrap();
+    guest.ask_as(user, op::SYMLINK, ROOT, message().text("l").text("/etc/passwd")).unwrap();
+    guest.ask_as(user, op::CREATE, ROOT, message().u32(2).u32(0o640).u32(0).u32(0).text("f")).unwrap();
+    let folder = fs::metadata(guest.path("")).unwrap();
+    let (uid, gid) = if rustix::process::geteuid().is_root() { user } else { (folder.uid(), folder.gid()) };
+    for (name, mode) in [("d", 0o750), ("n", 0o644), ("l", 0o777), ("f", 0o640)] {
+        let made = fs::symlink_metadata(guest.path(name)).unwrap();
+        assert_eq!((made.uid(), made.gid(), made.mode() & 0o777), (uid, gid, mode), "{name}");
+    }
+}
+
+#[test]
+fn what_has_the_name_of_something_made_is_not_given_away() {
+    let guest = Guest::new(false);
+    fs::write(guest.path("f"), "somebody's").unwrap();
+    let file = guest.look_up(ROOT, "f").unwrap();
+    let header = message().bytes(&[0; 16]).u64(ROOT).u32(1234).u32(1235).u64(0);
+    let (header, body) = wire::Header::read(&header.0).unwrap();
+    let asked = answer::Asked { header, body, room: ROOM };
+    let inner = guest.share.inner.lock().unwrap();
+    let hand_over = |kind| inner.hand_over(&asked, file, kind, Some(Mode::RWXU)).map(drop);
+    assert_eq!(hand_over(FileType::Fifo), Err(Errno::STALE), "it is of another kind");
+    fs::hard_link(guest.path("f"), guest.path("g")).unwrap();
+    assert_eq!(hand_over(FileType::RegularFile), Err(Errno::STALE), "it has had another name before");
+    fs::remove_file(guest.path("g")).unwrap();
+    assert_eq!(hand_over(FileType::RegularFile), Ok(()));
+}
+
+#[test]
+fn a_guest_leaves_descriptors_for_others() {
+    let guest = Guest::new(false);
+    fs::write(guest.path("f"), "").unwrap();
+    let file = guest.look_up(ROOT, "f").unwrap();
+    guest.share.inner.lock().unwrap().nodes.limit = Limit::nothing();
+    assert_eq!(guest.look_up(ROOT, "f"), Err(Errno::NFILE));
+    assert!(guest.open(file, OFlags::RDONLY).is_ok());
+    guest.share.inner.lock().unwrap().handles.limit = Limit::nothing();
+    assert_eq!(guest.open(file, OFlags::RDONLY), Err(Errno::NFILE));
+    assert_eq!(guest.ask(op::OPENDIR, ROOT, message().u32(0).u32(0)), Err(Errno::NFILE));
+    assert!(guest.ask(op::GETATTR, file, message().u32(0).u32(0).u64(0)).is_ok());
 }
 
 #[test]
