@@ -210,7 +210,8 @@ fn wait<'a>(shared: &'a Shared, server: &dyn Serve, state: MutexGuard<'a, State>
     }
     let waited = shared.work.wait_timeout(state, shared.rests_after).unwrap_or_else(PoisonError::into_inner);
     let (mut state, time_out) = waited;
-    if !time_out.timed_out() || state.pending != 0 || state.busy > 0 || state.ended {
+    // Of several that wait, the first one rests for all.
+    if !time_out.timed_out() || state.pending != 0 || state.busy > 0 || state.ended || !state.worked {
         return state;
     }
     state.worked = false;

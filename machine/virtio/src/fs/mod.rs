@@ -19,8 +19,9 @@ use std::time::Duration;
 pub const TAG_LEN: usize = 36;
 /// Configuration: the tag and the number of request queues.
 const CONFIG_LEN: usize = TAG_LEN + 4;
-/// The queue of high priority, and one for requests.
-const QUEUES: [u16; 2] = [128; 2];
+/// The queue of high priority, and one for requests. Linux has requests of so many pages as fit into the queue beside their headers: 1 MiB is 256
+/// of them (fs/fuse/virtio_fs.c, `virtio_fs_get_tree`).
+const QUEUES: [u16; 2] = [128, 512];
 /// Nothing is done at rest.
 const NEVER: Duration = Duration::from_secs(3600);
 
