@@ -74,7 +74,9 @@ struct Watched<'w, R> {
 }
 
 /// What a reader fails with that read as much as it may.
-const BOUND: &str = "more than it may be";
+#[derive(Debug, thiserror::Error)]
+#[error("more than it may be")]
+struct TooLong;
 
 impl<R: Read> Read for Watched<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -85,7 +87,7 @@ impl<R: Read> Read for Watched<'_, R> {
         if self.tells {
             self.watch.advance(read as u64);
         }
-        self.left = self.left.checked_sub(read as u64).ok_or_else(|| io::Error::other(BOUND))?;
+        self.left = self.left.checked_sub(read as u64).ok_or_else(|| io::Error::other(TooLong))?;
         Ok(read)
     }
 }
@@ -138,7 +140,7 @@ impl Applying<'_, '_> {
         let layer = self.layer.name.to_owned();
         match error {
             TarError::Read(_) if self.watch.is_cancelled() => RootfsError::Cancelled,
-            TarError::Read(source) if source.to_string() == BOUND => {
+            TarError::Read(source) if source.get_ref().is_some_and(|error| error.is::<TooLong>()) => {
                 self.too_much(format!("{} MiB in its layers", self.builder.limits.bytes >> 20))
             }
             TarError::Read(source) => RootfsError::Read { layer, source },
@@ -180,18 +182,29 @@ impl Applying<'_, '_> {
         let metadata = entry.path.len().saturating_add(entry.target.len()).saturating_add(xattrs);
         self.builder.report.entries = self.builder.report.entries.saturating_add(1);
         self.builder.metadata = self.builder.metadata.saturating_add(metadata as u64);
-        if self.builder.report.entries > limits.entries {
-            return Err(self.too_much(format!("{} files", limits.entries)));
-        }
+        self.count_names()?;
         if self.builder.metadata > limits.metadata {
             return Err(self.too_much(format!("{} MiB of names and attributes", limits.metadata >> 20)));
         }
         Ok(())
     }
 
-    fn resolve(&mut self, path: &[u8], way: Way<'_>) -> Result<Found, RootfsError> {
-        let layer = self.builder.layers;
-        self.builder.tree.resolve(path, way, layer).map_err(|error| self.refuse(error.problem()))
+    /// Folders that only names of others speak of count as well: one long name makes two thousand.
+    fn count_names(&self) -> Result<(), RootfsError> {
+        let (most, made) = (self.builder.limits.entries, self.builder.tree.implied());
+        if self.builder.report.entries.saturating_add(made) > most {
+            return Err(self.too_much(format!("{most} files and folders")));
+        }
+        Ok(())
+    }
+
+    /// Where an entry goes; folders on the way there are made.
+    fn make_way(&mut self, path: &[u8]) -> Result<Found, RootfsError> {
+        let (layer, implied) = (self.builder.layers, self.builder.implied());
+        let found = self.builder.tree.resolve(path, Way::Make(&implied), layer);
+        let found = found.map_err(|error| self.refuse(error.problem()))?;
+        self.count_names()?;
+        Ok(found)
     }
 
     fn whiteout(&mut self, path: &[u8], name: &[u8]) -> Result<(), RootfsError> {
@@ -221,8 +234,7 @@ impl Applying<'_, '_> {
 
     fn put<R: Read>(&mut self, archive: &mut Archive<R>, mut entry: Entry) -> Result<(), RootfsError> {
         let attributes = self.attributes(&mut entry)?;
-        let implied = self.builder.implied();
-        let place = match (self.resolve(&entry.path, Way::Make(&implied))?, entry.kind) {
+        let place = match (self.make_way(&entry.path)?, entry.kind) {
             (Found::Place(place), _) => place,
             (Found::Directory(id), Kind::Directory) => {
                 self.set(id, attributes);

@@ -6,7 +6,7 @@
 /// 4095 a path or a symbolic link's target, 65 000 links to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Files, folders and links, in all layers together.
+    /// Files, folders and links, in all layers together; folders that no layer has an entry for as well.
     pub entries: u64,
     /// Bytes of all layers together, decompressed.
     pub bytes: u64,

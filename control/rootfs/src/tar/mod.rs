@@ -113,9 +113,8 @@ impl<R: Read> Archive<R> {
                     pax::read(&self.extension(&header)?, &mut extended).map_err(|problem| header.refuse(problem))?
                 }
                 b'g' => {
-                    let mut global = std::mem::take(&mut self.global);
-                    pax::read(&self.extension(&header)?, &mut global).map_err(|problem| header.refuse(problem))?;
-                    self.global = global;
+                    let data = self.extension(&header)?;
+                    self.global.read_global(&data).map_err(|problem| header.refuse(problem))?;
                 }
                 b'L' => extended.path = Some(until_nul(self.extension(&header)?)),
                 b'K' => extended.target = Some(until_nul(self.extension(&header)?)),
@@ -238,7 +237,7 @@ impl<R: Read> Archive<R> {
             size: if kind == Kind::File { size } else { 0 },
             target,
             device: header.device,
-            xattrs: extended.xattrs,
+            xattrs: extended.xattrs.into_iter().collect(),
             path,
         })
     }

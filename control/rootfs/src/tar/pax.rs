@@ -1,6 +1,7 @@
 //! PAX extended headers: records of a keyword and a value.
 
 use crate::tree::Time;
+use std::collections::BTreeMap;
 
 /// The prefix of extended attributes (star(1); all programs that make OCI layers use it).
 const XATTR: &[u8] = b"SCHILY.xattr.";
@@ -14,12 +15,20 @@ pub(crate) struct Records {
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
     pub(crate) mtime: Option<Time>,
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Extended attributes by their names.
+    pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(crate) sparse: bool,
 }
 
 impl Records {
-    /// Takes from a global header what is not said here. Names and sizes are one entry's and never global.
+    /// Reads a global header. Names, sizes and attributes are one entry's and never global: they would only take memory.
+    pub(crate) fn read_global(&mut self, data: &[u8]) -> Result<(), String> {
+        read(data, self)?;
+        *self = Self { uid: self.uid, gid: self.gid, mtime: self.mtime, ..Self::default() };
+        Ok(())
+    }
+
+    /// Takes from a global header what is not said here.
     pub(crate) fn add_missing(&mut self, global: &Records) {
         self.uid = self.uid.or(global.uid);
         self.gid = self.gid.or(global.gid);
@@ -63,8 +72,7 @@ fn take(keyword: &[u8], value: &[u8], records: &mut Records) -> Option<()> {
         _ if keyword.starts_with(b"GNU.sparse.") => records.sparse = true,
         _ => {
             if let Some(name) = keyword.strip_prefix(XATTR) {
-                records.xattrs.retain(|(other, _)| other != name);
-                records.xattrs.push((name.to_vec(), value.to_vec()));
+                records.xattrs.insert(name.to_vec(), value.to_vec());
             }
         }
     }
@@ -101,6 +109,15 @@ fn time(value: &[u8]) -> Option<Time> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_global_header_only_owner_and_time_are_kept() {
+        let mut global = Records::default();
+        global.read_global(b"9 uid=70\n29 SCHILY.xattr.user.a=12345\n").unwrap();
+        global.read_global(b"11 mtime=5\n9 path=x\n9 size=7\n").unwrap();
+        let mtime = Some(Time { seconds: 5, nanos: 0 });
+        assert_eq!(global, Records { uid: Some(70), mtime, ..Records::default() });
+    }
 
     #[test]
     fn times_before_and_after_1970() {

@@ -82,6 +82,12 @@ fn what_is_too_much_is_refused() {
     );
     let said = within(Limits { entries: 5, ..usual }, &[&layer, &layer]);
     assert!(said.contains("layer 2"), "all layers count together: {said}");
+    // One name of many folders, which no entry is for.
+    let path = [b"d/".repeat(200), b"x".to_vec()].concat();
+    let deep = Tar::new().pax(&[("path", &path)]).file("x", b"").end();
+    assert!(
+        within(Limits { entries: 100, ..usual }, &[&deep]).contains("the image has more than 100 files and folders")
+    );
     let long = Tar::new().symlink("a", &"x".repeat(100)).end();
     assert!(within(Limits { metadata: 50, ..usual }, &[&long]).contains("names and attributes"));
     let zeros = Tar::new().file("bomb", &vec![0; 4 << 20]).end();

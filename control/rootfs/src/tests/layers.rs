@@ -84,6 +84,17 @@ fn an_opaque_folder_keeps_what_came_before_it_in_its_layer() {
 }
 
 #[test]
+fn lost_and_found_may_be_the_layers_own() {
+    let mut header = Tar::header(EntryType::Directory, 0);
+    header.set_mode(0o711);
+    let made =
+        make(&[&Tar::new().file("a", b"").entry(header, "lost+found", "", b"").file("lost+found/x", b"1").end()]);
+    assert_eq!(made.read("/lost+found/x"), b"1");
+    assert_eq!(made.metadata("/lost+found").mode() & 0o7777, 0o711);
+    assert_eq!(make(&[&Tar::new().file("lost+found", b"2").end()]).read("/lost+found"), b"2");
+}
+
+#[test]
 fn kinds_replace_each_other() {
     let lower = Tar::new().file("file", b"1").file("folder/x", b"2").symlink("link", "folder").end();
     let upper = Tar::new().folder("file").file("folder", b"3").folder("link").end();

@@ -87,13 +87,15 @@ pub(crate) struct Tree {
     nodes: Vec<Option<Node>>,
     /// Places in the list that are free again.
     free: Vec<NodeId>,
+    /// Directories that were made because names led through them.
+    implied: u64,
 }
 
 impl Tree {
     /// A tree of a root directory.
     pub(crate) fn new(root: Attributes) -> Self {
         let kind = NodeKind::Directory(Directory { parent: NodeId::ROOT, children: BTreeMap::new(), hidden: 0 });
-        Tree { nodes: vec![Some(Node { attributes: root, kind, links: 1 })], free: Vec::new() }
+        Tree { nodes: vec![Some(Node { attributes: root, kind, links: 1 })], free: Vec::new(), implied: 0 }
     }
 
     pub(crate) fn get(&self, id: NodeId) -> Option<&Node> {
@@ -120,6 +122,11 @@ impl Tree {
 
     pub(crate) fn child(&self, directory: NodeId, name: &[u8]) -> Option<Child> {
         self.directory(directory)?.children.get(name).copied()
+    }
+
+    /// How many directories were made because names led through them, those included that are gone again.
+    pub(crate) fn implied(&self) -> u64 {
+        self.implied
     }
 
     /// How many places nodes have: all indices are below it.

@@ -78,6 +78,7 @@ impl Tree {
                         let mut freed: Vec<Run> = Vec::new();
                         let made = self.put_directory(&place, (*attributes).clone(), &mut freed);
                         debug_assert!(freed.is_empty(), "the name was free");
+                        self.implied = self.implied.saturating_add(1);
                         made.ok_or(PathError::TooManyNodes)?
                     }
                 },
