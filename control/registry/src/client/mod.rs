@@ -8,7 +8,7 @@ mod token;
 mod transport;
 
 use crate::credentials::Credential;
-use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MAX_DOCUMENT, OCI_INDEX, OCI_MANIFEST};
+use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MAX_DOCUMENT, OCI_INDEX, OCI_MANIFEST, printable};
 use crate::reference::{DOCKER_HUB, Scheme};
 use crate::retry::{Backoff, Failure};
 use crate::{Options, Reference, RegistryError};
@@ -70,7 +70,7 @@ impl<'a> Client<'a> {
         let clear = reference.scheme() == Scheme::Http;
         let scheme = if clear { "http" } else { "https" };
         Ok(Client {
-            agent: transport::agent(reference, clear, options.idle),
+            agent: transport::agent(reference, clear, options.idle)?,
             reference,
             base: format!("{scheme}://{host}"),
             credential: options.credentials.of(reference)?,
@@ -127,12 +127,13 @@ impl<'a> Client<'a> {
                 let range = response.headers().get("content-range").and_then(|value| value.to_str().ok());
                 let first = range.and_then(|text| text.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok());
                 first.filter(|first| *first == from).ok_or_else(|| {
-                    let problem = format!("comes from byte {range:?}, and not from {from} as asked");
+                    let range = printable(range.unwrap_or_default(), 60);
+                    let problem = format!("comes with the range {range:?}, and not from byte {from} on as asked");
                     Failure::Final(RegistryError::document(&what, problem))
                 })?
             }
             // What is there already is as long as the blob, or longer.
-            416 => return self.blob(digest, 0),
+            416 if from > 0 => return self.blob(digest, 0),
             404 => return Err(Failure::Final(self.none(&format!("blob sha256:{digest}"), String::new()))),
             _ => return Err(failure::of_status(self.host(), self.repository(), &what, response)),
         };
