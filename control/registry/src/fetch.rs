@@ -40,7 +40,7 @@ pub(crate) fn layers(
     }
     if !missing.is_empty() {
         let bytes = missing.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size));
-        sink.make_sure_of_room(bytes)?;
+        sink.make_sure_of_room(&missing.iter().map(|layer| (layer.digest, layer.size)).collect::<Vec<_>>())?;
         let what = match (missing.len(), layers.len()) {
             (1, 1) => "fetching the layer".to_owned(),
             (some, all) if some == all => format!("fetching {all} layers"),
@@ -157,7 +157,7 @@ impl Download<'_> {
             if part.is_some() {
                 return Ok(part);
             }
-            sleep(LOOK, self.cancel)?;
+            sleep(LOOK, &[self.cancel, self.failed])?;
         }
     }
 
@@ -167,9 +167,11 @@ impl Download<'_> {
         let mut hasher = Sha256::new();
         let mut file: &File = &part.file;
         let most = self.layer.size;
-        let stop = |_| check(self.cancel).map_err(io::Error::other);
+        let stop = |_| check(self.cancel).and_then(|()| check(self.failed)).map_err(io::Error::other);
         let at = file.seek(SeekFrom::Start(0)).and_then(|_| feed(&mut hasher, file.take(most), stop));
         check(self.cancel)?;
+        // What is there may be longer than the layer.
+        let at = at.and_then(|at| file.set_len(at).map(|()| at));
         let at = at.map_err(RegistryError::io("read", &part.path))?;
         self.tell(at);
         Ok(Progressed { part, at, hasher })
@@ -177,7 +179,7 @@ impl Download<'_> {
 
     /// Fetches until as many bytes are there as the layer has.
     fn complete(&mut self, there: &mut Progressed) -> Result<(), RegistryError> {
-        let mut backoff = self.client.backoff();
+        let mut backoff = self.client.backoff().unless(self.failed);
         let mut furthest = there.at;
         while there.at < self.layer.size {
             let Err(failure) = self.attempt(there) else { continue };

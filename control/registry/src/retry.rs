@@ -24,19 +24,26 @@ pub(crate) enum Failure {
 /// Counts tries in a row and waits between them, twice as long each time.
 #[derive(Debug)]
 pub(crate) struct Backoff<'a> {
-    cancel: &'a AtomicBool,
+    /// Any of these ends it.
+    stops: [&'a AtomicBool; 2],
     first: Duration,
     pub(crate) failed: u32,
 }
 
 impl<'a> Backoff<'a> {
     pub(crate) fn new(first: Duration, cancel: &'a AtomicBool) -> Self {
-        Backoff { cancel, first, failed: 0 }
+        Backoff { stops: [cancel, cancel], first, failed: 0 }
+    }
+
+    /// Ends it as well when others that it works with have failed.
+    pub(crate) fn unless(mut self, failed: &'a AtomicBool) -> Self {
+        self.stops[1] = failed;
+        self
     }
 
     /// Waits before the next try, or says that there is none.
     pub(crate) fn wait(&mut self, failure: Failure) -> Result<(), RegistryError> {
-        check(self.cancel)?;
+        self.stops.into_iter().try_for_each(check)?;
         let (error, asked) = match failure {
             Failure::Final(error) => return Err(error),
             Failure::Passing(error, asked) => (error, asked),
@@ -47,7 +54,7 @@ impl<'a> Backoff<'a> {
         }
         tracing::debug!(%error, failed = self.failed, "trying again");
         let doubled = self.first.saturating_mul(1 << (self.failed - 1).min(10));
-        sleep(asked.unwrap_or(doubled).max(self.first), self.cancel)
+        sleep(asked.unwrap_or(doubled).max(self.first), &self.stops)
     }
 
     /// Something came of the last try.
@@ -71,10 +78,11 @@ pub(crate) fn check(cancel: &AtomicBool) -> Result<(), RegistryError> {
     if cancel.load(Ordering::Relaxed) { Err(RegistryError::Cancelled) } else { Ok(()) }
 }
 
-pub(crate) fn sleep(time: Duration, cancel: &AtomicBool) -> Result<(), RegistryError> {
+/// Waits, unless one of `stops` ends it.
+pub(crate) fn sleep(time: Duration, stops: &[&AtomicBool]) -> Result<(), RegistryError> {
     let end = Instant::now() + time;
     loop {
-        check(cancel)?;
+        stops.iter().copied().try_for_each(check)?;
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Ok(());
@@ -113,9 +121,10 @@ mod tests {
 
     #[test]
     fn a_wait_can_be_stopped() {
-        let cancel = AtomicBool::new(true);
-        assert!(matches!(sleep(Duration::MAX / 4, &cancel), Err(RegistryError::Cancelled)));
-        let mut backoff = Backoff::new(Duration::from_secs(3600), &cancel);
-        assert!(matches!(backoff.wait(failure(None)), Err(RegistryError::Cancelled)));
+        let (no, yes) = (AtomicBool::new(false), AtomicBool::new(true));
+        assert!(matches!(sleep(Duration::from_secs(3600), &[&no, &yes]), Err(RegistryError::Cancelled)));
+        let hour = |cancel| Backoff::new(Duration::from_secs(3600), cancel);
+        assert!(matches!(hour(&yes).wait(failure(None)), Err(RegistryError::Cancelled)));
+        assert!(matches!(hour(&no).unless(&yes).wait(failure(None)), Err(RegistryError::Cancelled)));
     }
 }

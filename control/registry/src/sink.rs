@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// How long a part of a layer waits to be completed.
@@ -40,11 +41,11 @@ pub trait BlobSink: Sync {
     /// [`RegistryError::Io`].
     fn discard(&self, part: Part) -> Result<(), RegistryError>;
 
-    /// Fails unless so many bytes can be written.
+    /// Fails unless there is room for what lacks of these blobs, which have so many bytes each.
     ///
     /// # Errors
     /// [`RegistryError::NoRoom`], [`RegistryError::Io`].
-    fn make_sure_of_room(&self, bytes: u64) -> Result<(), RegistryError>;
+    fn make_sure_of_room(&self, blobs: &[(Digest, u64)]) -> Result<(), RegistryError>;
 }
 
 /// What there is of a blob. Locked (flock) as long as it lives, so that one process at a time writes to it.
@@ -60,10 +61,13 @@ pub struct Part {
 /// ```text
 /// sha256/HEX     a layer; never changed
 /// partial/HEX    the first bytes of one, for the next try; deleted when a week old
+/// lock           locked (flock) by all who use layers, shared, and by who deletes them, alone
 /// ```
 #[derive(Clone, Debug)]
 pub struct LayerCache {
     root: PathBuf,
+    /// `lock`, held shared but for the time of a deletion.
+    used: Arc<File>,
 }
 
 impl LayerCache {
@@ -72,26 +76,41 @@ impl LayerCache {
     /// # Errors
     /// [`RegistryError::Io`].
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, RegistryError> {
-        let cache = LayerCache { root: root.into() };
+        let root = root.into();
+        fs::create_dir_all(&root).map_err(RegistryError::io("make the folder", &root))?;
+        let path = root.join("lock");
+        let used = open_or_make(&path).map_err(RegistryError::io("write", &path))?;
+        let cache = LayerCache { root, used: Arc::new(used) };
         for folder in [cache.whole(), cache.partial()] {
             fs::create_dir_all(&folder).map_err(RegistryError::io("make the folder", &folder))?;
         }
+        cache.lock(FlockOperation::LockShared)?;
         let old = SystemTime::now() - PART_AGE;
         cache.delete_parts(|changed| changed < old)?;
         Ok(cache)
     }
 
     /// Deletes all layers and parts but those that are being written; returns the bytes that came free. Layers only save
-    /// downloads: images are whole without them.
+    /// downloads: images are whole without them. As long as somebody else has the folder open, whole layers stay, since that may be making an
+    /// image of them.
     ///
     /// # Errors
     /// [`RegistryError::Io`].
     pub fn prune(&self) -> Result<u64, RegistryError> {
         let mut freed = self.delete_parts(|_| true)?;
-        for path in files(&self.whole())? {
-            freed = freed.saturating_add(delete(&path)?);
+        if self.lock(FlockOperation::NonBlockingLockExclusive)? {
+            for path in files(&self.whole())? {
+                freed = freed.saturating_add(delete(&path)?);
+            }
         }
+        // A lock is given up when another is asked for, whether that is had or not (flock(2)).
+        self.lock(FlockOperation::LockShared)?;
         Ok(freed)
+    }
+
+    /// Whether it could be locked so.
+    fn lock(&self, how: FlockOperation) -> Result<bool, RegistryError> {
+        try_lock(&self.used, how).map_err(RegistryError::io("lock", &self.root.join("lock")))
     }
 
     /// How many layers and parts there are, and bytes of the disk that they take.
@@ -136,7 +155,11 @@ impl LayerCache {
         let mut freed = 0u64;
         for path in files(&self.partial())? {
             let changed = fs::metadata(&path).and_then(|metadata| metadata.modified());
-            if changed.is_ok_and(&which) && lock(&path)?.is_some() {
+            if !changed.is_ok_and(&which) {
+                continue;
+            }
+            // Held until it is deleted: whoever begins meanwhile would write to what is nowhere any more.
+            if let Some(_held) = lock(&path)? {
                 freed = freed.saturating_add(delete(&path)?);
             }
         }
@@ -149,7 +172,8 @@ impl BlobSink for LayerCache {
         let path = self.whole().join(digest.to_string());
         match fs::metadata(&path) {
             Ok(metadata) if metadata.len() == size => Ok(Some(path)),
-            Ok(_) => delete(&path).map(|_| None),
+            // Either it is damaged, and is replaced when the layer has come anew; or who asks has been told a wrong size.
+            Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(RegistryError::io("look at", &path)(error)),
         }
@@ -173,8 +197,13 @@ impl BlobSink for LayerCache {
         delete(&part.path).map(drop)
     }
 
-    fn make_sure_of_room(&self, bytes: u64) -> Result<(), RegistryError> {
+    fn make_sure_of_room(&self, blobs: &[(Digest, u64)]) -> Result<(), RegistryError> {
         const MIB: u64 = 1 << 20;
+        let lacking = blobs.iter().map(|(digest, size)| {
+            let part = fs::metadata(self.partial().join(digest.to_string()));
+            size.saturating_sub(part.map_or(0, |part| part.len()))
+        });
+        let bytes = lacking.fold(0, u64::saturating_add);
         let disk =
             rustix::fs::statvfs(&self.root).map_err(|error| RegistryError::io("look at", &self.root)(error.into()))?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -188,19 +217,29 @@ impl BlobSink for LayerCache {
 /// Opens a part's file with the right to write to it; `None` if another process has that.
 fn lock(path: &Path) -> Result<Option<File>, RegistryError> {
     loop {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let file = file.map_err(RegistryError::io("write", path))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-            Err(error) => return Err(RegistryError::io("lock", path)(error.into())),
+        let file = open_or_make(path).map_err(RegistryError::io("write", path))?;
+        let is_locked = try_lock(&file, FlockOperation::NonBlockingLockExclusive);
+        if !is_locked.map_err(RegistryError::io("lock", path))? {
+            return Ok(None);
         }
         // Whoever had the lock before may have made a blob of the file, or have deleted it.
         let mine = file.metadata().map_err(RegistryError::io("look at", path))?.ino();
         if fs::metadata(path).is_ok_and(|there| there.ino() == mine) {
             return Ok(Some(file));
         }
+    }
+}
+
+fn open_or_make(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+}
+
+/// Whether a file could be locked so: another may have it.
+fn try_lock(file: &File, how: FlockOperation) -> io::Result<bool> {
+    match rustix::io::retry_on_intr(|| flock(file, how)) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -245,12 +284,32 @@ mod tests {
     }
 
     #[test]
+    fn layers_that_somebody_uses_stay() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let (one, other) = (LayerCache::open(folder.path()), LayerCache::open(folder.path()));
+        let (one, other) = (one.expect("a cache"), other.expect("a cache"));
+        let path = folder.path().join("sha256").join(Digest::of(b"layer").to_string());
+        fs::write(&path, "layer").expect("written");
+        assert_eq!(other.prune().expect("pruned"), 0);
+        assert_eq!(one.prune().expect("pruned"), 0, "the other is there still");
+        assert!(path.exists());
+        drop(one);
+        assert_eq!(other.prune().expect("pruned"), 5);
+    }
+
+    #[test]
     fn a_layer_of_another_size_is_none() {
         let folder = tempfile::TempDir::new().expect("a folder");
         let cache = LayerCache::open(folder.path()).expect("a cache");
         let digest = Digest::of(b"layer");
-        fs::write(folder.path().join("sha256").join(digest.to_string()), "lay").expect("written");
+        let path = folder.path().join("sha256").join(digest.to_string());
+        fs::write(&path, "lay").expect("written");
         assert_eq!(cache.find(digest, 5).expect("looked"), None);
+        assert_eq!(
+            cache.find(digest, 3).expect("looked"),
+            Some(path),
+            "a wrong size that an image says harms no other"
+        );
     }
 
     #[test]
@@ -285,8 +344,14 @@ mod tests {
     fn no_disk_has_room_for_everything() {
         let folder = tempfile::TempDir::new().expect("a folder");
         let cache = LayerCache::open(folder.path()).expect("a cache");
-        cache.make_sure_of_room(1).expect("room for one byte");
-        let error = cache.make_sure_of_room(u64::MAX).expect_err("no disk is that large").to_string();
-        assert!(error.contains("17592186044416 MiB are to be fetched"), "{error}");
+        let digest = Digest::of(b"layer");
+        cache.make_sure_of_room(&[(digest, 1), (digest, 0)]).expect("room for one byte");
+        let needed = |blobs: &[_]| cache.make_sure_of_room(blobs).expect_err("no disk is that large").to_string();
+        let all = needed(&[(digest, u64::MAX), (digest, 1)]);
+        assert!(all.contains("17592186044416 MiB are to be fetched"), "{all}");
+        let part = cache.begin(digest).expect("begun").expect("nobody else");
+        part.file.set_len(1 << 30).expect("a part");
+        let rest = needed(&[(digest, u64::MAX)]);
+        assert!(rest.contains("17592186043392 MiB are to be fetched"), "{rest}");
     }
 }
