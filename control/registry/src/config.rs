@@ -1,7 +1,7 @@
 //! An image's configuration (OCI image specification, "Image Configuration").
 
 use crate::digest::parse_digest;
-use crate::manifest::{Platform, json_problem};
+use crate::manifest::{Platform, json_problem, printable};
 use motu_store::Digest;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -96,7 +96,8 @@ impl ImageConfig {
             return Err("has a NUL in its command, environment, user or folder".to_owned());
         }
         if !self.workdir.is_empty() && !self.workdir.starts_with('/') {
-            return Err(format!("has the folder {:?} to start in, which is not absolute", self.workdir));
+            let shown = printable(&self.workdir, 100);
+            return Err(format!("has the folder {shown:?} to start in, which is not absolute"));
         }
         Ok(())
     }

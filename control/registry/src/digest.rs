@@ -10,7 +10,7 @@ pub(crate) const CHUNK: usize = 256 << 10;
 /// A digest with its algorithm before it.
 pub(crate) fn parse_digest(text: &str) -> Result<Digest, String> {
     match text.split_once(':') {
-        Some(("sha256", digits)) => digits.parse(),
+        Some(("sha256", digits)) => short(digits).parse(),
         Some((algorithm, _)) => {
             Err(format!("the digest {:?} is made with {algorithm:?}; motu knows sha256", short(text)))
         }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 /// Bytes of a manifest or index at most (OCI distribution specification, "Pushing Manifests"; the registries' own limit).
 pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;
 /// Layers at most: Docker's own are 127.
-const MAX_LAYERS: usize = 512;
+pub(crate) const MAX_LAYERS: usize = 512;
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";

@@ -141,9 +141,30 @@ proptest! {
 
 #[test]
 fn a_long_word_makes_no_long_sentence() {
-    let config = format!(r#"{{"rootfs":{}}}"#, format_args!("\"{}\"", "x".repeat(1 << 20)));
-    let image = Image::with(config.into_bytes(), Vec::new());
-    read(&layout(index_of(&image.manifest).as_bytes(), &[&image.manifest, &image.config]));
+    let long = "x".repeat(1 << 20);
+    for config in [
+        format!(r#"{{"rootfs":"{long}"}}"#),
+        format!(r#"{{"rootfs":{{"diff_ids":["sha256:{long}"]}}}}"#),
+        format!(r#"{{"rootfs":{{}},"config":{{"WorkingDir":"{long}"}}}}"#),
+    ] {
+        let image = Image::with(config.into_bytes(), Vec::new());
+        read(&layout(index_of(&image.manifest).as_bytes(), &[&image.manifest, &image.config]));
+    }
+}
+
+#[test]
+fn names_in_archives_of_dockers_are_shown_as_text() {
+    let list = br#"[{"Config":"\u001b[31m","Layers":[]}]"#;
+    read(&tar(&[("manifest.json", list), ("\u{1b}[31m", &vec![b' '; (4 << 20) + 1])]));
+    let layers = vec![r#""l""#; 513].join(",");
+    let diff_ids = vec![format!(r#""sha256:{}""#, Digest::of(b"")); 513].join(",");
+    let list = format!(r#"[{{"Config":"c.json","Layers":[{layers}]}}]"#);
+    let config = format!(r#"{{"rootfs":{{"diff_ids":[{diff_ids}]}}}}"#);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), tar(&[("manifest.json", list.as_bytes()), ("c.json", config.as_bytes()), ("l", b"")]))
+        .expect("written");
+    let error = refusal(&source(&format!("docker-archive:{}", file.path().display())));
+    assert!(error.contains("has 513 layers; 512 are allowed"), "{error}");
 }
 
 #[test]

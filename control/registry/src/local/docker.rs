@@ -3,7 +3,7 @@
 use super::files::{Files, Located};
 use super::{digest, started, suggest};
 use crate::config::ImageConfig;
-use crate::manifest::{json_problem, printable};
+use crate::manifest::{MAX_LAYERS, json_problem, printable};
 use crate::pull::read_config;
 use crate::source::Place;
 use crate::{Layer, OciImage, Reference, RegistryError};
@@ -94,6 +94,9 @@ fn layers(files: &Files, entry: &Entry, config: &ImageConfig, watch: Watch<'_>) 
     if names.len() != config.diff_ids.len() {
         let (layers, diff_ids) = (names.len(), config.diff_ids.len());
         return Err(wrong(format!("has {layers} layers, and the image's configuration tells of {diff_ids}")));
+    }
+    if names.len() > MAX_LAYERS {
+        return Err(wrong(format!("has {} layers; {MAX_LAYERS} are allowed", names.len())));
     }
     let mut located: Vec<Located> = Vec::new();
     for name in names {

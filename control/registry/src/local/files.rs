@@ -2,17 +2,19 @@
 
 use super::cut_short;
 use crate::RegistryError;
-use crate::manifest::MAX_DOCUMENT;
+use crate::manifest::{MAX_DOCUMENT, printable};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use tar::{EntryType, Header};
+use tar::{EntryType, Header, PaxExtensions};
 
 /// Entries of an archive at most: one for each layer, and some.
 const MAX_ENTRIES: usize = 100_000;
 /// Links that are followed one after the other at most.
 const MAX_LINKS: usize = 8;
+/// Bytes of an extended header that are looked at.
+const MAX_EXTENDED: u64 = 64 << 10;
 const BLOCK: u64 = 512;
 
 /// Files by their names, relative to a layout's root.
@@ -109,7 +111,7 @@ impl Files {
     pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, RegistryError> {
         let Some(located) = self.find(name)? else { return Ok(None) };
         if located.size > MAX_DOCUMENT {
-            let what = format!("{name} of {}", self.path.display());
+            let what = format!("{} of {}", printable(name, 100), self.path.display());
             let problem = format!("has {} bytes; {MAX_DOCUMENT} are allowed", located.size);
             return Err(RegistryError::document(&what, problem));
         }
@@ -151,13 +153,14 @@ enum Broken {
 }
 
 /// What lies where in an archive. Only headers are read (POSIX pax, "ustar Interchange Format"): the names that layouts and Docker use
-/// fit into them, so extended headers are passed over.
+/// fit into them, and of extended headers only sizes count, which do not fit from 8 GiB on.
 fn index(mut archive: impl Read + Seek) -> Result<HashMap<String, Entry>, Broken> {
     let end = archive.seek(SeekFrom::End(0)).map_err(Broken::Io)?;
     archive.rewind().map_err(Broken::Io)?;
     let mut entries = HashMap::new();
     let mut at = 0u64;
     let mut header = Header::new_old();
+    let mut stated = None;
     // Two empty blocks end an archive; its end does, too.
     while at.saturating_add(BLOCK) <= end {
         archive.seek(SeekFrom::Start(at)).map_err(Broken::Io)?;
@@ -165,7 +168,12 @@ fn index(mut archive: impl Read + Seek) -> Result<HashMap<String, Entry>, Broken
         if header.as_bytes().iter().all(|byte| *byte == 0) {
             break;
         }
-        let size = size_of(&header).ok_or_else(|| Broken::Problem(no_archive(&header, at)))?;
+        let mut size = size_of(&header).ok_or_else(|| Broken::Problem(no_archive(&header, at)))?;
+        if header.entry_type().is_pax_local_extensions() {
+            stated = stated_size(&mut archive, size).map_err(Broken::Io)?;
+        } else if let Some(stated) = stated.take().filter(|_| size_counts(header.entry_type())) {
+            size = stated;
+        }
         let offset = at + BLOCK;
         let next = size.checked_next_multiple_of(BLOCK).and_then(|size| offset.checked_add(size));
         let Some(next) = next.filter(|_| offset.checked_add(size).is_some_and(|last| last <= end)) else {
@@ -202,11 +210,23 @@ fn size_of(header: &Header) -> Option<u64> {
     if header.cksum().ok()? != sum {
         return None;
     }
-    match header.entry_type() {
-        // Their size is that of what they name.
-        EntryType::Link | EntryType::Symlink | EntryType::Directory => Some(0),
-        _ => header.entry_size().ok(),
-    }
+    if size_counts(header.entry_type()) { header.entry_size().ok() } else { Some(0) }
+}
+
+/// Whether an entry's size is that of data behind it, and not of what it names.
+fn size_counts(kind: EntryType) -> bool {
+    !matches!(kind, EntryType::Link | EntryType::Symlink | EntryType::Directory)
+}
+
+/// What an extended header of so many bytes says of the size of the entry behind it.
+fn stated_size(archive: &mut impl Read, bytes: u64) -> io::Result<Option<u64>> {
+    let mut data = Vec::new();
+    archive.take(bytes.min(MAX_EXTENDED)).read_to_end(&mut data)?;
+    let records = PaxExtensions::new(&data).filter_map(Result::ok);
+    Ok(records
+        .filter(|record| record.key_bytes() == b"size")
+        .filter_map(|record| record.value().ok()?.parse().ok())
+        .last())
 }
 
 fn no_archive(header: &Header, at: u64) -> String {
@@ -266,6 +286,23 @@ mod tests {
         for name in ["out", "x", "nothing", "../a"] {
             assert_eq!(find(&found, name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_size_may_be_in_an_extended_header() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = Header::new_ustar();
+        header.set_size(0);
+        builder.append_pax_extensions([("path", b"x".as_slice()), ("size", b"600")]).expect("appended");
+        builder.append_data(&mut header, "a", std::io::empty()).expect("appended");
+        let mut bytes = builder.into_inner().expect("an archive");
+        // The data, and one entry more, in place of the two blocks at the end.
+        bytes.truncate(bytes.len() - 1024);
+        bytes.extend(vec![7; 1024]);
+        bytes.extend(archive(&[("b", b"two")], &[]));
+        let found = entries(bytes).expect("an archive");
+        assert_eq!(find(&found, "a").map(|(_, size)| size), Some(600));
+        assert_eq!(find(&found, "b").map(|(_, size)| size), Some(3));
     }
 
     #[test]
