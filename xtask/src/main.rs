@@ -49,6 +49,8 @@ enum Bench {
     Disk(bench::DiskArgs),
     /// A layer that becomes a root file system, and is unpacked by tar, in turn
     Image(bench::ImageArgs),
+    /// A boot with several CPUs and with one, in motu and QEMU TCG
+    Smp(bench::SmpArgs),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Chore::Bench { what: Bench::Cpu(args) } => bench::cpu(&args),
         Chore::Bench { what: Bench::Disk(args) } => bench::disk(&args),
         Chore::Bench { what: Bench::Image(args) } => bench::image(&args),
+        Chore::Bench { what: Bench::Smp(args) } => bench::smp(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

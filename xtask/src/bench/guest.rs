@@ -40,6 +40,7 @@ pub struct Guest {
     pub cmdline: String,
     /// A raw disk, by virtio.
     pub disk: Option<PathBuf>,
+    pub cpus: u32,
 }
 
 /// What the guest does once it is up.
@@ -84,7 +85,7 @@ impl Image {
         let bytes = [self.initrd.as_slice(), &inits.to_bytes()].concat();
         fs::write(&initrd, bytes).with_context(|| format!("writing {}", initrd.display()))?;
         let (kernel, kernel_name, cmdline) = (self.kernel.clone(), self.kernel_name.clone(), self.cmdline.clone());
-        Ok(Guest { kernel, kernel_name, initrd, cmdline, disk: None })
+        Ok(Guest { kernel, kernel_name, initrd, cmdline, disk: None, cpus: 1 })
     }
 
     /// The program that the guest's shell is.

@@ -13,11 +13,13 @@ mod idle;
 mod image;
 mod report;
 mod samples;
+mod smp;
 mod vmm;
 
 pub use cpu::{Args as CpuArgs, run as cpu};
 pub use disk::{Args as DiskArgs, run as disk};
 pub use image::{Args as ImageArgs, run as image};
+pub use smp::{Args as SmpArgs, run as smp};
 
 use crate::workspace::{self, Metadata};
 use anyhow::{Context, Result, ensure};

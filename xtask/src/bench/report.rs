@@ -88,7 +88,8 @@ fn ratio(motu: &Boot, qemu: &Boot) -> f64 {
     motu.wall.as_secs_f64() / qemu.wall.as_secs_f64()
 }
 
-fn row(f: &mut Formatter<'_>, name: &str, samples: &Samples, digits: usize) -> fmt::Result {
+/// A line of a table of samples.
+pub fn row(f: &mut Formatter<'_>, name: &str, samples: &Samples, digits: usize) -> fmt::Result {
     writeln!(f, "| {name} | {:.digits$} | {:.digits$} | {:.digits$} |", samples.min(), samples.median(), samples.max())
 }
 

@@ -42,7 +42,7 @@ impl Vmm {
 
     /// Boots `guest`, its serial console on the program's standard output.
     pub fn command(&self, guest: &Guest, init: Init) -> Command {
-        let cmdline = guest.cmdline(init);
+        let (cmdline, cpus) = (guest.cmdline(init), guest.cpus.to_string());
         let mut command = match self {
             Self::Motu { program, engine_options } => {
                 let engine = match engine_options.as_str() {
@@ -51,6 +51,7 @@ impl Vmm {
                 };
                 let mut motu = Command::new(program);
                 motu.args(["run", "--stats", "--engine", &engine, "--memory", &format!("{MEMORY_MIB}M")]);
+                motu.args(["--cpus", &cpus]);
                 motu.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
                 motu.args(["--append", &cmdline]);
                 if let Some(disk) = &guest.disk {
@@ -62,7 +63,7 @@ impl Vmm {
             }
             Self::Qemu => {
                 let mut qemu = Command::new(super::host::QEMU);
-                qemu.args(["-accel", "tcg", "-machine", "q35", "-cpu", "max", "-smp", "1"]);
+                qemu.args(["-accel", "tcg", "-machine", "q35", "-cpu", "max", "-smp", &cpus]);
                 qemu.args(["-m", &format!("{MEMORY_MIB}M"), "-nodefaults", "-no-user-config", "-no-reboot"]);
                 qemu.args(["-display", "none", "-serial", "stdio"]);
                 qemu.arg("-kernel").arg(&guest.kernel).arg("-initrd").arg(&guest.initrd);
@@ -260,6 +261,7 @@ mod tests {
             initrd: "/i".into(),
             cmdline: "quiet".to_owned(),
             disk: Some("/d".into()),
+            cpus: 1,
         };
         let command = vmm.command(&guest, Init::PowerOff);
         command.get_args().map(|word| word.to_string_lossy().into_owned()).collect()
