@@ -1,9 +1,9 @@
 //! Machines that stay, by name.
 
-use crate::record::{self, Record, State};
-use crate::{ManagerError, files, names};
+use crate::record::{self, RECORD_VERSION, Record, State};
+use crate::{ManagerError, files, names, socket};
 use motu_store::{Digest, Image, Life, MachineEntry, MachineFolder, Store, StoreError, Timestamp, Watch};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Names that are invented one after the other, if others take them meanwhile.
 const INVENTIONS: u32 = 8;
@@ -81,29 +81,20 @@ impl Machines {
         record: &Record,
         watch: Watch<'_>,
     ) -> Result<Machine, ManagerError> {
-        let folder = match name {
-            Some(name) => {
-                names::check(name)?;
-                self.store.create_machine(image, Life::Kept(Some(name)), watch)?
-            }
-            None => self.unnamed(image, watch)?,
-        };
-        match record::write(&folder.path().join(files::RECORD), record) {
-            Ok(()) => Ok(machine_in(&folder)),
-            Err(error) => {
-                folder.delete()?;
-                Err(error)
-            }
+        // The folder is seen with the record in it or not at all.
+        let record = record::encode(record).map_err(ManagerError::io("write", Path::new(files::RECORD)))?;
+        let files = [(files::RECORD, record.as_slice())];
+        let make = |name: &str| self.store.create_machine(image, Life::Kept { name: Some(name), files: &files }, watch);
+        if let Some(name) = name {
+            names::check(name)?;
+            return Ok(machine_in(&make(name)?));
         }
-    }
-
-    fn unnamed(&self, image: Option<&Image>, watch: Watch<'_>) -> Result<MachineFolder, ManagerError> {
         let mut tried = 0;
         loop {
             let taken: Vec<String> = self.all()?.into_iter().map(|machine| machine.name).collect();
-            match self.store.create_machine(image, Life::Kept(Some(&names::invent(&taken))), watch) {
+            match make(&names::invent(&taken)) {
                 Err(StoreError::MachineExists { .. }) if tried < INVENTIONS => tried += 1,
-                other => return Ok(other?),
+                other => return Ok(machine_in(&other?)),
             }
         }
     }
@@ -129,15 +120,20 @@ impl Machines {
         Ok(machine(entry))
     }
 
-    /// Takes a machine that does not run for this process, to run it or to delete it.
+    /// Takes a machine that does not run for this process, to run it.
     ///
     /// # Errors
     /// [`ManagerError::Running`]; the store's others.
     pub fn take(&self, machine: &Machine) -> Result<MachineFolder, ManagerError> {
-        self.store.open_machine(&machine.id).map_err(|error| match error {
-            StoreError::MachineRuns { .. } => ManagerError::Running(machine.name.clone()),
-            other => other.into(),
-        })
+        self.store.open_machine(&machine.id).map_err(|error| machine.refused(error))
+    }
+
+    /// Removes a machine that does not run, with all that it has written; a damaged one, too.
+    ///
+    /// # Errors
+    /// [`ManagerError::Running`]; the store's others.
+    pub fn remove(&self, machine: &Machine) -> Result<(), ManagerError> {
+        self.store.delete_machine(&machine.id).map_err(|error| machine.refused(error))
     }
 
     /// Gives a machine another name, whether it runs or not.
@@ -172,17 +168,25 @@ fn machine_in(folder: &MachineFolder) -> Machine {
 }
 
 impl Machine {
+    fn refused(&self, error: StoreError) -> ManagerError {
+        match error {
+            StoreError::MachineRuns { .. } => ManagerError::Running(self.name.clone()),
+            other => other.into(),
+        }
+    }
+
     /// What was asked for.
     ///
     /// # Errors
     /// [`ManagerError::Damaged`], [`ManagerError::Io`].
     pub fn record(&self) -> Result<Record, ManagerError> {
         let path = self.path.join(files::RECORD);
-        record::read(&path, &self.name)?.ok_or_else(|| ManagerError::Damaged {
-            machine: self.name.clone(),
-            path,
-            found: "is missing".to_owned(),
-        })
+        let found = match record::read::<Record>(&path, &self.name)? {
+            Some(record) if record.version == RECORD_VERSION => return Ok(record),
+            Some(Record { version, .. }) => format!("has version {version}, and this motu reads {RECORD_VERSION}"),
+            None => "is missing".to_owned(),
+        };
+        Err(ManagerError::Damaged { machine: self.name.clone(), path, found })
     }
 
     /// How it was started and ended the last time.
@@ -204,7 +208,7 @@ impl Machine {
     /// Where in its life it is.
     ///
     /// # Errors
-    /// As [`Machine::state`].
+    /// As [`Machine::state`]; [`ManagerError::Io`] if the socket cannot be used.
     pub fn phase(&self) -> Result<Phase, ManagerError> {
         Ok(match (self.running, self.state()?) {
             // Its process has only begun.
@@ -212,6 +216,8 @@ impl Machine {
             (true, Some(state)) => Phase::Running(state.started),
             (false, None) => Phase::Created,
             (false, Some(State { ended: Some(ended), status, .. })) => Phase::Exited(status.unwrap_or_default(), ended),
+            // It may have been started since it was found.
+            (false, Some(state)) if socket::connect(&self.path)?.is_some() => Phase::Running(state.started),
             (false, Some(_)) => Phase::Killed,
         })
     }
@@ -246,16 +252,20 @@ mod tests {
         let folder = machines.take(&web).unwrap();
         assert!(matches!(machines.find("web").unwrap().phase(), Ok(Phase::Running(_))));
         assert!(words(machines.take(&web).unwrap_err()).contains("motu stop web"));
+        assert!(words(machines.remove(&web).unwrap_err()).contains("motu stop web"));
         machines.rename(&web, "www", Watch::silent()).unwrap();
         drop(folder);
         let www = machines.find("www").unwrap();
         assert_eq!((www.id.as_str(), www.running), (web.id.as_str(), false));
         www.write_state(&State { pid: 1, ..State::default() }).unwrap();
         assert_eq!(www.phase().unwrap(), Phase::Killed);
+        let listener = socket::listen(&www.path).unwrap();
+        assert!(matches!(www.phase(), Ok(Phase::Running(_))), "it was started after it was found");
+        drop(listener);
         let ended = Timestamp::from_unix(9);
         www.write_state(&State { ended: Some(ended), status: Some(3), ..State::default() }).unwrap();
         assert_eq!(www.phase().unwrap(), Phase::Exited(3, ended));
-        machines.take(&www).unwrap().delete().unwrap();
+        machines.remove(&www).unwrap();
         assert_eq!(machines.all().unwrap().len(), 1);
     }
 
@@ -264,12 +274,18 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let machines = Machines::of(Store::open(home.path()).unwrap());
         let web = machines.create(None, Some("web"), &record(), Watch::silent()).unwrap();
-        for text in ["", "{}", "{\"version\":1,\"spec\":{\"colour\":1}}"] {
+        for text in ["", "{}", "{\"version\":1,\"spec\":{\"colour\":1}}", "{\"version\":2,\"spec\":{}}"] {
             std::fs::write(web.path.join(files::RECORD), text).unwrap();
             let error = web.record().unwrap_err().to_string();
             assert!(error.contains("damaged") && error.contains("machine.json"), "{error}");
         }
         std::fs::remove_file(web.path.join(files::RECORD)).unwrap();
         assert!(web.record().unwrap_err().to_string().contains("is missing"));
+        std::fs::write(web.path.join("base.json"), "{").unwrap();
+        let damaged = machines.find(&web.id).unwrap();
+        let error = machines.take(&damaged).unwrap_err().to_string();
+        assert!(error.contains(&format!("motu rm {}", web.id)), "{error}");
+        machines.remove(&damaged).unwrap();
+        assert!(machines.all().unwrap().is_empty());
     }
 }

@@ -60,14 +60,19 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path, machine: &str) -> Result<Op
     serde_json::from_slice(&text).map(Some).map_err(|error| damaged(format!("is no record of this motu's ({error})")))
 }
 
+/// A record's bytes in its file.
+pub(crate) fn encode<T: Serialize>(record: &T) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(record)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
 /// Writes a file so that its place holds all of it or what was there before.
 pub(crate) fn write<T: Serialize>(path: &Path, record: &T) -> Result<(), ManagerError> {
     let put = || -> io::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("/"));
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        let mut text = serde_json::to_vec_pretty(record)?;
-        text.push(b'\n');
-        file.write_all(&text)?;
+        file.write_all(&encode(record)?)?;
         file.as_file().set_permissions(Permissions::from_mode(0o600))?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;

@@ -5,7 +5,7 @@ use crate::progress::Watch;
 use crate::record::ImageRecord;
 use crate::{Digest, Store, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What [`Store::check`] found.
 #[derive(Debug, Default)]
@@ -40,9 +40,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`] if something cannot be read at all; [`StoreError::Cancelled`].
     pub fn check(&self, watch: Watch<'_>) -> Result<CheckReport, StoreError> {
-        // As long as this reads, nothing is deleted; images can be made.
         let mut report = CheckReport::default();
         let names = {
+            // A name that comes or goes is seen with its image or not at all. What is read afterwards takes long, and may be removed
+            // meanwhile.
             let _nobody_writes = self.lock(Mode::Shared, watch)?;
             self.check_names(&mut report)?
         };
@@ -54,7 +55,7 @@ impl Store {
                 Ok(Some(record)) => self.check_record(&record, &shown, &mut needed),
                 // Removed since.
                 Ok(None) => {}
-                Err(error) => report.add(error, &shown)?,
+                Err(error) => report.add(error, &self.image_record(digest), &shown)?,
             }
         }
         for file in self.files("cache")? {
@@ -89,7 +90,7 @@ impl Store {
                     affects: vec![name.to_string()],
                 }),
                 Ok(None) => {}
-                Err(error) => report.add(error, &name.to_string())?,
+                Err(error) => report.add(error, &path, &name.to_string())?,
             }
         }
         Ok(names)
@@ -154,7 +155,7 @@ impl Store {
                 }
                 // It ended meanwhile.
                 Err(_) if machine.ephemeral => {}
-                Err(error) => report.add(error, &shown)?,
+                Err(error) => report.add(error, &machine.path, &shown)?,
             }
         }
         Ok(())
@@ -162,8 +163,8 @@ impl Store {
 }
 
 impl CheckReport {
-    /// Notes what is damaged; any other error is one.
-    fn add(&mut self, error: StoreError, what: &str) -> Result<(), StoreError> {
+    /// Notes that a file, or something in a folder, is damaged; any other error is one.
+    fn add(&mut self, error: StoreError, file: &Path, what: &str) -> Result<(), StoreError> {
         match error {
             StoreError::Damaged { path, found, .. } | StoreError::DamagedMachine { path, found, .. } => {
                 self.troubles.push(Trouble { path, problem: found, affects: vec![what.to_owned()] });
@@ -171,7 +172,7 @@ impl CheckReport {
             }
             StoreError::Newer { version, .. } => {
                 let problem = format!("has version {version}, which this motu does not know");
-                self.troubles.push(Trouble { path: PathBuf::new(), problem, affects: vec![what.to_owned()] });
+                self.troubles.push(Trouble { path: file.to_owned(), problem, affects: vec![what.to_owned()] });
                 Ok(())
             }
             other => Err(other),

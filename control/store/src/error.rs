@@ -127,7 +127,7 @@ pub enum StoreError {
         machine: String,
     },
     /// A machine's record is not what it was when it was written.
-    #[error("the machine {machine} is damaged: {} {found}", path.display())]
+    #[error("the machine {machine} is damaged: {} {found}; `motu rm {machine}` removes it", path.display())]
     DamagedMachine {
         /// Its ID.
         machine: String,

@@ -8,18 +8,24 @@
 //!   machines/ID    a folder locked by the process that the machine lives in
 //! ```
 //!
-//! All are flock(2): they end with their process, however it ends. A turn is taken before the store's lock; nothing is
-//! waited for while the store's lock is held.
+//! All are flock(2): they end with their process, however it ends. A turn is taken before the store's lock; while that is held,
+//! nothing is waited for but moments: who only looks whether a folder is locked shares its lock, so that those who look do not take
+//! each other for its owner, and an owner waits for them.
 
 use crate::StoreError;
 use crate::progress::Watch;
 use rustix::fs::{FlockOperation, flock};
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long a waiting process sleeps before it asks again: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
+
+/// How long who looks at a folder may have its lock: no longer than a busy host leaves a process standing.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// A wait that is over sooner is not told.
 const QUIET: Duration = Duration::from_millis(300);
@@ -66,12 +72,32 @@ impl Lock {
 
     /// Takes the lock of a folder; `None` if somebody else has it, or if it is gone.
     pub(crate) fn try_folder(path: &Path) -> Result<Option<Lock>, StoreError> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::io("read", path)(error)),
-        };
-        Ok(try_lock(&file, Mode::Alone, path)?.then_some(Lock { _file: file }))
+        let Some(file) = open_folder(path)? else { return Ok(None) };
+        let begun = Instant::now();
+        while !try_lock(&file, Mode::Alone, path)? {
+            // Who looks shares it; its owner does not.
+            if begun.elapsed() >= LOOK || !try_lock(&file, Mode::Shared, path)? {
+                return Ok(None);
+            }
+            std::thread::sleep(PAUSES.0);
+        }
+        // It may have been deleted, or moved, since it was opened.
+        let inode = |metadata: io::Result<fs::Metadata>| metadata.map(|folder| (folder.dev(), folder.ino())).ok();
+        let is_there = inode(file.metadata()) == inode(fs::metadata(path));
+        Ok(is_there.then_some(Lock { _file: file }))
+    }
+
+    /// Whether somebody has the lock of a folder that is there.
+    pub(crate) fn is_taken(path: &Path) -> Result<bool, StoreError> {
+        open_folder(path)?.map_or(Ok(false), |file| Ok(!try_lock(&file, Mode::Shared, path)?))
+    }
+}
+
+fn open_folder(path: &Path) -> Result<Option<File>, StoreError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("read", path)(error)),
     }
 }
 

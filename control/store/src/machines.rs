@@ -21,9 +21,9 @@ use motu_disk::Overlay;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 const RECORD: &str = "base.json";
 const OVERLAY: &str = "disk.overlay";
@@ -33,14 +33,19 @@ const EPHEMERAL: &str = "machine-";
 const NEW: &str = ".new-";
 /// Bytes of an ID, which is written in hexadecimal digits, as Docker's.
 const ID_BYTES: usize = 6;
-/// Who only looks whether a machine runs has its lock for a moment.
-const TRIES: (u32, Duration) = (20, Duration::from_millis(5));
+/// The version of the records that this motu writes, and the only one that it reads.
+const VERSION: u32 = 1;
+
+/// Whether what has this name in `tmp/` belongs to a machine.
+pub(crate) fn is_of_one(file: &str) -> bool {
+    file.starts_with(EPHEMERAL) || file.starts_with(NEW)
+}
 
 /// What a machine stands on: `base.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MachineRecord {
-    /// 1.
+    /// 1; another motu's may be another.
     pub version: u32,
     /// The image; none for a machine with a kernel of the person's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,8 +100,13 @@ pub struct MachineFolder {
 pub enum Life<'a> {
     /// As long as its process.
     Ephemeral,
-    /// Until it is removed; under this name, if it has one.
-    Kept(Option<&'a str>),
+    /// Until it is removed.
+    Kept {
+        /// What the person calls it.
+        name: Option<&'a str>,
+        /// What its folder has from the start: names and bytes of files.
+        files: &'a [(&'a str, &'a [u8])],
+    },
 }
 
 impl Store {
@@ -112,19 +122,20 @@ impl Store {
         watch: Watch<'_>,
     ) -> Result<MachineFolder, StoreError> {
         self.sweep_machines()?;
-        let (name, mode) = match life {
-            Life::Kept(Some(name)) => (Some(name), Mode::Alone),
-            _ => (None, Mode::Shared),
+        let (name, files) = match life {
+            Life::Kept { name, files } => (name, files),
+            Life::Ephemeral => (None, &[][..]),
         };
+        let mode = if name.is_some() { Mode::Alone } else { Mode::Shared };
         // Nobody deletes the image before the folder says that it is needed, or takes the name, or clears away what is not locked
         // yet.
         let _lock = self.lock(mode, watch)?;
         let new = NewFolder::make(&self.tmp())?;
         let digest = image.map(|image| image.digest);
         let record =
-            MachineRecord { version: 1, image: digest, name: name.map(str::to_owned), created: Timestamp::now() };
+            MachineRecord { version: VERSION, image: digest, name: name.map(str::to_owned), created: Timestamp::now() };
         let ephemeral = life == Life::Ephemeral;
-        new.write(&record, !ephemeral)?;
+        new.write(&record, files, !ephemeral)?;
         if let Some(image) = image.filter(|image| !self.image_record(image.digest).exists()) {
             return Err(StoreError::NoImage { text: image.name.clone(), near: Vec::new() });
         }
@@ -149,22 +160,38 @@ impl Store {
     /// Takes the folder of a machine that does not run, by its ID.
     ///
     /// # Errors
-    /// [`StoreError::MachineRuns`]; [`StoreError::NoMachine`]; [`StoreError::Damaged`], [`StoreError::Io`].
+    /// [`StoreError::MachineRuns`]; [`StoreError::NoMachine`]; [`StoreError::DamagedMachine`], [`StoreError::Io`].
     pub fn open_machine(&self, id: &str) -> Result<MachineFolder, StoreError> {
-        let is_id = id.len() == 2 * ID_BYTES && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let (path, lock) = self.lock_machine(id)?;
+        let record = read_record(&path, id)?;
+        Ok(MachineFolder { store: self.clone(), id: id.to_owned(), path, ephemeral: false, record, _lock: lock })
+    }
+
+    /// Deletes a machine that does not run, by its ID, and all that it has written, whatever state its files are in.
+    ///
+    /// # Errors
+    /// [`StoreError::MachineRuns`]; [`StoreError::NoMachine`]; [`StoreError::Io`].
+    pub fn delete_machine(&self, id: &str) -> Result<(), StoreError> {
+        let (path, _lock) = self.lock_machine(id)?;
+        // From here on it is what a dead process left, so that nobody sees half of it.
+        let place = self.tmp().join(format!("{EPHEMERAL}{id}"));
+        fs::rename(&path, &place).map_err(StoreError::io("delete", &path))?;
+        sync_folder(&self.root().join("machines"))?;
+        remove_folder(&place)
+    }
+
+    /// The folder of a machine that stays, with its lock.
+    fn lock_machine(&self, id: &str) -> Result<(PathBuf, Lock), StoreError> {
+        let none = || StoreError::NoMachine { text: id.to_owned(), near: Vec::new() };
+        if id.len() != 2 * ID_BYTES || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(none());
+        }
         let path = self.root().join("machines").join(id);
-        if !is_id || !path.is_dir() {
-            return Err(StoreError::NoMachine { text: id.to_owned(), near: Vec::new() });
+        match Lock::try_folder(&path)? {
+            Some(lock) => Ok((path, lock)),
+            None if path.is_dir() => Err(StoreError::MachineRuns { machine: id.to_owned() }),
+            None => Err(none()),
         }
-        for _ in 0..TRIES.0 {
-            if let Some(lock) = Lock::try_folder(&path)? {
-                let record = read_record(&path, id)?;
-                let id = id.to_owned();
-                return Ok(MachineFolder { store: self.clone(), id, path, ephemeral: false, record, _lock: lock });
-            }
-            std::thread::sleep(TRIES.1);
-        }
-        Err(StoreError::MachineRuns { machine: id.to_owned() })
     }
 
     /// The machine that a person means: its name, or the first digits of its ID.
@@ -221,7 +248,7 @@ impl Store {
             } else {
                 self.root().join("machines").join(&id)
             };
-            let running = Lock::try_folder(&path)?.is_none();
+            let running = Lock::is_taken(&path)?;
             let record = read_record(&path, &id);
             // Gone since the folder was read.
             if path.exists() {
@@ -257,7 +284,12 @@ fn read_record(path: &Path, id: &str) -> Result<MachineRecord, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged("is missing".to_owned())),
         Err(error) => return Err(StoreError::io("read", &path)(error)),
     };
-    serde_json::from_slice(&text).map_err(|error| damaged(format!("is no record of this motu's ({error})")))
+    let record: MachineRecord =
+        serde_json::from_slice(&text).map_err(|error| damaged(format!("is no record of this motu's ({error})")))?;
+    match record.version {
+        VERSION => Ok(record),
+        version => Err(damaged(format!("has version {version}, and this motu reads {VERSION}"))),
+    }
 }
 
 fn remove_folder(path: &Path) -> Result<(), StoreError> {
@@ -282,22 +314,25 @@ impl NewFolder {
         getrandom(&mut bytes, GetRandomFlags::empty()).map_err(failed)?;
         let id: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let path = tmp.join(format!("{NEW}{id}"));
-        fs::create_dir(&path).map_err(StoreError::io("make the folder", &path))?;
+        // What a guest writes, and what its commands say, is nobody else's on this host.
+        fs::DirBuilder::new().mode(0o700).create(&path).map_err(StoreError::io("make the folder", &path))?;
         let lock = Lock::try_folder(&path)?;
         Ok(Self { id, path, lock })
     }
 
-    fn write(&self, record: &MachineRecord, lasting: bool) -> Result<(), StoreError> {
-        let path = self.path.join(RECORD);
-        let write = || -> io::Result<()> {
-            fs::write(&path, serde_json::to_vec_pretty(record)?)?;
-            if lasting {
-                fs::File::open(&path)?.sync_all()?;
-                fs::File::open(&self.path)?.sync_all()?;
-            }
-            Ok(())
-        };
-        write().map_err(StoreError::io("write", &path))
+    fn write(&self, record: &MachineRecord, files: &[(&str, &[u8])], lasting: bool) -> Result<(), StoreError> {
+        let text =
+            serde_json::to_vec_pretty(record).map_err(|error| StoreError::io("write", &self.path)(error.into()))?;
+        for (name, bytes) in [(RECORD, text.as_slice())].iter().chain(files) {
+            let path = self.path.join(name);
+            let write = || -> io::Result<()> {
+                let mut file = fs::File::create_new(&path)?;
+                file.write_all(bytes)?;
+                if lasting { file.sync_all() } else { Ok(()) }
+            };
+            write().map_err(StoreError::io("write", &path))?;
+        }
+        if lasting { sync_folder(&self.path) } else { Ok(()) }
     }
 
     fn become_(mut self, place: &Path) -> Result<Lock, StoreError> {
@@ -347,21 +382,6 @@ impl MachineFolder {
             () if self.ephemeral => Overlay::create_ephemeral(&path, base, &id)?,
             () => Overlay::create(&path, base, &id)?,
         })
-    }
-
-    /// Deletes the machine and all that it has written.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`].
-    pub fn delete(mut self) -> Result<(), StoreError> {
-        // From here on it is what a dead process left, so that nobody sees half of it.
-        let place = self.store.tmp().join(format!("{EPHEMERAL}{}", self.id));
-        if place != self.path {
-            fs::rename(&self.path, &place).map_err(StoreError::io("delete", &self.path))?;
-            sync_folder(&self.store.root().join("machines"))?;
-        }
-        (self.path, self.ephemeral) = (place, false);
-        remove_folder(&self.path)
     }
 }
 

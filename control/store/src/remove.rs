@@ -49,14 +49,22 @@ impl Store {
     }
 
     /// Takes a name from an image and, if it was the last one, deletes the image and what was only its. Named by its digest, an
-    /// image loses all of its names. What was kept to save a download stays until [`Store::prune`]. With `force`, an image that is in
+    /// image loses all of its names. A name whose record is damaged is only taken away. What was kept to save a download stays until [`Store::prune`]. With `force`, an image that is in
     /// use only loses its names.
     ///
     /// # Errors
     /// [`StoreError::NoImage`], [`StoreError::Ambiguous`]; [`StoreError::InUse`] and [`StoreError::ManyNames`] without `force`;
-    /// [`StoreError::Io`], [`StoreError::Cancelled`]. The image is as it was then.
+    /// [`StoreError::Damaged`] for another name's record that cannot be read; [`StoreError::Io`], [`StoreError::Cancelled`]. The image
+    /// is as it was then.
     pub fn remove(&self, image: &str, force: bool, watch: Watch<'_>) -> Result<Removed, StoreError> {
         let _lock = self.lock(Mode::Alone, watch)?;
+        if let Ok(name) = image.parse()
+            && let Err(StoreError::Damaged { path, .. }) = self.digest_of_name(&name)
+        {
+            // What it stood for nobody knows any more.
+            delete(&path)?;
+            return Ok(Removed { untagged: vec![name], deleted: None });
+        }
         let digest = self.digest_of_text(image)?;
         let mut names: Vec<ImageName> =
             self.names()?.into_iter().filter(|(_, of)| *of == digest).map(|(name, _)| name).collect();
@@ -146,7 +154,7 @@ impl Store {
         }
         for file in self.files("tmp")? {
             let folder = self.tmp().join(file);
-            if work::pins(&folder).contains(&digest) && Lock::try_folder(&folder)?.is_none() {
+            if work::pins(&folder).contains(&digest) && Lock::is_taken(&folder)? {
                 return Ok(Some("work that is under way, such as a build".to_owned()));
             }
         }

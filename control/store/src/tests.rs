@@ -433,6 +433,9 @@ fn a_record_of_a_newer_motu_is_said_to_be_one() {
     fs::write(store.image_record(digest), text).expect("written");
     let error = store.find(&digest.short()).expect_err("newer").to_string();
     assert!(error.contains("newer motu") && error.contains("version 3"), "{error}");
+    let report = store.check(Watch::silent()).expect("readable");
+    let found: Vec<_> = report.troubles.iter().map(|trouble| trouble.path.clone()).collect();
+    assert_eq!(found, [store.image_record(digest)]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What takes how much of the host's disk.
 
-use crate::lock::Mode;
+use crate::lock::{Lock, Mode};
+use crate::machines;
 use crate::progress::Watch;
 use crate::record;
 use crate::{Digest, Store, StoreError};
@@ -70,14 +71,16 @@ impl Store {
                 usage.machines.reclaimable += bytes;
             }
         }
-        for file in self.files("tmp")? {
+        // Machines are counted already, those that are being made among them.
+        for file in self.files("tmp")?.iter().filter(|file| !machines::is_of_one(file)) {
             let path = self.tmp().join(file);
             let bytes = used_below(&path);
             usage.work.count += 1;
             usage.work.bytes += bytes;
-            match crate::lock::Lock::try_folder(&path)? {
-                Some(_) => usage.work.reclaimable += bytes,
-                None => usage.work.active += 1,
+            if Lock::is_taken(&path)? {
+                usage.work.active += 1;
+            } else {
+                usage.work.reclaimable += bytes;
             }
         }
         Ok(usage)

@@ -12,6 +12,6 @@ pub fn run(names: &[String], force: bool) -> Result<Status> {
         if force {
             kept::wait_for_end(machine, Some(&Request::Kill))?;
         }
-        Ok(machines.take(machine)?.delete()?)
+        Ok(machines.remove(machine)?)
     })
 }

@@ -7,6 +7,7 @@ use crate::{
 };
 use motu_disk::{Disk, Format};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -63,6 +64,10 @@ impl World {
 
 fn names_of(names: &[&str]) -> Vec<ImageName> {
     names.iter().map(|name| name.parse().expect("a name")).collect()
+}
+
+fn kept(name: Option<&str>) -> Life<'_> {
+    Life::Kept { name, files: &[("file", b"content")] }
 }
 
 fn record(kernel: Digest) -> ImageRecord {
@@ -158,11 +163,13 @@ fn a_kept_machine_stays_with_its_disk_until_it_is_deleted() {
     let world = World::new();
     let image = world.import(b"one!", &["one"]);
     let disk = image.record.disk.as_ref().expect("a disk");
-    let machine = world.store.create_machine(Some(&image), Life::Kept(Some("web")), watch()).expect("a machine");
+    let machine = world.store.create_machine(Some(&image), kept(Some("web")), watch()).expect("a machine");
     let id = machine.id().to_owned();
+    assert_eq!(fs::read(machine.path().join("file")).expect("there from the start"), b"content");
+    let mode = fs::metadata(machine.path()).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "nobody else on this host looks into it");
     assert!(matches!(world.store.open_machine(&id), Err(StoreError::MachineRuns { .. })));
-    let twice =
-        world.store.create_machine(Some(&image), Life::Kept(Some("web")), watch()).expect_err("the name is taken");
+    let twice = world.store.create_machine(Some(&image), kept(Some("web")), watch()).expect_err("the name is taken");
     assert!(twice.to_string().contains(&id), "{twice}");
     machine.open_disk("one", disk, watch()).expect("opened").write(0, &[7; 512]).expect("written");
     drop(machine);
@@ -174,7 +181,10 @@ fn a_kept_machine_stays_with_its_disk_until_it_is_deleted() {
     assert!(world.store.find_machine("wbe").expect_err("none").to_string().contains("is web meant?"));
     let machine = world.store.open_machine(&id).expect("opened");
     assert_eq!(begins(&machine.open_disk("one", disk, watch()).expect("opened")), [7; 4]);
-    machine.delete().expect("deleted");
+    assert!(matches!(world.store.delete_machine(&id), Err(StoreError::MachineRuns { .. })));
+    drop(machine);
+    world.store.delete_machine(&id).expect("deleted");
+    assert!(matches!(world.store.delete_machine(&id), Err(StoreError::NoMachine { .. })));
     assert!(world.store.machines().expect("readable").is_empty());
     assert!(matches!(world.store.open_machine("../../etc"), Err(StoreError::NoMachine { .. })));
     world.store.remove("one", false, watch()).expect("removed");
@@ -185,7 +195,7 @@ fn a_kept_machine_stays_with_its_disk_until_it_is_deleted() {
 fn a_damaged_machine_keeps_every_image_and_is_named() {
     let world = World::new();
     let image = world.import(b"one!", &["one"]);
-    let machine = world.store.create_machine(Some(&image), Life::Kept(None), watch()).expect("a machine");
+    let machine = world.store.create_machine(Some(&image), kept(None), watch()).expect("a machine");
     let (id, path) = (machine.id().to_owned(), machine.path().join("base.json"));
     drop(machine);
     fs::write(&path, "{").expect("written");
@@ -193,6 +203,59 @@ fn a_damaged_machine_keeps_every_image_and_is_named() {
     assert!(error.contains(&id), "{error}");
     let report = world.store.check(watch()).expect("readable");
     assert_eq!(report.troubles.iter().map(|trouble| &trouble.path).collect::<Vec<_>>(), [&path]);
+    fs::write(&path, r#"{"version": 2, "created": "2026-11-23T12:00:00Z"}"#).expect("written");
+    let error = world.store.open_machine(&id).expect_err("another motu's").to_string();
+    assert!(error.contains("has version 2") && error.contains(&format!("motu rm {id}")), "{error}");
+    world.store.delete_machine(&id).expect("deleted");
+    world.store.remove("one", false, watch()).expect("no machine is damaged any more");
+}
+
+#[test]
+fn who_looks_is_not_taken_for_an_owner() {
+    let world = World::new();
+    let machine = world.store.create_machine(None, kept(Some("web")), watch()).expect("a machine");
+    let (id, path) = (machine.id().to_owned(), machine.path().to_owned());
+    let running = || world.store.find_machine("web").expect("found").running;
+    assert!(running() && Lock::is_taken(&path).expect("there"));
+    drop(machine);
+    // As long as another motu looks.
+    let looks = fs::File::open(&path).expect("there");
+    rustix::fs::flock(&looks, rustix::fs::FlockOperation::LockShared).expect("shared");
+    assert!(!running());
+    std::thread::scope(|scope| {
+        let opens = scope.spawn(|| world.store.open_machine(&id).map(drop));
+        std::thread::sleep(Duration::from_millis(20));
+        drop(looks);
+        opens.join().expect("no panic").expect("it was waited for");
+    });
+    assert!(Lock::try_folder(&path).expect("there").is_some());
+    // A folder that has gone between its opening and its locking has no lock to be had.
+    assert!(Lock::try_folder(&world.at("none")).expect("looked").is_none());
+    assert!(!Lock::is_taken(&world.at("none")).expect("looked"));
+}
+
+#[test]
+fn a_damaged_name_can_be_taken_away() {
+    let world = World::new();
+    let image = world.import(b"one!", &["one", "two"]);
+    fs::remove_file(world.at("store/names/one:latest.json")).expect("there");
+    fs::write(world.at("store/names/one:latest.json"), "{").expect("written");
+    let error = world.store.remove("two", false, watch()).expect_err("nobody knows what one is").to_string();
+    assert!(error.contains("motu image rm one:latest"), "{error}");
+    let removed = world.store.remove("one", false, watch()).expect("removed");
+    assert_eq!((removed.untagged, removed.deleted), (names_of(&["one"]), None));
+    assert_eq!(world.store.find("two").expect("there").digest, image.digest);
+    assert!(world.is_clean());
+}
+
+#[test]
+fn machines_are_not_counted_as_work() {
+    let world = World::new();
+    let _machine = world.store.create_machine(None, Life::Ephemeral, watch()).expect("a machine");
+    let _work = world.store.work(watch()).expect("begun");
+    let usage = world.store.usage(watch()).expect("readable");
+    assert_eq!((usage.machines.count, usage.machines.active), (1, 1));
+    assert_eq!((usage.work.count, usage.work.active), (1, 1));
 }
 
 #[test]

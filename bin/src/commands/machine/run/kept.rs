@@ -14,7 +14,7 @@ pub fn run(args: &RunArgs) -> Result<Status> {
     let machine = kept::create(args)?;
     let machines = kept::machines()?;
     if let Err(error) = kept::launch(&machine, !args.detach) {
-        machines.take(&machine)?.delete()?;
+        machines.remove(&machine)?;
         let Some(ManagerError::Refused { status, message }) = error.downcast_ref() else { return Err(error) };
         eprintln!("motu: {message}");
         return Ok(Status::Code(*status));
