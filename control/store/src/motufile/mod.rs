@@ -15,7 +15,7 @@ mod words;
 
 use crate::ImageConfig;
 use crate::near::near;
-use words::{assignments, expand, words};
+use words::{assignments, words};
 
 /// Bytes of a file at most.
 pub const MAX_MOTUFILE: usize = 1 << 20;
@@ -134,7 +134,7 @@ impl Motufile {
             }
             match (keyword.as_str(), &mut file) {
                 ("FROM", None) => {
-                    let from = one(&keyword, example, rest).map_err(failed)?;
+                    let from = words(rest, None).and_then(|words| one(&keyword, example, words)).map_err(failed)?;
                     file = Some(Self { from, packages: Vec::new(), steps: Vec::new() });
                 }
                 ("FROM", Some(_)) => {
@@ -142,7 +142,7 @@ impl Motufile {
                 }
                 (_, None) => return Err(failed(format!("{keyword} comes before FROM, which is to be the first"))),
                 ("PACKAGES", Some(file)) if file.steps.is_empty() => {
-                    file.packages.extend(words(rest).map_err(failed)?);
+                    file.packages.extend(words(rest, None).map_err(failed)?);
                 }
                 ("PACKAGES", Some(_)) => {
                     return Err(failed(
@@ -205,14 +205,14 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
 
 fn instruction(keyword: &str, example: &str, rest: &str, config: &ImageConfig) -> Result<Instruction, String> {
     // A shell does this by itself.
-    let expanded = |text: &str| expand(text, config);
-    let config = match keyword {
+    let words = || words(rest, Some(config));
+    let change = match keyword {
         "RUN" if rest.starts_with("<<") => {
             return Err("RUN has no here-documents; join lines with a backslash".to_owned());
         }
         "RUN" => return command(rest).map(Instruction::Run),
         "COPY" => {
-            let mut sources = words(&expanded(rest)?)?;
+            let mut sources = words()?;
             if let Some(option) = sources.iter().find(|word| word.starts_with("--")) {
                 return Err(format!("COPY has no options, such as {option}; owners are changed by RUN chown"));
             }
@@ -220,17 +220,21 @@ fn instruction(keyword: &str, example: &str, rest: &str, config: &ImageConfig) -
             let target = target.ok_or_else(|| format!("COPY has one path; write what and where to, as {example}"))?;
             return Ok(Instruction::Copy { sources, target });
         }
-        "ENV" => Change::Env(assignments(&expanded(rest)?, example)?),
-        "LABEL" => Change::Label(assignments(&expanded(rest)?, example)?),
-        "USER" => Change::User(one(keyword, example, &expanded(rest)?)?),
-        "WORKDIR" => Change::Workdir(one(keyword, example, &expanded(rest)?)?),
+        "ENV" => Change::Env(assignments(&words()?, example)?),
+        "LABEL" => Change::Label(assignments(&words()?, example)?),
+        "USER" => Change::User(one(keyword, example, words()?)?),
+        "WORKDIR" => Change::Workdir(one(keyword, example, words()?)?),
         "EXPOSE" => {
-            Change::Expose(words(&expanded(rest)?)?.iter().map(|port| port_of(port)).collect::<Result<_, _>>()?)
+            // A value may be a list.
+            let words = words()?;
+            Change::Expose(
+                words.iter().flat_map(|word| word.split_whitespace()).map(port_of).collect::<Result<_, _>>()?,
+            )
         }
         "ENTRYPOINT" => Change::Entrypoint(command(rest)?),
         _ => Change::Cmd(command(rest)?),
     };
-    Ok(Instruction::Config(config))
+    Ok(Instruction::Config(change))
 }
 
 /// A list of words as JSON, or a line for a shell.
@@ -248,8 +252,8 @@ fn command(rest: &str) -> Result<Vec<String>, String> {
     }
 }
 
-fn one(keyword: &str, example: &str, rest: &str) -> Result<String, String> {
-    match words(rest)?.as_slice() {
+fn one(keyword: &str, example: &str, words: Vec<String>) -> Result<String, String> {
+    match words.as_slice() {
         [word] => Ok(word.clone()),
         many => Err(format!("{keyword} takes one word and has {}; write it as {example}", many.len())),
     }

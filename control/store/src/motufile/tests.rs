@@ -41,6 +41,15 @@ fn defaults_add_up_as_dockers() {
     let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt";
     assert_eq!(made.env, ["B=two words", "A=1:two words/$x", "C=$A", path]);
     assert_eq!((made.workdir.as_deref(), made.user.as_deref()), (Some("/srv/app"), Some("app")));
+    // A value is what it is, also with blanks, quotes and backslashes in it.
+    let made =
+        config("ENV A='x \"y\" \\z'\nENV B=$A C=\"it's $A\" D=\"\\d\\\"\" E=$none:$ F=\"\"\nWORKDIR /a$none/\"$A\"");
+    let expected = ["A=x \"y\" \\z", "B=x \"y\" \\z", "C=it's x \"y\" \\z", "D=\\d\"", "E=:$", "F="];
+    assert_eq!(
+        (made.env.as_slice(), made.workdir.as_deref()),
+        (&expected.map(str::to_owned)[..], Some("/a/x \"y\" \\z"))
+    );
+    assert_eq!(config("ENV P='80 53/udp'\nEXPOSE $P $none").exposed_ports, ["80/tcp", "53/udp"]);
     let made = config("CMD old\nENTRYPOINT [\"/start\"]\nEXPOSE 80 53/udp 80/tcp\nLABEL a=1 a=2");
     assert_eq!((made.entrypoint, made.cmd), (vec!["/start".to_owned()], Vec::new()));
     assert_eq!((made.exposed_ports.join(" ").as_str(), made.labels["a"].as_str()), ("80/tcp 53/udp", "2"));
@@ -64,6 +73,8 @@ fn what_cannot_be_understood_is_said_with_its_line() {
         ("FROM a\nENV A='x", 2, "not closed"),
         ("FROM a\nENV A=${x", 2, "not closed"),
         ("FROM a\nENV A=${x:-y}", 2, "no name"),
+        ("FROM a\nENV A=${}", 2, "no name"),
+        ("FROM a\nCOPY $x", 2, "one path"),
         ("FROM a\nCMD [ls]", 2, "double quotes"),
         ("FROM a\nCMD []", 2, "empty list"),
         ("FROM a\nEXPOSE 0", 2, "53/udp"),
