@@ -68,9 +68,14 @@ impl Place {
     }
 }
 
-/// Refuses a folder in a file's place, and a file in a folder's.
+/// Refuses a folder in a file's place, and a file in a folder's, or in that of what is no file: `/dev/null` would become one.
 fn in_the_way(is_folder: bool, there: FileType, path: &Path) -> Result<(), CopyError> {
-    if is_folder == (there == FileType::Directory) {
+    let fits = match there {
+        FileType::Directory => is_folder,
+        FileType::RegularFile | FileType::Symlink => !is_folder,
+        _ => false,
+    };
+    if fits {
         return Ok(());
     }
     let what = if is_folder { "a folder" } else { "a file" };

@@ -107,6 +107,14 @@ fn a_copy_goes_where_dockers_does() {
     fs::remove_file(at("made/name")).unwrap();
     fs::create_dir(at("made/name")).unwrap();
     assert!(words(go(&file, "made", false).unwrap_err()).contains("which is a folder"));
+    // What is no file does not become one.
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    for (to, contents) in [("socket", false), ("socket", true)] {
+        assert!(words(go(&file, to, contents).unwrap_err()).contains("which is a socket"));
+    }
+    fs::rename(at("socket"), at("made/x")).unwrap();
+    let error = unpacked(&file, &at("made"), "x", false).unwrap_err().to_string();
+    assert!(error.contains("which is a socket"), "{error}");
     // A link that was named is followed; one in a copied folder is not.
     symlink("made", at("linked")).unwrap();
     go(&folder, "linked", true).unwrap();

@@ -254,13 +254,7 @@ impl<R: Read> Unpacker<R> {
     }
 
     fn symlink(&mut self, folder: &OwnedFd, name: &OsStr, meta: Meta, target: &OsStr) -> Result<(), CopyError> {
-        let made = match symlinkat(target, folder, name) {
-            Err(Errno::EXIST) => {
-                let temporary = temporary(self.done.entries);
-                symlinkat(target, folder, &temporary).and_then(|()| replace(folder, &temporary, name))
-            }
-            other => other,
-        };
+        let made = put(folder, name, self.done.entries, |name| symlinkat(target, folder, name));
         made.map_err(|error| match error {
             Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST => self.in_the_way("a link", folder, name),
             error => io("make", &self.path)(error),
@@ -284,17 +278,7 @@ impl<R: Read> Unpacker<R> {
             }
             linkat(&at, last, folder, to, AtFlags::empty())
         };
-        let made = match make(name) {
-            Err(Errno::EXIST) => {
-                let temporary = temporary(self.done.entries);
-                let replaced = make(&temporary).and_then(|()| replace(folder, &temporary, name));
-                // Of two names of the same file, both stay (rename(2)).
-                let _ = unlinkat(folder, &temporary, AtFlags::empty());
-                replaced
-            }
-            other => other,
-        };
-        made.map_err(|error| match error {
+        put(folder, name, self.done.entries, make).map_err(|error| match error {
             Errno::ISDIR | Errno::NOTEMPTY => self.in_the_way("a file", folder, name),
             error => io("link", &self.path)(error),
         })?;
@@ -310,11 +294,20 @@ fn times(meta: Meta) -> Timestamps {
     }
 }
 
-/// Puts what has the one name in the place of what has the other.
-fn replace(folder: &OwnedFd, from: &OsStr, to: &OsStr) -> Result<(), Errno> {
-    renameat(folder, from, folder, to).inspect_err(|_| {
-        let _ = unlinkat(folder, from, AtFlags::empty());
-    })
+/// Has `make` make something under a name; where something has that, under another one first, and then in its place.
+fn put(folder: &OwnedFd, name: &OsStr, number: u64, make: impl Fn(&OsStr) -> Result<(), Errno>) -> Result<(), Errno> {
+    match make(name) {
+        Err(Errno::EXIST) => {}
+        other => return other,
+    }
+    let temporary = temporary(number);
+    // Left by a process of the same number that was killed.
+    let _ = unlinkat(folder, &temporary, AtFlags::empty());
+    make(&temporary)?;
+    let replaced = renameat(folder, &temporary, folder, name);
+    // It failed; or both are names of the same file, and stay (rename(2)).
+    let _ = unlinkat(folder, &temporary, AtFlags::empty());
+    replaced
 }
 
 /// A file that is gone unless it gets its name: one without any, or, where the file system has none of these, one with another name.
@@ -341,18 +334,13 @@ impl<'a> NewFile<'a> {
     }
 
     fn put(mut self, folder: &OwnedFd, name: &OsStr, number: u64) -> Result<(), Errno> {
-        if let Some((folder, temporary)) = self.named.take() {
-            return replace(folder, &temporary, name);
+        if let Some((folder, temporary)) = &self.named {
+            renameat(*folder, temporary, *folder, name)?;
+            self.named = None;
+            return Ok(());
         }
         let own = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
-        match linkat(CWD, &own, folder, name, AtFlags::SYMLINK_FOLLOW) {
-            Err(Errno::EXIST) => {
-                let temporary = temporary(number);
-                linkat(CWD, &own, folder, &temporary, AtFlags::SYMLINK_FOLLOW)?;
-                replace(folder, &temporary, name)
-            }
-            other => other,
-        }
+        put(folder, name, number, |name| linkat(CWD, &own, folder, name, AtFlags::SYMLINK_FOLLOW))
     }
 }
 
