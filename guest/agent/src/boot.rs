@@ -28,6 +28,9 @@ const FILE_SYSTEM: &str = "0x001a";
 const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 const NEVER: &str = "-1000";
 
+/// Bytes of a host's name at most (sethostname(2), Linux: __NEW_UTS_LEN).
+const LONGEST_NAME: usize = 64;
+
 const BUSYBOX: &str = "/bin/busybox";
 const SHELL: &str = "/bin/sh";
 
@@ -81,10 +84,11 @@ pub fn prepare() -> Result<(), String> {
     shares::parse(&cmdline).iter().try_for_each(Share::mount)
 }
 
-/// The machine's name: `motu.hostname=` on the kernel's command line.
+/// The machine's name: `motu.hostname=` on the kernel's command line, as much of it as the kernel takes.
 fn host_name(cmdline: &str) -> &str {
     let mut named = cmdline.split_ascii_whitespace().filter_map(|word| word.strip_prefix("motu.hostname="));
-    named.rfind(|name| !name.is_empty()).unwrap_or("motu")
+    let name = named.rfind(|name| !name.is_empty()).unwrap_or("motu");
+    name.get(..name.floor_char_boundary(LONGEST_NAME)).unwrap_or(name)
 }
 
 fn said<T, E: std::fmt::Display>(what: &str, result: Result<T, E>) {
@@ -145,5 +149,18 @@ pub fn console_shell(signals: &Signals) {
     match command.spawn() {
         Ok(shell) => signals.reap_until(shell.id()),
         Err(error) => said(SHELL, Err::<(), _>(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_name_is_the_machines_as_far_as_it_fits() {
+        assert_eq!(host_name("quiet"), "motu");
+        assert_eq!(host_name("motu.hostname=a quiet motu.hostname=b motu.hostname="), "b");
+        assert_eq!(host_name(&format!("motu.hostname={}", "x".repeat(128))), "x".repeat(64));
+        assert_eq!(host_name(&format!("motu.hostname={}\u{e9}", "x".repeat(63))), "x".repeat(63));
     }
 }

@@ -33,8 +33,8 @@ const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 /// What ends the input of a terminal in its default settings (termios(3): VEOF).
 const END_OF_FILE: u8 = 0x04;
 
-/// How long a terminal's output may still come after its session has ended, if something left behind
-/// holds the terminal open.
+/// How long nothing may come of a terminal after its session has ended until that is all, if something left behind holds the
+/// terminal open.
 const TERMINAL_DRAIN: Duration = Duration::from_millis(200);
 
 /// A command could not be started.
@@ -74,7 +74,9 @@ pub struct Running {
     stdin: Option<Input>,
     stdout: Option<Output>,
     stderr: Option<Output>,
-    ended: Option<(ExitStatus, Instant)>,
+    ended: Option<ExitStatus>,
+    /// When its end, output of it or room for that came last.
+    stirred: Instant,
 }
 
 /// To be called in a new child between fork and exec: makes it the leader of its own session, with the
@@ -203,6 +205,7 @@ impl Running {
             stdout: stdout.map(output),
             stderr: stderr.map(output),
             ended: None,
+            stirred: Instant::now(),
         };
         if !exec.stdin {
             running.close_stdin();
@@ -220,7 +223,8 @@ impl Running {
             Some(signo) => ExitStatus::Signal(number(signo)),
             None => ExitStatus::Code(number(status.exit_status().unwrap_or(i32::MAX))),
         };
-        self.ended = Some((how, Instant::now()));
+        self.ended = Some(how);
+        self.stirred = Instant::now();
         self.stdin = None;
         if !self.terminal {
             // What the command wrote is in the pipes by now. A process that it left behind may hold
@@ -255,6 +259,7 @@ impl Running {
 
     /// Takes the host's word that it has passed output on.
     pub fn take_credit(&mut self, stream: OutputStream, bytes: u32) -> Result<(), WindowError> {
+        self.stirred = Instant::now();
         self.output(stream).as_mut().map_or(Ok(()), |output| output.window.credit(bytes))
     }
 
@@ -343,6 +348,7 @@ impl Running {
         if output.left == Some(0) {
             *place = None;
         }
+        self.stirred = Instant::now();
         let data = buffer.get(..count)?.to_vec();
         Some(match stream {
             OutputStream::Stdout => GuestMessage::Stdout { id, data },
@@ -352,14 +358,13 @@ impl Running {
 
     /// How long to wait at most before [`Running::finished`] is to be asked again.
     pub fn deadline(&self) -> Option<Instant> {
-        let (_, at) = self.ended?;
         let waiting = self.terminal && self.wants_to_read(OutputStream::Stdout).is_some();
-        waiting.then(|| at + TERMINAL_DRAIN)
+        self.ended.filter(|_| waiting).map(|_| self.stirred + TERMINAL_DRAIN)
     }
 
     /// How the command ended, once all of its output has been handed over.
     pub fn finished(&mut self) -> Option<ExitStatus> {
-        let (status, _) = self.ended?;
+        let status = self.ended?;
         for output in [&mut self.stdout, &mut self.stderr] {
             if output.as_ref().is_some_and(|output| output.left == Some(0)) {
                 *output = None;
@@ -395,4 +400,48 @@ fn start_on_terminal(command: &mut Command, user: User, size: TermSize) -> Resul
     let child = start(command, user, true, true)?;
     let master = nonblocking(master)?;
     Ok((child, Some(copy(&master)?), Some(master), None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use motu_proto::WINDOW;
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::process::{WaitOptions, waitpid};
+
+    /// Waits until the terminal has something to read, or its end, and takes it.
+    fn read(command: &mut Running, buffer: &mut [u8]) -> usize {
+        let fd = command.wants_to_read(OutputStream::Stdout).expect("there is room");
+        poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], None).expect("polled");
+        match command.pump_out(OutputStream::Stdout, buffer) {
+            Some(GuestMessage::Stdout { data, .. }) => data.len(),
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn what_a_terminal_holds_back_for_want_of_credit_is_not_lost() {
+        let all = WINDOW as usize + 1000;
+        let line = format!("head -c {all} /dev/zero | tr '\\0' x");
+        let argv = ["/bin/sh", "-c", &line].map(|word| word.as_bytes().to_vec()).to_vec();
+        let exec = Exec { argv, tty: Some(TermSize { rows: 24, cols: 80 }), ..Exec::default() };
+        let mut command = Running::start(&exec).expect("started");
+        let mut buffer = vec![0; MAX_DATA];
+        let mut came = 0;
+        while came < WINDOW as usize {
+            came += read(&mut command, &mut buffer);
+        }
+        // It ends with the rest in its terminal, and the host takes its time.
+        let (process, status) =
+            waitpid(Some(command.process), WaitOptions::empty()).expect("it is a child").expect("it has ended");
+        assert!(command.take_end(&(process.as_raw_nonzero().get(), status)));
+        std::thread::sleep(2 * TERMINAL_DRAIN);
+        assert_eq!(command.finished(), None);
+        command.take_credit(OutputStream::Stdout, WINDOW).expect("it was sent");
+        assert_eq!(command.finished(), None, "the rest can be read only now");
+        while command.finished().is_none() {
+            came += read(&mut command, &mut buffer);
+        }
+        assert_eq!((came, command.finished()), (all, Some(ExitStatus::Code(0))));
+    }
 }

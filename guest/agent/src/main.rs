@@ -15,6 +15,7 @@
 mod boot;
 mod copy;
 mod exec;
+mod mounts;
 mod port;
 mod power;
 mod report;

@@ -1,10 +1,10 @@
 //! The end of the machine.
 
+use crate::mounts;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 use rustix::process::Signal;
 use rustix::system::{RebootCommand, reboot};
-use std::fs;
 
 /// Kills what still runs, leaves the disks' file systems whole and powers the machine off.
 pub fn off() -> ! {
@@ -22,12 +22,10 @@ pub fn off() -> ! {
 /// Unmounts what is on a disk, the last mounted first, and makes read-only what is in use, so that nothing is left to be
 /// mended at the next start.
 fn leave_disks() {
-    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-    for line in mounts.lines().rev() {
-        let mut fields = line.split(' ');
-        let (Some(device), Some(target)) = (fields.next(), fields.next()) else { continue };
-        if device.starts_with("/dev/") && unmount(target, UnmountFlags::NOFOLLOW).is_err() {
-            let _ = mount_remount(target, MountFlags::RDONLY, c"");
+    for mount in mounts::all().iter().rev() {
+        let is_on_disk = mount.device.as_encoded_bytes().starts_with(b"/dev/");
+        if is_on_disk && unmount(&mount.path, UnmountFlags::NOFOLLOW).is_err() {
+            let _ = mount_remount(&mount.path, MountFlags::RDONLY, c"");
         }
     }
 }

@@ -6,11 +6,12 @@
 //!   "mounts": [{ "device", "path", "type", "size": bytes, "available": bytes }], "addresses": [{ "interface", "address" }] }
 //! ```
 
-use std::ffi::{CStr, OsString};
+use crate::mounts;
+use std::ffi::CStr;
 use std::fs;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt;
 
 /// File systems and addresses that are told at most: a guest may have any number.
 const MOST: usize = 64;
@@ -21,7 +22,7 @@ pub fn write() -> io::Result<()> {
         "{{{},{},\"mounts\":[{}],\"addresses\":[{}]}}\n",
         times(),
         memory(),
-        mounts().join(","),
+        room_on_mounts().join(","),
         addresses().join(",")
     );
     io::stdout().write_all(text.as_bytes())
@@ -76,47 +77,23 @@ fn memory() -> String {
 }
 
 /// The file systems that have a size.
-fn mounts() -> Vec<String> {
+fn room_on_mounts() -> Vec<String> {
     let mut told = Vec::new();
-    for line in proc("mounts").lines() {
-        let mut fields = line.split(' ');
-        let (Some(device), Some(path), Some(kind)) = (fields.next(), fields.next(), fields.next()) else { continue };
-        let Ok(room) = rustix::fs::statvfs(OsString::from_vec(unescaped(path))) else { continue };
+    for mount in mounts::all() {
+        let Ok(room) = rustix::fs::statvfs(&mount.path) else { continue };
         if room.f_blocks == 0 || told.len() >= MOST {
             continue;
         }
         told.push(format!(
             "{{\"device\":{},\"path\":{},\"type\":{},\"size\":{},\"available\":{}}}",
-            json(device.as_bytes()),
-            json(&unescaped(path)),
-            json(kind.as_bytes()),
+            json(mount.device.as_bytes()),
+            json(mount.path.as_bytes()),
+            json(mount.kind.as_bytes()),
             room.f_blocks.saturating_mul(room.f_frsize),
             room.f_bavail.saturating_mul(room.f_frsize)
         ));
     }
     told
-}
-
-/// Undoes `\040` and its like (fstab(5)).
-fn unescaped(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let digits =
-            after.get(..3).filter(|digits| first == b'\\' && digits.iter().all(|digit| (b'0'..b'8').contains(digit)));
-        let value = digits.map(|digits| digits.iter().fold(0u32, |value, digit| value * 8 + u32::from(digit - b'0')));
-        match value.and_then(|value| u8::try_from(value).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    bytes
 }
 
 /// A JSON string; what is no UTF-8 is replaced.
@@ -176,8 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_unescaped_and_strings_escaped() {
-        assert_eq!(unescaped("/a\\040b\\134\\9\\04"), b"/a b\\\\9\\04");
+    fn strings_are_escaped() {
         assert_eq!(json(b"a\"\\\n\xff"), "\"a\\\"\\\\\\u000a\u{fffd}\"");
     }
 }

@@ -8,7 +8,7 @@
 //! ```
 
 use rustix::event::{PollFd, Timespec, poll};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstatfs, openat, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::process::{chdir, chroot};
@@ -23,6 +23,9 @@ const SYSROOT: &str = "/sysroot";
 
 /// How long the device may take to appear.
 const APPEARS: Duration = Duration::from_secs(5);
+
+/// The file systems that an initial RAM disk can be on: ramfs and tmpfs (Linux, include/uapi/linux/magic.h).
+const MEMORY: [u64; 2] = [0x8584_58f6, 0x0102_1994];
 
 /// Deepest folder of the initial RAM disk that is freed.
 const DEEPEST: usize = 64;
@@ -148,9 +151,13 @@ fn known_kinds() -> Vec<String> {
     text.lines().filter_map(|line| line.strip_prefix('\t')).map(str::to_owned).collect()
 }
 
-/// Deletes what is left of the initial RAM disk, which is the machine's memory.
+/// Deletes what is left of the initial RAM disk, which is the machine's memory. Whatever else the agent was started from is left
+/// alone, as by switch_root(8).
 fn free(old: OwnedFd) {
-    if let Ok(device) = rustix::fs::fstat(&old).map(|status| status.st_dev) {
+    let is_memory = fstatfs(&old).is_ok_and(|status| MEMORY.contains(&(status.f_type as u64)));
+    if let Ok(device) = rustix::fs::fstat(&old).map(|status| status.st_dev)
+        && is_memory
+    {
         empty(&old, device, DEEPEST);
     }
 }
