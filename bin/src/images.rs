@@ -45,11 +45,11 @@ pub fn prepare(store: &Store, name: &str, watch: Watch<'_>) -> Result<Prepared> 
 /// # Errors
 /// There is no such image, or it cannot be made; a [`motu_store::StoreError`] is in the chain then.
 pub fn find_or_make(store: &Store, name: &str, watch: Watch<'_>) -> Result<Image> {
-    match name.parse() {
+    match name.parse::<Source>() {
         _ if name == DEFAULT_IMAGE => Ok(store.tiny(agent::BINARY, watch.progress, watch.cancel)?),
-        Ok(source) => match newest_of(store, &source)? {
+        Ok(source) => match newest_of(store, &absolute(source)?)? {
             Some(image) => Ok(image),
-            None => pull(store, &source, &PullOptions::default(), watch),
+            None => pull(store, &name.parse()?, &PullOptions::default(), watch),
         },
         Err(_) => match store.find(name) {
             Err(StoreError::NoImage { .. }) if DISTRIBUTIONS.contains(&name) => {
@@ -97,6 +97,12 @@ pub fn has_agent(boot: &Boot) -> bool {
         Boot::Default => true,
         Boot::Firmware => false,
     }
+}
+
+/// A source as it is written down with its image.
+fn absolute(source: Source) -> Result<Source> {
+    let shown = source.to_string();
+    source.absolute().with_context(|| format!("finding the folder of {shown}"))
 }
 
 /// The newest image that was got from there.

@@ -51,6 +51,7 @@ pub fn pull(store: &Store, source: &Source, options: &PullOptions, watch: Watch<
     if !options.include.is_empty() && !matches!(source, Source::Deb(_)) {
         bail!("--include is for packages of a distribution (deb:SUITE), and {source} is none");
     }
+    let source = &super::absolute(source.clone())?;
     match source {
         Source::Disk(path) => {
             let import = DiskImport {

@@ -3,6 +3,7 @@
 use crate::ImageName;
 use crate::near::near;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -71,6 +72,29 @@ impl Source {
             Self::Disk(path) => ("disk", path.display().to_string()),
             Self::Dir(path) => ("dir", path.display().to_string()),
         }
+    }
+}
+
+impl Source {
+    /// The same as any folder names it: a path that is relative means something else in each.
+    ///
+    /// # Errors
+    /// The path is empty, or this process has no folder.
+    pub fn absolute(self) -> io::Result<Self> {
+        let full = |path: PathBuf| std::path::absolute(path);
+        // What stands behind a last colon goes through as part of a path's last name.
+        let text = |text: String| {
+            let text = full(text.into())?.into_os_string().into_string();
+            text.map_err(|_| io::Error::new(io::ErrorKind::InvalidFilename, "the folder's name is no text"))
+        };
+        Ok(match self {
+            Self::Oci(_) | Self::Deb(_) => self,
+            Self::OciLayout(path) => Self::OciLayout(text(path)?),
+            Self::OciArchive(path) => Self::OciArchive(text(path)?),
+            Self::DockerArchive(path) => Self::DockerArchive(text(path)?),
+            Self::Disk(path) => Self::Disk(full(path)?),
+            Self::Dir(path) => Self::Dir(full(path)?),
+        })
     }
 }
 
@@ -149,6 +173,22 @@ mod tests {
         }
         let port = "oci:localhost:5000/app:v1".parse::<Source>();
         assert_eq!(port, Ok(Source::Oci("localhost:5000/app:v1".into())));
+    }
+
+    #[test]
+    fn a_relative_path_is_completed() {
+        let here = std::env::current_dir().unwrap();
+        let absolute = |text: &str| text.parse::<Source>().unwrap().absolute().unwrap().to_string();
+        for (kind, rest) in
+            [("disk", "a.raw"), ("dir", "./x/"), ("oci-layout", "a:v1"), ("docker-archive", "a.tar:o/b:1")]
+        {
+            let completed = format!("{kind}:{}/{}", here.display(), rest.trim_start_matches("./"));
+            assert_eq!(absolute(&format!("{kind}:{rest}")), completed);
+            assert_eq!(absolute(&completed), completed);
+        }
+        for text in ["oci:alpine:3.20", "deb:stable", "dir:/x"] {
+            assert_eq!(absolute(text), text);
+        }
     }
 
     #[test]
