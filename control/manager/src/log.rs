@@ -10,8 +10,8 @@
 use motu_proto::OutputStream;
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -25,6 +25,8 @@ pub struct LogWriter {
     file: File,
     size: u64,
     limit: u64,
+    /// What is in the file is whole: what another process, or a write that failed, has begun is to be ended first.
+    ends_a_line: bool,
 }
 
 /// Something that a command wrote.
@@ -44,9 +46,10 @@ impl LogWriter {
     /// # Errors
     /// The file cannot be written.
     pub fn open(path: &Path, limit: u64) -> io::Result<Self> {
-        let mut file = new_file(path, false)?;
-        let size = file.seek(SeekFrom::End(0))?;
-        Ok(Self { path: path.to_owned(), file, size, limit })
+        let file = new_file(path, false)?;
+        let mut writer = Self { path: path.to_owned(), file, size: 0, limit, ends_a_line: true };
+        writer.look()?;
+        Ok(writer)
     }
 
     /// Writes a record of a command's output.
@@ -57,7 +60,7 @@ impl LogWriter {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let mut line = Vec::with_capacity(data.len() + 32);
         // What another process did not finish ends here; an empty line is no record.
-        if self.size > 0 && !self.ends_a_line()? {
+        if !self.ends_a_line {
             line.push(b'\n');
         }
         write!(line, "{} {time} ", if stream == OutputStream::Stdout { 'o' } else { 'e' })?;
@@ -72,11 +75,15 @@ impl LogWriter {
         self.write_all(&line)
     }
 
-    fn ends_a_line(&mut self) -> io::Result<bool> {
-        use std::os::unix::fs::FileExt;
-        let mut last = [0];
-        self.file.read_exact_at(&mut last, self.size.saturating_sub(1))?;
-        Ok(last == *b"\n")
+    /// Finds out how far the file is written.
+    fn look(&mut self) -> io::Result<()> {
+        self.size = self.file.metadata()?.len();
+        let mut last = *b"\n";
+        if let Some(at) = self.size.checked_sub(1) {
+            self.file.read_exact_at(&mut last, at)?;
+        }
+        self.ends_a_line = last == *b"\n";
+        Ok(())
     }
 }
 
@@ -85,10 +92,13 @@ impl Write for LogWriter {
         if self.size > 0 && self.size.saturating_add(data.len() as u64) > self.limit {
             fs::rename(&self.path, older(&self.path))?;
             self.file = new_file(&self.path, true)?;
-            self.size = 0;
+            (self.size, self.ends_a_line) = (0, true);
         }
-        self.file.write_all(data)?;
+        let Some(last) = data.last() else { return Ok(0) };
+        // A disk that is full takes a part.
+        self.file.write_all(data).inspect_err(|_| drop(self.look()))?;
         self.size = self.size.saturating_add(data.len() as u64);
+        self.ends_a_line = *last == b'\n';
         Ok(data.len())
     }
 
@@ -307,6 +317,22 @@ mod tests {
         assert_eq!(read(&path, Tail::All)[0], (Stdout, b"one\n".to_vec()));
         assert_eq!(read(&path, Tail::All).last(), Some(&(Stderr, b"three\\n".to_vec())));
         assert!(read(&path, Tail::All).len() <= 3);
+    }
+
+    #[test]
+    fn a_record_that_was_written_in_part_spoils_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut writer = LogWriter::open(&path, 1000).unwrap();
+        writer.record(Stdout, b"one\n").unwrap();
+        // What a full disk leaves of a record.
+        writer.file.write_all(b"o 17 tw").unwrap();
+        writer.look().unwrap();
+        writer.record(Stdout, b"three\n").unwrap();
+        writer.record(Stdout, b"four\n").unwrap();
+        let all: Vec<Vec<u8>> = read(&path, Tail::All).into_iter().map(|(_, data)| data).collect();
+        assert_eq!(all, [&b"one\n"[..], b"tw", b"three\n", b"four\n"]);
+        assert_eq!(writer.size, fs::metadata(&path).unwrap().len());
     }
 
     #[test]
