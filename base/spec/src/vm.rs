@@ -6,7 +6,7 @@ use crate::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// The image that `motu run` uses when none is named.
@@ -265,7 +265,9 @@ impl VmSpec {
         }
         for (n, share) in self.shares.iter().enumerate() {
             share.check()?;
-            if self.shares.iter().take(n).any(|other| other.target == share.target) {
+            // By parts: `/a/` is `/a`.
+            let place = Path::new(&share.target);
+            if self.shares.iter().take(n).any(|other| Path::new(&other.target) == place) {
                 return Err(SpecError::TargetTwice(share.target.clone()));
             }
         }

@@ -117,3 +117,23 @@ fn source_rules() {
     assert_eq!(refused(|s| s.cmdline = Some("x".repeat(2048))), SpecError::CmdlineTooLong(2048));
     assert_eq!(refused(|s| s.cmdline = Some("a\0b".into())), SpecError::CmdlineZero);
 }
+
+#[test]
+fn disk_and_share_rules() {
+    let disk = |path: &str| DiskSpec::parse(path.as_ref()).unwrap();
+    let share = |text: &str| ShareSpec::parse(text.as_ref()).unwrap();
+    assert_eq!(refused(|s| s.disks = vec![disk("a"), disk("b"), disk("a")]), SpecError::DiskTwice("a".into()));
+    let many: Vec<DiskSpec> = (0..MAX_DISKS).map(|n| disk(&format!("{n}"))).collect();
+    assert_eq!(
+        refused(|s| (s.disks, s.shares) = (many, vec![share("./x:/x")])),
+        SpecError::TooManyDisks(MAX_DISKS + 1)
+    );
+    for again in ["/x", "/x/", "//x"] {
+        let shares = vec![share("./a:/x"), share("./b:/x/y"), share(&format!("./c:{again}"))];
+        assert_eq!(refused(|s| s.shares = shares), SpecError::TargetTwice(again.into()));
+    }
+    assert!(matches!(
+        refused(|s| s.shares = vec![ShareSpec { target: "x".into(), ..share("./a:/x") }]),
+        SpecError::Share(_)
+    ));
+}
