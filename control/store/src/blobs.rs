@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 /// Bytes read at a time.
-const CHUNK: usize = 1 << 20;
+pub(crate) const CHUNK: usize = 1 << 20;
 
 /// Writes a file so that its place holds all of it or what was there before. To be called with the store's lock held alone: what
 /// lies in `tmp` may be deleted otherwise.
@@ -44,6 +44,17 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(StoreError::io("write", folder))
 }
 
+/// The next bytes of a file, as many as come at once; `None` at its end.
+pub(crate) fn read_some<'c>(file: &mut File, chunk: &'c mut [u8]) -> io::Result<Option<&'c [u8]>> {
+    let count = loop {
+        match file.read(chunk) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => break other?,
+        }
+    };
+    Ok(chunk.get(..count).filter(|bytes| !bytes.is_empty()))
+}
+
 /// The digest of a file's bytes, told as they are read.
 pub(crate) fn digest_of(file: &mut File, path: &Path, watch: Watch<'_>) -> Result<(Digest, u64), StoreError> {
     let mut hasher = Sha256::new();
@@ -51,15 +62,10 @@ pub(crate) fn digest_of(file: &mut File, path: &Path, watch: Watch<'_>) -> Resul
     let mut size = 0;
     loop {
         watch.check()?;
-        let count = match file.read(&mut chunk) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(StoreError::io("read", path)(error)),
-        };
-        let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else { break };
+        let Some(bytes) = read_some(file, &mut chunk).map_err(StoreError::io("read", path))? else { break };
         hasher.update(bytes);
-        size += count as u64;
-        watch.progress.advance(count as u64);
+        size += bytes.len() as u64;
+        watch.progress.advance(bytes.len() as u64);
     }
     Ok((Digest::finish(hasher), size))
 }

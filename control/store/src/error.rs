@@ -166,8 +166,8 @@ pub enum StoreError {
     },
     /// A program that is needed is not on this host.
     #[error(
-        "there is no {tool} on this host, which `tiny` is made with; pass a kernel of your own instead: \
-         --kernel KERNEL --initrd INITRD"
+        "there is no {tool} on this host, which `tiny` and images of packages are made with; pass a kernel of your own instead \
+         of `tiny`: --kernel KERNEL --initrd INITRD"
     )]
     NoTool {
         /// The program.

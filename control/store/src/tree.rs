@@ -5,10 +5,12 @@ use crate::progress::Watch;
 use crate::record::{Boot, ImageConfig, RECORD_VERSION, RootDisk};
 use crate::{Digest, Image, ImageName, ImageRecord, Source, Store, StoreError, Timestamp};
 use motu_rootfs::{Builder, Compression, Options, PackageData};
+use rustix::fs::OFlags;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use tar::{EntryType, Header};
 
@@ -153,6 +155,10 @@ impl<W: Write> Tree<W> {
         if kind.is_symlink() {
             let target = fs::read_link(path).map_err(failed(path))?;
             header.set_entry_type(EntryType::Symlink);
+            // As it is, `a//b` and all, if it fits.
+            if header.set_link_name_literal(target.as_os_str().as_bytes()).is_ok() {
+                return self.archive.append_data(&mut header, name, io::empty()).map_err(|_| Stop::Pipe);
+            }
             return self.archive.append_link(&mut header, name, &target).map_err(|_| Stop::Pipe);
         }
         if kind.is_file() {
@@ -179,8 +185,14 @@ impl<W: Write> Tree<W> {
 
     /// A file as long as it is now, whatever somebody does to it meanwhile.
     fn add_file(&mut self, path: &Path, name: &Path, mut header: Header) -> Result<(), Stop> {
-        let file = File::open(path).map_err(failed(path))?;
-        let size = file.metadata().map_err(failed(path))?.len();
+        // Neither a link that is there by now is followed, nor a pipe waited for.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let file = File::options().read(true).custom_flags(flags).open(path).map_err(failed(path))?;
+        let metadata = file.metadata().map_err(failed(path))?;
+        if !metadata.is_file() {
+            return Err(failed(path)(io::Error::other("it became something else meanwhile")));
+        }
+        let size = metadata.len();
         header.set_size(size);
         header.set_entry_type(EntryType::Regular);
         let mut exact = Exact { file, left: size, error: None };

@@ -4,7 +4,7 @@
 //! [`Work::commit`] takes the store's lock, for some renames. A folder in `tmp/` whose lock is free was left by a motu that
 //! was killed, and is deleted by the next that looks.
 
-use crate::blobs::{digest_of, settle, sync_folder};
+use crate::blobs::{CHUNK, digest_of, read_some, settle, sync_folder};
 use crate::lock::{Lock, Mode};
 use crate::progress::Watch;
 use crate::record::{self, CacheRecord, NameRecord};
@@ -138,13 +138,12 @@ impl Work {
     pub fn add_copy(&self, path: &Path, watch: Watch<'_>) -> Result<Blob, StoreError> {
         let mut source = File::open(path).map_err(StoreError::io("read", path))?;
         let mut writer = self.blob()?;
-        let mut chunk = vec![0; 1 << 20];
+        let mut chunk = vec![0; CHUNK];
         loop {
             watch.check()?;
-            let count = io::Read::read(&mut source, &mut chunk).map_err(StoreError::io("read", path))?;
-            let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else { break };
+            let Some(bytes) = read_some(&mut source, &mut chunk).map_err(StoreError::io("read", path))? else { break };
             writer.write_all(bytes).map_err(StoreError::io("write in", &self.folder))?;
-            watch.progress.advance(count as u64);
+            watch.progress.advance(bytes.len() as u64);
         }
         writer.finish()
     }

@@ -39,6 +39,8 @@ impl Control {
 
     pub(crate) fn parse(tar: &[u8]) -> io::Result<Self> {
         let mut control = Self::default();
+        let mut left = LARGEST;
+        let too_large = || io::Error::other(format!("its members have more than {LARGEST} bytes"));
         for entry in tar::Archive::new(tar).entries()? {
             let mut entry = entry?;
             let name = entry.path()?.to_string_lossy().trim_start_matches("./").to_owned();
@@ -47,7 +49,8 @@ impl Control {
             }
             let mode = entry.header().mode()? & 0o755;
             let mut data = Vec::new();
-            entry.by_ref().take(LARGEST).read_to_end(&mut data)?;
+            entry.by_ref().take(left.saturating_add(1)).read_to_end(&mut data)?;
+            left = left.checked_sub(data.len() as u64).ok_or_else(too_large)?;
             if name == "control" {
                 control.paragraph = String::from_utf8_lossy(&data).trim().to_owned();
             } else {

@@ -15,8 +15,9 @@ mod database;
 mod tests;
 
 use crate::apt::{Apt, Planned, Suite};
+use crate::blobs::digest_of;
 use crate::process;
-use crate::progress::Watch;
+use crate::progress::{Silent, Watch};
 use crate::work::Work;
 use crate::{
     Boot, Digest, Image, ImageConfig, ImageName, ImageRecord, Package, RECORD_VERSION, ROOT_SIZE, RootDisk, Store,
@@ -26,6 +27,7 @@ use control::Control;
 use database::Database;
 use motu_rootfs::{Builder, Compression, Options, PackageData};
 use std::collections::VecDeque;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// What is there whether somebody asks for it or not, beside what the distribution calls essential: installing more, file systems, and
@@ -203,9 +205,10 @@ fn unpack(
     watch.step("unpacking packages", Some(total), || {
         let mut packages = Vec::new();
         for package in planned {
-            let file = std::fs::read(&package.file).map_err(StoreError::io("read", &package.file))?;
-            let (name, version) = (package.name.clone(), package.version.clone());
-            packages.push(Package { name, version, digest: Digest::of(&file) });
+            let mut file = File::open(&package.file).map_err(StoreError::io("read", &package.file))?;
+            // Told when it is unpacked.
+            let (digest, _) = digest_of(&mut file, &package.file, Watch { progress: &Silent, ..watch })?;
+            packages.push(Package { name: package.name.clone(), version: package.version.clone(), digest });
         }
         let (disk, target) = work.new_disk(size)?;
         let mut builder = Builder::new(&*target, &options(&packages))?;

@@ -471,7 +471,8 @@ fn a_tree_becomes_a_root_file_system() {
     fs::write(tree.join("etc/deep/file"), b"content\n").expect("a file");
     fs::write(tree.join(".wh.name"), b"no whiteout\n").expect("a file");
     fs::hard_link(tree.join("etc/deep/file"), tree.join("hard")).expect("a link");
-    symlink("/etc/deep", tree.join("absolute")).expect("a link");
+    symlink("/etc//deep/.", tree.join("absolute")).expect("a link");
+    symlink("x".repeat(200), tree.join("long")).expect("a link");
     let _socket = std::os::unix::net::UnixListener::bind(tree.join("socket")).expect("a socket");
     let image = world.store.import_folder(&tree, &names_of(&["tree"]), watch()).expect("imported");
     assert_eq!(image.record.boot, Boot::Default);
@@ -489,7 +490,8 @@ fn a_tree_becomes_a_root_file_system() {
     assert_eq!(content, "content\n");
     assert_eq!(debugfs("cat /hard").as_deref(), Some("content\n"));
     assert_eq!(debugfs("cat /.wh.name").as_deref(), Some("no whiteout\n"));
-    assert!(debugfs("stat /absolute").expect("there").contains("/etc/deep"));
+    assert!(debugfs("stat /absolute").expect("there").contains("\"/etc//deep/.\""));
+    assert!(debugfs("ls /").expect("there").contains("long"));
     assert!(debugfs("stat /etc/deep/file").expect("there").contains("Links: 2"));
     assert!(!debugfs("ls /").expect("there").contains("socket"));
     for bad in [Path::new("/no/such/tree"), &raw] {
