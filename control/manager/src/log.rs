@@ -255,7 +255,7 @@ fn parse(line: &[u8]) -> Option<LogRecord> {
 fn keep_last(records: &mut VecDeque<LogRecord>, lines: usize) {
     // The ends of lines that are passed before the first line to be kept begins.
     let ends_last = records.back().is_none_or(|last| last.data.ends_with(b"\n"));
-    let mut left = lines + usize::from(ends_last);
+    let mut left = lines.saturating_add(usize::from(ends_last));
     for at in (0..records.len()).rev() {
         let Some(record) = records.get_mut(at) else { return };
         for n in (0..record.data.len()).rev() {
@@ -344,7 +344,14 @@ mod tests {
         for data in ["a\nb\nc", "d\ne\n", "f\n"] {
             writer.record(Stdout, data.as_bytes()).unwrap();
         }
-        for (lines, expected) in [(0, ""), (1, "f\n"), (2, "e\nf\n"), (3, "cd\ne\nf\n"), (9, "a\nb\ncd\ne\nf\n")] {
+        for (lines, expected) in [
+            (0, ""),
+            (1, "f\n"),
+            (2, "e\nf\n"),
+            (3, "cd\ne\nf\n"),
+            (9, "a\nb\ncd\ne\nf\n"),
+            (usize::MAX, "a\nb\ncd\ne\nf\n"),
+        ] {
             assert_eq!(text(&path, Tail::Lines(lines)), expected, "{lines}");
         }
         writer.record(Stdout, b"g").unwrap();

@@ -34,17 +34,12 @@ pub fn listen(folder: &Path) -> Result<UnixListener, ManagerError> {
 /// # Errors
 /// [`ManagerError::Io`].
 pub fn connect(folder: &Path) -> Result<Option<UnixStream>, ManagerError> {
-    let connect = || -> io::Result<Option<UnixStream>> {
-        let (_folder, short) = short(folder)?;
-        match UnixStream::connect(short) {
-            Ok(stream) => Ok(Some(stream)),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    };
-    connect().map_err(ManagerError::io("connect to", &folder.join(files::SOCKET)))
+    match short(folder).and_then(|(_folder, short)| UnixStream::connect(short)) {
+        Ok(stream) => Ok(Some(stream)),
+        // The folder itself may have been removed.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        Err(error) => Err(ManagerError::io("connect to", &folder.join(files::SOCKET))(error)),
+    }
 }
 
 /// The folder, and a path to its socket that lasts as long as that is open (proc(5), /proc/self/fd).
@@ -69,6 +64,7 @@ mod tests {
         assert_eq!(fs::metadata(folder.join(files::SOCKET)).unwrap().permissions().mode() & 0o777, 0o600);
         drop(listener);
         assert!(connect(&folder).unwrap().is_none());
+        assert!(connect(&folder.join("gone")).unwrap().is_none());
         let _again = listen(&folder).unwrap();
         assert!(connect(&folder).unwrap().is_some());
     }

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Bytes of /etc/passwd or /etc/group that are read at most: they are the guest's to write.
@@ -114,7 +115,8 @@ impl Names<'_> {
     /// Shows the fields of each line to `take` until it says that it has enough.
     fn look(&self, path: &Path, mut take: impl FnMut(&[&[u8]]) -> bool) -> Result<(), String> {
         let trouble = |error: io::Error| format!("{}: {error}", path.display());
-        let file = match File::open(path) {
+        // A pipe in its place is not waited for.
+        let file = match File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(trouble(error)),
@@ -181,6 +183,19 @@ mod tests {
             assert_eq!(find(PASSWD, GROUP, text), expected, "{text}");
         }
         assert_eq!(find("", "", "root"), user(0, 0, &[], "/root"));
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
+        let folder = std::env::temp_dir().join(format!("motu-users-pipe-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let pipe = folder.join("passwd");
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, rustix::fs::Mode::from_raw_mode(0o600), 0).unwrap();
+        let names = Names { passwd: &pipe, group: &pipe };
+        assert_eq!(names.find(Some(b"7")), user(7, 0, &[], "/"));
+        assert!(names.find(Some(b"web")).is_err());
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
