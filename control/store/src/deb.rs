@@ -7,8 +7,12 @@ use crate::progress::Watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::Path;
+use std::process::{ChildStderr, ChildStdout};
 
-const DPKG_DEB: &str = "dpkg-deb";
+pub(crate) const DPKG_DEB: &str = "dpkg-deb";
+
+/// Bytes of what dpkg-deb complains of that are shown at most.
+const LONGEST_COMPLAINT: u64 = 16 << 10;
 
 /// Largest member in bytes that is taken: kernels have some 15 MiB, unstripped modules a few.
 const LARGEST: u64 = 128 << 20;
@@ -41,6 +45,44 @@ impl<R: Read> Read for Watched<'_, R> {
     }
 }
 
+fn doing(package: &str) -> String {
+    format!("unpack {package}")
+}
+
+/// Has `read` read the files of a package as a tar archive, which the host's dpkg-deb writes, up to its end or an error. What `read`
+/// fails with is inside, with what dpkg-deb had to say.
+pub(crate) fn read_files<T, E>(
+    host: &Host,
+    (package, file): (&str, &Path),
+    read: impl FnOnce(ChildStdout) -> Result<T, E>,
+) -> Result<Result<T, (E, String)>, StoreError> {
+    let child = host.command(DPKG_DEB).arg("--fsys-tarfile").arg(file).spawn();
+    let mut child = child.map_err(|error| process::cannot_run(DPKG_DEB, error))?;
+    // Both at once: it waits for who reads neither.
+    let said = child.stderr.take().map(|stderr| std::thread::spawn(move || complaints(stderr)));
+    let failed = |source| StoreError::Run { tool: DPKG_DEB, source };
+    let files = child.stdout.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
+    let done = read(files);
+    if done.is_err() {
+        let _ = child.kill();
+    }
+    let status = child.wait().map_err(failed)?;
+    let output = said.and_then(|said| said.join().ok()).unwrap_or_default();
+    match done {
+        Err(error) => Ok(Err((error, output))),
+        Ok(done) => process::check(DPKG_DEB, || doing(package), status, || output).map(|()| Ok(done)),
+    }
+}
+
+/// The beginning of what a program complains of; the rest is read and dropped.
+fn complaints(mut stderr: ChildStderr) -> String {
+    let mut text = Vec::new();
+    // What cannot be read was not said.
+    let _ = stderr.by_ref().take(LONGEST_COMPLAINT).read_to_end(&mut text);
+    let _ = io::copy(&mut stderr, &mut io::sink());
+    String::from_utf8_lossy(&text).trim_end().to_owned()
+}
+
 impl Members {
     /// Reads a package and keeps the kernel, busybox, and those modules whose names are wanted.
     pub(crate) fn take(
@@ -50,28 +92,15 @@ impl Members {
         wanted: &[String],
         watch: Watch<'_>,
     ) -> Result<(), StoreError> {
-        let mut command = host.command(DPKG_DEB);
-        command.arg("--fsys-tarfile").arg(file);
-        let mut child = command.spawn().map_err(|error| process::cannot_run(DPKG_DEB, error))?;
-        let read = match child.stdout.take() {
-            Some(stdout) => self.read(Watched { inner: stdout, watch }, wanted),
-            None => Ok(()),
-        };
-        if read.is_err() {
-            let _ = child.kill();
-        }
-        let ended = child.wait_with_output().map_err(|source| StoreError::Run { tool: DPKG_DEB, source })?;
+        let read = |files| self.read(Watched { inner: files, watch }, wanted);
+        let done = read_files(host, (package, file), read);
         watch.check()?;
-        let doing = || format!("unpack {package}");
-        if let Err(error) = read {
-            return Err(StoreError::Tool {
-                tool: DPKG_DEB,
-                doing: doing(),
-                status: error.to_string(),
-                output: String::from_utf8_lossy(&ended.stderr).trim_end().to_owned(),
-            });
-        }
-        process::check(DPKG_DEB, doing, ended.status, || String::from_utf8_lossy(&ended.stderr).into_owned())
+        done?.map_err(|(error, output)| StoreError::Tool {
+            tool: DPKG_DEB,
+            doing: doing(package),
+            status: error.to_string(),
+            output,
+        })
     }
 
     fn read(&mut self, tar: impl Read, wanted: &[String]) -> io::Result<()> {

@@ -315,9 +315,10 @@ fn packages_that_do_not_hold_it_are_named() {
     fs::write(world.bin().join("busybox-static_1_amd64.deb"), [7u8; 1000]).expect("written");
     assert!(world.fails().contains("dpkg-deb could not unpack busybox-static"));
     let world = World::new();
-    world.tool("dpkg-deb", "echo 'dpkg-deb: error: bad' >&2; exit 2");
+    // More than a pipe holds, before it writes what is read.
+    world.tool("dpkg-deb", "echo 'dpkg-deb: error: bad' >&2; head -c 200000 /dev/zero >&2; cat \"$2\"; exit 2");
     let error = world.fails();
-    assert!(error.contains("bad"), "{error}");
+    assert!(error.contains("bad") && error.contains("exit status 2") && error.len() < 20_000, "{error}");
 }
 
 #[test]

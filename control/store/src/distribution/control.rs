@@ -1,7 +1,7 @@
 //! What a package says of itself: `control.tar` of its `.deb` (deb(5), deb-control(5)).
 
-use super::DPKG_DEB;
 use crate::StoreError;
+use crate::deb::DPKG_DEB;
 use crate::process::{self, Host};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};

@@ -16,7 +16,7 @@ mod tests;
 
 use crate::apt::{Apt, Planned, Suite};
 use crate::blobs::digest_of;
-use crate::process;
+use crate::deb::read_files;
 use crate::progress::{Silent, Watch};
 use crate::work::Work;
 use crate::{
@@ -36,8 +36,6 @@ const ALWAYS: [&str; 3] = ["apt", "mount", "procps"];
 
 /// A package that says that `/bin` is a link to `/usr/bin`, which ours are: without it, one that would make the links comes in.
 const MERGED: &str = "usr-is-merged";
-
-const DPKG_DEB: &str = "dpkg-deb";
 
 /// What a shell runs in the machine, and where it finds the names of the packages.
 const SCRIPT: &str = include_str!("configure.sh");
@@ -250,23 +248,10 @@ fn unpack_one(
     control: &Control,
     watch: Watch<'_>,
 ) -> Result<Vec<Vec<u8>>, StoreError> {
-    let mut command = work.store().host().command(DPKG_DEB);
-    command.arg("--fsys-tarfile").arg(&package.file);
-    let mut child = command.spawn().map_err(|error| process::cannot_run(DPKG_DEB, error))?;
     let conffiles = control.conffiles();
     let data = PackageData { name: &package.name, compression: Compression::None, conffiles: &conffiles };
-    let unpacked = match child.stdout.take() {
-        Some(stdout) => builder.apply_package(&data, stdout, &Reading(watch)),
-        None => Ok(Vec::new()),
-    };
-    if unpacked.is_err() {
-        let _ = child.kill();
-    }
-    let ended = child.wait_with_output().map_err(|source| StoreError::Run { tool: DPKG_DEB, source })?;
-    let names = unpacked?;
-    let doing = || format!("unpack {}", package.name);
-    process::check(DPKG_DEB, doing, ended.status, || String::from_utf8_lossy(&ended.stderr).into_owned())?;
-    Ok(names)
+    let read = |files| builder.apply_package(&data, files, &Reading(watch));
+    Ok(read_files(work.store().host(), (&package.name, &package.file), read)?.map_err(|(error, _)| error)?)
 }
 
 fn configure_in_machine(
