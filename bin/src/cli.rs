@@ -1,9 +1,11 @@
 //! The command line.
 
 mod env;
+mod export;
 mod image;
 pub mod life;
 
+pub use export::ExportFormat;
 pub use image::{BuildArgs, ImageCommand, MadeArgs, PruneArgs, SystemCommand};
 
 use crate::commands::doctor::Form;

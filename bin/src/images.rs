@@ -11,7 +11,7 @@ mod words;
 
 pub use build::{BuildOptions, build};
 pub use interrupt::Interrupt;
-pub use oci::layer_cache;
+pub use oci::{export, layer_cache};
 pub use pull::{PullOptions, pull, source_of};
 pub use words::{ago, human, print_json};
 

@@ -10,6 +10,7 @@ mod bound;
 mod cpu;
 mod devices;
 mod disk;
+mod ext4;
 mod fuse;
 mod pci;
 mod proto;
@@ -37,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     target("bzimage", "a kernel that begins as a bzImage", 8192, boot::bzimage),
     target("decode", "code of every size, decoded and lowered", 256, cpu::decode),
     target("elf", "a kernel that begins as an ELF", 8192, boot::elf),
+    target("ext4", "a file system with bytes changed, that is to be a layer", 256, ext4::run),
     target("fuse", "a guest's messages to a shared folder", 1024, fuse::run),
     target("i8042", "the keyboard controller's registers, and keys", 512, devices::i8042),
     target("interpret", "code, tables and events in every mode of the CPU", 2048, cpu::interpret),

@@ -56,8 +56,8 @@ macro_rules! replay {
 }
 
 replay! {
-    acpi_pm agent_proto bzimage decode elf fuse i8042 interpret ioapic kernel lapic pci pic pit ports qcow2 rootfs rtc spec uart
-    virtio_pci virtqueue
+    acpi_pm agent_proto bzimage decode elf ext4 fuse i8042 interpret ioapic kernel lapic pci pic pit ports qcow2 rootfs rtc spec
+    uart virtio_pci virtqueue
 }
 
 #[test]

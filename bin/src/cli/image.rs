@@ -1,5 +1,6 @@
 //! `motu image` and `motu system`.
 
+use super::ExportFormat;
 use clap::{Args, Subcommand};
 use motu_disk::Format;
 use motu_spec::{ByteSize, EngineChoice};
@@ -29,16 +30,16 @@ pub enum ImageCommand {
     Build(BuildArgs),
     /// Make an image of a file or folder: a disk, an archive, an image layout or a tree of files, told by how it looks
     Import(ImportArgs),
-    /// Write an image's root disk, all layers in one, to a file
+    /// Write an image for other programs: its root disk, all layers in one, or an OCI image
     Export {
         #[arg(value_name = "IMAGE")]
         image: String,
-        /// The file; it must not be there
+        /// The file, or the folder for oci; it must not be there
         #[arg(long, short, value_name = "FILE")]
         output: PathBuf,
-        /// qcow2 or raw [default: what the file's name says]
+        /// qcow2, raw, oci (a folder), oci-archive or docker-archive [default: what the file's name says; a .tar is an oci-archive]
         #[arg(long, value_name = "FORMAT")]
-        format: Option<Format>,
+        format: Option<ExportFormat>,
     },
     /// Give an image one more name
     Tag {

@@ -1,6 +1,9 @@
-//! OCI images: from their source by `motu-registry`, layer by layer into a file system by `motu-rootfs`, into the store.
+//! OCI images: from their source by `motu-registry`, layer by layer into a file system by `motu-rootfs`, into the store; and back.
 
+mod export;
 mod unpack;
+
+pub use export::export;
 
 use super::PullOptions;
 use anyhow::{Context, Result, bail};

@@ -16,15 +16,16 @@ pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+jso
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// What a layer's media type begins with: OCI's, Docker's. How it is packed comes behind.
-const LAYERS: [&str; 2] = ["application/vnd.oci.image.layer.v1.tar", "application/vnd.docker.image.rootfs.diff.tar"];
+pub(crate) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const LAYERS: [&str; 2] = [OCI_LAYER, "application/vnd.docker.image.rootfs.diff.tar"];
 /// Layers that only Windows has, and that no registry gives out.
 const FOREIGN: [&str; 2] =
     ["application/vnd.oci.image.layer.nondistributable.", "application/vnd.docker.image.rootfs.foreign."];
 /// The annotation that names a manifest in a layout ("Pre-Defined Annotation Keys").
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// A reference to bytes ("Content Descriptors"), checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,6 +159,17 @@ impl Manifest {
             return Err(format!("has {} layers; {MAX_LAYERS} are allowed", self.layers.len()));
         }
         self.layers.iter().try_for_each(|layer| check_layer(&layer.media_type))
+    }
+}
+
+/// The OCI's word for a media type: what Docker calls otherwise is the same.
+pub(crate) fn oci_media_type(media_type: &str) -> String {
+    if media_type == DOCKER_CONFIG {
+        return OCI_CONFIG.to_owned();
+    }
+    match LAYERS.iter().find_map(|layer| media_type.strip_prefix(layer)) {
+        Some(packed) => format!("{OCI_LAYER}{}", packed.replace('.', "+")),
+        None => media_type.to_owned(),
     }
 }
 

@@ -130,8 +130,10 @@ fn from_registry(
         watch.progress.start(&format!("asking {} for {}", reference.host(), reference.repository()), None);
         let found = find(&client, reference);
         watch.progress.finish();
-        let Found { digest, config, manifest } = found?;
+        let Found { digest, documents, config, manifest } = found?;
         let paths = fetch::layers(&client, sink, &manifest.layers, options.at_once, watch)?;
+        // So that the image can be given away as it came.
+        documents.iter().try_for_each(|document| sink.keep_document(document))?;
         let pairs = manifest.layers.into_iter().zip(&config.diff_ids).zip(paths);
         let layers = pairs.map(|((layer, diff_id), path)| layer_at(layer, *diff_id, path, 0)).collect();
         let name = match reference.tag() {
@@ -170,6 +172,8 @@ pub(crate) trait Origin {
 /// An image without its layers.
 pub(crate) struct Found {
     pub(crate) digest: Digest,
+    /// Its manifest and its configuration, as they came.
+    pub(crate) documents: [Vec<u8>; 2],
     pub(crate) config: ImageConfig,
     pub(crate) manifest: Manifest,
 }
@@ -214,7 +218,7 @@ pub(crate) fn resolve(
             .map_err(|problem| RegistryError::document(image, problem))?
         {
             Document::Manifest(manifest) => {
-                return with_config(origin, image, manifest, Digest::of(&bytes));
+                return with_config(origin, image, manifest, bytes);
             }
             Document::Index(index) => {
                 let entry = choose(&index).ok_or_else(|| other_platform(image, platforms(&index)))?;
@@ -226,7 +230,12 @@ pub(crate) fn resolve(
     Err(RegistryError::document(image, format!("has indexes in indexes, more than {MAX_DEPTH} deep")))
 }
 
-fn with_config(origin: &dyn Origin, image: &str, manifest: Manifest, digest: Digest) -> Result<Found, RegistryError> {
+fn with_config(
+    origin: &dyn Origin,
+    image: &str,
+    manifest: Manifest,
+    document: Vec<u8>,
+) -> Result<Found, RegistryError> {
     let bytes = checked(origin.config(&manifest.config)?, &manifest.config, "the configuration")?;
     let config = read_config(image, &bytes)?;
     let (layers, diff_ids) = (manifest.layers.len(), config.diff_ids.len());
@@ -234,7 +243,7 @@ fn with_config(origin: &dyn Origin, image: &str, manifest: Manifest, digest: Dig
         let problem = format!("has {layers} layers, and its configuration tells of {diff_ids}");
         return Err(RegistryError::document(image, problem));
     }
-    Ok(Found { digest, config, manifest })
+    Ok(Found { digest: Digest::of(&document), documents: [document, bytes], config, manifest })
 }
 
 /// An image's configuration, if it is for our platform.

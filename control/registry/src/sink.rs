@@ -6,7 +6,7 @@ use motu_store::Digest;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +41,22 @@ pub trait BlobSink: Sync {
     /// [`RegistryError::Io`].
     fn discard(&self, part: Part) -> Result<(), RegistryError>;
 
+    /// Puts a small document where layers are: a manifest, or a configuration.
+    ///
+    /// # Errors
+    /// [`RegistryError::Io`].
+    fn keep_document(&self, bytes: &[u8]) -> Result<(), RegistryError> {
+        let digest = Digest::of(bytes);
+        if self.find(digest, bytes.len() as u64)?.is_some() {
+            return Ok(());
+        }
+        // Who writes it already writes the same.
+        let Some(mut part) = self.begin(digest)? else { return Ok(()) };
+        let written = part.file.set_len(0).and_then(|()| part.file.write_all(bytes));
+        written.map_err(RegistryError::io("write", &part.path))?;
+        self.keep(part).map(drop)
+    }
+
     /// Fails unless there is room for what lacks of these blobs, which have so many bytes each.
     ///
     /// # Errors
@@ -59,7 +75,7 @@ pub struct Part {
 /// A folder of layers:
 ///
 /// ```text
-/// sha256/HEX     a layer; never changed
+/// sha256/HEX     a layer, or a manifest or configuration; never changed
 /// partial/HEX    the first bytes of one, for the next try; deleted when a week old
 /// lock           locked (flock) by all who use layers, shared, and by who deletes them, alone
 /// ```
@@ -130,7 +146,7 @@ impl LayerCache {
     /// # Errors
     /// [`RegistryError::Io`].
     pub fn forget_if_damaged(&self, digest: Digest) -> Result<bool, RegistryError> {
-        let path = self.whole().join(digest.to_string());
+        let path = self.place(digest);
         let mut hasher = Sha256::new();
         let read = File::open(&path).and_then(|file| feed(&mut hasher, file, |_| Ok(())));
         match read {
@@ -141,6 +157,11 @@ impl LayerCache {
             return Ok(false);
         }
         delete(&path).map(|_| true)
+    }
+
+    /// Where a blob is, if it is there.
+    pub(crate) fn place(&self, digest: Digest) -> PathBuf {
+        self.whole().join(digest.to_string())
     }
 
     fn whole(&self) -> PathBuf {
@@ -169,7 +190,7 @@ impl LayerCache {
 
 impl BlobSink for LayerCache {
     fn find(&self, digest: Digest, size: u64) -> Result<Option<PathBuf>, RegistryError> {
-        let path = self.whole().join(digest.to_string());
+        let path = self.place(digest);
         match fs::metadata(&path) {
             Ok(metadata) if metadata.len() == size => Ok(Some(path)),
             // Either it is damaged, and is replaced when the layer has come anew; or who asks has been told a wrong size.
@@ -185,7 +206,7 @@ impl BlobSink for LayerCache {
     }
 
     fn keep(&self, part: Part) -> Result<PathBuf, RegistryError> {
-        let place = self.whole().join(part.digest.to_string());
+        let place = self.place(part.digest);
         let write = || RegistryError::io("write", &place);
         part.file.sync_all().map_err(write())?;
         fs::rename(&part.path, &place).map_err(write())?;
@@ -261,7 +282,6 @@ fn delete(path: &Path) -> Result<u64, RegistryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     #[test]
     fn a_part_becomes_a_layer() {

@@ -54,7 +54,24 @@ pub enum RootfsError {
         /// Bytes of the file system.
         size: u64,
     },
+    /// What is on a disk cannot be read as a file system.
+    #[error("the file system on the disk cannot be read: {0}")]
+    Unreadable(String),
+    /// The disk that a file system is on cannot be read.
+    #[error("cannot read the disk: {0}")]
+    Disk(#[source] io::Error),
+    /// Something in a file system cannot go into a layer.
+    #[error("{path:?} cannot go into a layer: {problem}")]
+    Unpackable {
+        /// Its path.
+        path: String,
+        /// Why.
+        problem: String,
+    },
+    /// A layer cannot be written.
+    #[error("cannot write the layer: {0}")]
+    Pack(#[source] io::Error),
     /// The caller no longer wants it.
-    #[error("stopped before the file system was made")]
+    #[error("stopped before it was done")]
     Cancelled,
 }

@@ -163,14 +163,9 @@ impl Store {
     /// [`StoreError::NoDisk`]; [`StoreError::Exists`]; as [`Store::open_disk`]; [`StoreError::Io`].
     pub fn export_disk(&self, image: &Image, format: Format, to: &Path, watch: Watch<'_>) -> Result<(), StoreError> {
         let Some(disk) = &image.record.disk else { return Err(StoreError::NoDisk { image: image.name.clone() }) };
-        if to.symlink_metadata().is_ok() {
-            return Err(StoreError::Exists(to.to_owned()));
-        }
+        let delivery = self.deliver(to)?;
         let from = self.open_disk(&image.name, disk, watch)?;
-        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let place = tempfile::Builder::new().prefix(".motu-export-").tempdir_in(folder);
-        let place = place.map_err(StoreError::io("write in", folder))?;
-        let path = place.path().join("disk");
+        let path = delivery.folder().join("disk");
         motu_disk::create(&path, Some(format), from.size())?;
         let target = motu_disk::open(&path, &OpenOptions { format: Some(format), read_only: false })?;
         watch.step(&format!("writing {}", to.display()), Some(from.size()), || {
@@ -178,9 +173,7 @@ impl Store {
             target.flush().map_err(StoreError::io("write", to))
         })?;
         drop(target);
-        // A link fails where a file has come meanwhile; a rename would not.
-        std::fs::hard_link(&path, to).map_err(StoreError::io("write", to))?;
-        crate::blobs::sync_folder(folder)
+        delivery.finish(&path)
     }
 }
 

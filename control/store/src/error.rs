@@ -148,8 +148,8 @@ pub enum StoreError {
         /// The image.
         image: String,
     },
-    /// A file that would be written over.
-    #[error("there is a file {} already; remove it first, or name another", .0.display())]
+    /// A file or folder that would be written over.
+    #[error("{} is there already; remove it first, or name another place", .0.display())]
     Exists(PathBuf),
     /// A stored file is not what it was when it was stored.
     #[error(

@@ -32,6 +32,7 @@ mod blobs;
 mod check;
 mod cpio;
 mod deb;
+mod delivery;
 mod digest;
 mod disks;
 mod distribution;
@@ -60,6 +61,7 @@ mod work;
 
 pub use check::{CheckReport, Trouble};
 pub use cpio::{Archive, CpioError};
+pub use delivery::Delivery;
 pub use digest::Digest;
 pub use disks::{DiskImport, ROOT_SIZE};
 pub use distribution::{Configure, DistributionSpec};

@@ -18,15 +18,13 @@ use tar::{EntryType, Header};
 const BUFFER: usize = 1 << 18;
 
 /// Passes on what is told, and what is asked.
-pub(crate) struct Told<'a>(pub(crate) Watch<'a>);
-
-impl motu_rootfs::Watch for Told<'_> {
+impl motu_rootfs::Watch for Watch<'_> {
     fn advance(&self, bytes: u64) {
-        self.0.progress.advance(bytes);
+        self.progress.advance(bytes);
     }
 
     fn is_cancelled(&self) -> bool {
-        self.0.check().is_err()
+        self.check().is_err()
     }
 }
 
@@ -65,7 +63,7 @@ impl Store {
             let (reader, writer) = io::pipe().map_err(StoreError::io("make a pipe to read", folder))?;
             let (written, applied) = std::thread::scope(|scope| {
                 let writing = scope.spawn(move || Tree::write(folder, writer));
-                let applied = builder.apply_package(&layer, reader, &Told(watch));
+                let applied = builder.apply_package(&layer, reader, &watch);
                 (writing.join(), applied)
             });
             watch.check()?;

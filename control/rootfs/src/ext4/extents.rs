@@ -8,7 +8,7 @@ use crate::space::Run;
 /// Bytes of `i_block`.
 pub(crate) const ROOT: usize = 60;
 const ENTRY: usize = 12;
-const MAGIC: u16 = 0xf30a;
+pub(crate) const MAGIC: u16 = 0xf30a;
 const IN_ROOT: usize = ROOT / ENTRY - 1;
 /// A block ends with a checksum.
 const IN_BLOCK: usize = (BLOCK - ENTRY - 4) / ENTRY;

@@ -36,3 +36,37 @@ impl Fields<'_> {
         self.u32(high, (value >> 32) as u32);
     }
 }
+
+/// Bytes that numbers are taken from. What lies beyond their end is zeros: all places are constants of this crate, or were compared with
+/// the length before.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a>(pub(crate) &'a [u8]);
+
+impl View<'_> {
+    fn array<const N: usize>(&self, at: usize) -> [u8; N] {
+        self.0.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
+    }
+
+    pub(crate) fn u8(&self, at: usize) -> u8 {
+        let [byte] = self.array(at);
+        byte
+    }
+
+    pub(crate) fn u16(&self, at: usize) -> u16 {
+        u16::from_le_bytes(self.array(at))
+    }
+
+    pub(crate) fn u32(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.array(at))
+    }
+
+    /// The lower half at `low`, the upper one at `high`.
+    pub(crate) fn split_u32(&self, (low, high): (usize, usize)) -> u32 {
+        u32::from(self.u16(low)) | u32::from(self.u16(high)) << 16
+    }
+
+    /// The lower half at `low`, the upper one at `high`.
+    pub(crate) fn split_u64(&self, (low, high): (usize, usize)) -> u64 {
+        u64::from(self.u32(low)) | u64::from(self.u32(high)) << 32
+    }
+}

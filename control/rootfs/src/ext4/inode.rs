@@ -23,6 +23,7 @@ pub(crate) mod kind {
     pub(crate) const BLOCK_DEVICE: u16 = 0x6000;
     pub(crate) const FILE: u16 = 0x8000;
     pub(crate) const SYMLINK: u16 = 0xa000;
+    pub(crate) const SOCKET: u16 = 0xc000;
 }
 
 /// What is written into an inode's table.

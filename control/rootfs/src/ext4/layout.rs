@@ -89,7 +89,7 @@ pub(crate) fn table_blocks(inodes_per_group: u64) -> u64 {
 }
 
 /// The feature `sparse_super`: groups 0 and 1, and powers of 3, 5 and 7.
-fn has_copy(group: u64) -> bool {
+pub(crate) fn has_copy(group: u64) -> bool {
     let is_power = |base: u64| {
         let mut power = base;
         while power < group {

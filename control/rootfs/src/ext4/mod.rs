@@ -22,9 +22,15 @@ mod write;
 mod xattr;
 
 pub(crate) use crc32c::crc32c;
-pub(crate) use layout::Layout;
+pub(crate) use extents::{MAGIC as EXTENT_MAGIC, ROOT};
+pub(crate) use fields::View;
+#[cfg(test)]
+pub(crate) use inode::device;
+pub(crate) use inode::{EXTENTS, kind};
+pub(crate) use layout::{Layout, has_copy};
+pub(crate) use superblock::ROOT_INODE;
 pub(crate) use write::{WriteError, write};
-pub(crate) use xattr::{Attributes as Xattrs, is_known};
+pub(crate) use xattr::{Attributes as Xattrs, MAGIC as XATTR_MAGIC, is_known, linux_acl, linux_name};
 
 /// What one file system has of its own.
 #[derive(Clone, Debug)]

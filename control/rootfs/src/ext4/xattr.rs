@@ -4,7 +4,7 @@ use super::crc32c::crc32c;
 use super::fields::Fields;
 use crate::output::BLOCK;
 
-const MAGIC: u32 = 0xea02_0000;
+pub(crate) const MAGIC: u32 = 0xea02_0000;
 /// Behind an inode's fields.
 pub(crate) const IN_INODE: usize = super::layout::INODE - super::inode::FIELDS;
 const ENTRY: usize = 16;
@@ -146,9 +146,42 @@ impl Attributes {
     }
 }
 
+/// An attribute's whole name, as Linux has it; `None` if the number in front of it is of none that Linux shows to programs.
+pub(crate) fn linux_name(index: u8, name: &[u8]) -> Option<Vec<u8>> {
+    let acl = [ACCESS_ACL, DEFAULT_ACL].into_iter().find(|(_, of)| *of == index && name.is_empty());
+    let prefix = PREFIXES.iter().find(|(_, of)| *of == index && !name.is_empty());
+    acl.map(|(whole, _)| whole.to_vec()).or_else(|| prefix.map(|(prefix, _)| [*prefix, name].concat()))
+}
+
+/// From what ext4 has on the disk (fs/ext4/acl.h) to what Linux gives to programs, if the attribute is an ACL; the way back of
+/// [`acl_value`].
+pub(crate) fn linux_acl(index: u8, value: &[u8]) -> Option<Vec<u8>> {
+    if ![ACCESS_ACL.1, DEFAULT_ACL.1].contains(&index) {
+        return Some(value.to_vec());
+    }
+    let (version, mut entries) = value.split_first_chunk::<4>()?;
+    if *version != 1u32.to_le_bytes() {
+        return None;
+    }
+    let mut linux = 2u32.to_le_bytes().to_vec();
+    while let Some((entry, rest)) = entries.split_first_chunk::<4>() {
+        let [low, high, ..] = *entry;
+        // Nobody's number where the entry names nobody.
+        let (id, rest) = match NAMED.contains(&u16::from_le_bytes([low, high])) {
+            true => rest.split_first_chunk::<4>()?,
+            false => (&[0xff; 4], rest),
+        };
+        linux.extend(entry.iter().chain(id));
+        entries = rest;
+    }
+    entries.is_empty().then_some(linux)
+}
+
+/// ACL_USER and ACL_GROUP: entries with a number.
+const NAMED: [u16; 2] = [0x02, 0x08];
+
 /// From what Linux gives to programs (acl(5); include/uapi/linux/posix_acl_xattr.h) to what ext4 has on the disk (fs/ext4/acl.h).
 fn acl_value(value: &[u8]) -> Option<Vec<u8>> {
-    const NAMED: [u16; 2] = [0x02, 0x08];
     let (version, entries) = value.split_first_chunk::<4>()?;
     let (entries, []) = entries.as_chunks::<8>() else { return None };
     if *version != 2u32.to_le_bytes() {
@@ -200,6 +233,18 @@ mod tests {
         };
         let linux = [&2u32.to_le_bytes()[..], &entry(1, 7, !0), &entry(2, 4, 1000)].concat();
         let disk = [&1u32.to_le_bytes()[..], &entry(1, 7, 0)[..4], &entry(2, 4, 1000)].concat();
-        assert_eq!(acl_value(&linux), Some(disk));
+        assert_eq!(acl_value(&linux), Some(disk.clone()));
+        assert_eq!(linux_acl(ACCESS_ACL.1, &disk), Some(linux));
+        assert_eq!(linux_acl(DEFAULT_ACL.1, &disk[..disk.len() - 1]), None, "cut short");
+        assert_eq!(linux_acl(1, b"as it is").as_deref(), Some(&b"as it is"[..]));
+    }
+
+    #[test]
+    fn names_are_whole_again() {
+        for name in ["user.a", "security.capability", "trusted.overlay.opaque", "system.posix_acl_default"] {
+            let kept = attributes(&[(name, &2u32.to_le_bytes())]).unwrap().all;
+            assert_eq!(linux_name(kept[0].index, &kept[0].name).as_deref(), Some(name.as_bytes()));
+        }
+        assert_eq!((linux_name(1, b""), linux_name(9, b"c")), (None, None));
     }
 }

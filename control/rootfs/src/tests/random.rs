@@ -1,6 +1,7 @@
 //! Random layers against a model that knows the image specification in another way: a layer's whiteouts come first, then
 //! the rest of it.
 
+use super::archive::archived;
 use super::made::{Made, Tar, make_within};
 use crate::Limits;
 use proptest::prelude::*;
@@ -140,5 +141,10 @@ proptest! {
         let archives: Vec<&[u8]> = archives.iter().map(Vec::as_slice).collect();
         let made = make_within(Limits::default(), 16, &archives).map_err(|error| TestCaseError::fail(error.to_string()))?;
         prop_assert_eq!(read(&made), tree);
+        // All layers become one, which makes the same tree again.
+        let layer = archived(&made);
+        let again = make_within(Limits::default(), 16, &[&layer]).map_err(|error| TestCaseError::fail(error.to_string()))?;
+        prop_assert_eq!(read(&again), read(&made));
+        prop_assert!(archived(&again) == layer);
     }
 }
