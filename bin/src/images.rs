@@ -18,11 +18,8 @@ pub use words::{ago, human, print_json};
 use crate::agent;
 use anyhow::{Context, Result};
 use motu_spec::DEFAULT_IMAGE;
-use motu_store::{Boot, BootFiles, Digest, DistributionSpec, Image, Source, Store, StoreError, Watch};
+use motu_store::{Boot, BootFiles, Digest, Image, Source, Store, StoreError, Watch};
 pub use progress::{Bars, bytes_spinner};
-
-/// Names of images that are made of the host's own packages when they are first used, if these are that distribution's.
-const DISTRIBUTIONS: [&str; 2] = ["debian", "ubuntu"];
 
 /// An image that is to be booted, and what it is booted with.
 #[derive(Debug)]
@@ -52,10 +49,10 @@ pub fn find_or_make(store: &Store, name: &str, watch: Watch<'_>) -> Result<Image
             None => pull(store, &name.parse()?, &PullOptions::default(), watch),
         },
         Err(_) => match store.find(name) {
-            Err(StoreError::NoImage { .. }) if DISTRIBUTIONS.contains(&name) => {
-                let spec = DistributionSpec { origin: Some(name.to_owned()), ..DistributionSpec::default() };
-                distribution::make(store, &spec, Some(&[name.parse()?]), watch)
-            }
+            Err(error @ StoreError::NoImage { .. }) => match distribution::named(name) {
+                Some((name, spec)) => distribution::make(store, &spec, Some(&[name]), watch),
+                None => Err(error.into()),
+            },
             found => Ok(found?),
         },
     }

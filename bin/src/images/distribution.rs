@@ -3,7 +3,7 @@
 use crate::agent;
 use anyhow::Result;
 use motu_spec::DEFAULT_IMAGE;
-use motu_store::{Configure, DistributionSpec, Image, ImageName, Store, Watch};
+use motu_store::{Configure, DEFAULT_TAG, DistributionSpec, Image, ImageName, Source, Store, StoreError, Watch};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,40 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Longest line that is taken from the guest, in bytes.
 const LONGEST_LINE: u64 = 64 << 10;
+
+/// Names of images that are made of the host's own packages when they are first used, if these are that distribution's.
+const NAMES: [&str; 2] = ["debian", "ubuntu"];
+
+/// What an image of such a name is made of: `debian`, or `debian:bookworm` for a suite.
+pub fn named(name: &str) -> Option<(ImageName, DistributionSpec)> {
+    let name: ImageName = name.parse().ok().filter(|name: &ImageName| NAMES.contains(&name.repository()))?;
+    let suite = (name.tag() != DEFAULT_TAG).then(|| name.tag().to_owned());
+    let origin = Some(name.repository().to_owned());
+    Some((name, DistributionSpec { suite, origin, ..DistributionSpec::default() }))
+}
+
+/// What an image of packages is made of that begins as another one does: what a source or a name stands for, or the packages of an
+/// image that is there and was made of packages. `None` if it is no such thing.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn beginning_as(store: &Store, from: &str) -> Result<Option<DistributionSpec>> {
+    let of_source = |source: &str| match source.parse() {
+        Ok(Source::Deb(suite)) => Some(DistributionSpec { suite: Some(suite), ..DistributionSpec::default() }),
+        _ => None,
+    };
+    if let Some(spec) = of_source(from) {
+        return Ok(Some(spec));
+    }
+    match store.find(from) {
+        Ok(image) => {
+            let include = image.record.packages.iter().map(|package| package.name.clone()).collect();
+            Ok(of_source(&image.record.source).map(|spec| DistributionSpec { include, ..spec }))
+        }
+        Err(StoreError::NoImage { .. }) => Ok(named(from).map(|(_, spec)| spec)),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// Makes an image of the packages that this host's package client is configured for; its name is one of its own if none are given.
 ///
@@ -102,4 +136,32 @@ fn forward(stream: impl Read + Send + 'static, sender: SyncSender<String>) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distributions_are_known_by_their_names() {
+        let suite = |name: &str| named(name).map(|(_, spec)| (spec.origin.unwrap(), spec.suite));
+        assert_eq!(suite("debian"), Some(("debian".to_owned(), None)));
+        assert_eq!(suite("ubuntu:noble"), Some(("ubuntu".to_owned(), Some("noble".to_owned()))));
+        assert_eq!((suite("alpine"), suite("me/debian"), suite("deb:stable")), (None, None, None));
+    }
+
+    #[test]
+    fn an_image_of_packages_begins_as_another() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        let suite = |from: &str| beginning_as(&store, from).unwrap().map(|spec| spec.suite);
+        assert_eq!(suite("deb:stable"), Some(Some("stable".to_owned())));
+        assert_eq!(suite("debian"), Some(None));
+        assert_eq!(suite("debian:bookworm"), Some(Some("bookworm".to_owned())));
+        assert_eq!((suite("oci:debian"), suite("tools")), (None, None));
+        // One that is there and is something else.
+        let tree = tempfile::tempdir().unwrap();
+        store.import_folder(tree.path(), &["debian".parse().unwrap()], Watch::silent()).unwrap();
+        assert_eq!(suite("debian"), None);
+    }
 }

@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 /// What a person says beside the source.
 #[derive(Debug, Clone, Default)]
 pub struct PullOptions {
-    /// The image's names; none means one after the source, unless it is to have none.
+    /// The image's names; none means one after the source.
     pub names: Vec<ImageName>,
-    pub unnamed: bool,
     /// Packages beside those that belong to it anyway.
     pub include: Vec<String>,
     /// Of a disk.
@@ -28,7 +27,7 @@ impl PullOptions {
 
     /// The names that were given, or else the one that belongs to a path.
     fn names_or(&self, path: &Path) -> Result<Vec<ImageName>> {
-        if self.unnamed || !self.names.is_empty() {
+        if !self.names.is_empty() {
             return Ok(self.names.clone());
         }
         // The last part of `rootfs/..` is none.
@@ -70,8 +69,7 @@ pub fn pull(store: &Store, source: &Source, options: &PullOptions, watch: Watch<
         Source::Deb(suite) => {
             let include = options.include.clone();
             let spec = DistributionSpec { suite: Some(suite.clone()), include, ..DistributionSpec::default() };
-            let own = options.names.is_empty() && !options.unnamed;
-            distribution::make(store, &spec, (!own).then_some(&options.names), watch)
+            distribution::make(store, &spec, (!options.names.is_empty()).then_some(&options.names), watch)
         }
     }
 }

@@ -67,7 +67,7 @@ pub use disks::{DiskImport, ROOT_SIZE};
 pub use distribution::{Configure, DistributionSpec};
 pub use error::StoreError;
 pub use machines::{Life, MachineEntry, MachineFolder, MachineRecord};
-pub use name::{ImageName, ParseNameError};
+pub use name::{DEFAULT_TAG, ImageName, ParseNameError};
 pub use progress::{Progress, Silent, Watch};
 pub use record::{Agent, Boot, ImageConfig, ImageRecord, Kernel, Layer, MAX_LAYERS, Package, RECORD_VERSION, RootDisk};
 pub use remove::{Prune, Pruned, Removed};

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// The tag of a name that has none.
-const DEFAULT_TAG: &str = "latest";
+/// The tag of a name that is given without one.
+pub const DEFAULT_TAG: &str = "latest";
 /// Characters of a tag at most (OCI distribution specification, "Pulling manifests").
 const MAX_TAG: usize = 128;
 /// Characters of a whole name at most: it is a file's name in the store, where `/` takes three.

@@ -92,10 +92,15 @@ impl Work {
         let _nobody_deletes = self.store.lock(Mode::Shared, watch)?;
         let there = self.store.blobs().has(digest) || self.store.image_record(digest).exists();
         if there {
-            let path = self.folder.join(PINS).join(digest.to_string());
-            File::create(&path).map_err(StoreError::io("write", &path))?;
+            self.write_pin(digest)?;
         }
         Ok(there)
+    }
+
+    /// To be called with the store's lock held.
+    fn write_pin(&self, digest: Digest) -> Result<(), StoreError> {
+        let path = self.folder.join(PINS).join(digest.to_string());
+        File::create(&path).map(drop).map_err(StoreError::io("write", &path))
     }
 
     /// Adds bytes.
@@ -167,11 +172,10 @@ impl Work {
         self.take_in([blob])?;
         let record = CacheRecord { what: what.to_owned(), since: Timestamp::now() };
         record::write(&self.store.tmp(), &self.store.cache_record(blob), &record)?;
-        let pin = self.folder.join(PINS).join(blob.to_string());
-        File::create(&pin).map(drop).map_err(StoreError::io("write", &pin))
+        self.write_pin(blob)
     }
 
-    /// Puts the packages that `name` is made from into the store, to stay until [`Store::prune`].
+    /// Puts the packages that `name` is made from into the store, to stay until [`Store::prune`], or until `name` is made from others.
     pub(crate) fn keep_packages(
         &self,
         name: &str,
@@ -180,7 +184,8 @@ impl Work {
     ) -> Result<(), StoreError> {
         let _lock = self.store.lock(Mode::Alone, watch)?;
         self.take_in(record.packages.iter().map(|package| package.digest))?;
-        record::write(&self.store.tmp(), &self.store.packages_record(name), record)
+        record::write(&self.store.tmp(), &self.store.packages_record(name), record)?;
+        record.packages.iter().try_for_each(|package| self.write_pin(package.digest))
     }
 
     /// Makes an image of what was added, and of what is in the store already: whole, with all of these names, or not at

@@ -18,7 +18,6 @@ pub fn run(source: &Source, args: MadeArgs) -> Result<Status> {
         initrd: args.initrd,
         cmdline: args.append,
         include: args.include,
-        ..PullOptions::default()
     };
     made(&store, args.json, |watch| images::pull(&store, source, &options, watch))
 }

@@ -6,7 +6,7 @@
 mod context;
 mod machine;
 
-use super::{PullOptions, find_or_make, has_agent, pull};
+use super::{distribution, find_or_make, has_agent};
 use crate::engine::Engine;
 use anyhow::{Context as _, Result, anyhow, bail};
 use context::Context;
@@ -14,8 +14,8 @@ use machine::{Job, Machine};
 use motu_spec::VmSpec;
 use motu_store::motufile::{Instruction, MAX_MOTUFILE, Motufile, Step};
 use motu_store::{
-    Boot, Digest, Image, ImageConfig, ImageName, ImageRecord, MAX_LAYERS, RECORD_VERSION, RootDisk, Source, StepResult,
-    Store, Timestamp, Watch, Work,
+    Boot, Digest, Image, ImageConfig, ImageName, ImageRecord, MAX_LAYERS, RECORD_VERSION, RootDisk, StepResult, Store,
+    Timestamp, Watch, Work,
 };
 use std::io::Read;
 use std::path::Path;
@@ -92,19 +92,21 @@ fn base(store: &Store, work: &Work, file: &Motufile, watch: Watch<'_>) -> Result
 
 /// Packages of a distribution and those that were asked for beside.
 fn packaged(store: &Store, work: &Work, file: &Motufile, watch: Watch<'_>) -> Result<Image> {
-    let source = match file.from.parse() {
-        Ok(source @ Source::Deb(_)) => source,
-        _ => bail!("PACKAGES is for images of packages, FROM deb:SUITE; in any other, RUN its own package manager"),
+    let Some(mut spec) = distribution::beginning_as(store, &file.from)? else {
+        bail!(
+            "PACKAGES is for images of packages: FROM debian, FROM deb:SUITE or what was pulled from there; in any other, RUN its own \
+             package manager"
+        );
     };
+    spec.include.extend(file.packages.iter().cloned());
     let mut key = Key::new("packages");
-    key.add(&source.to_string());
-    file.packages.iter().for_each(|package| key.add(package));
+    key.add(&format!("{:?} {:?}", spec.origin, spec.suite));
+    spec.include.iter().for_each(|package| key.add(package));
     let key = key.digest();
     if let Some((StepResult::Image(digest), _)) = work.step(key, watch)? {
         return Ok(store.find(&digest.to_string())?);
     }
-    let options = PullOptions { include: file.packages.clone(), unnamed: true, ..PullOptions::default() };
-    let image = pull(store, &source, &options, watch)?;
+    let image = distribution::make(store, &spec, Some(&[]), watch)?;
     work.keep_step(key, &format!("PACKAGES {}", file.packages.join(" ")), &StepResult::Image(image.digest), watch)?;
     Ok(image)
 }

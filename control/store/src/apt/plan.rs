@@ -1,9 +1,9 @@
 //! What a whole system is made of, as apt would install it from nothing.
 
-use super::{APT_GET, Apt, DownloadStatus};
-use crate::StoreError;
+use super::{APT_GET, Apt};
 use crate::process;
 use crate::progress::Watch;
+use crate::{Digest, StoreError};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -37,8 +37,10 @@ pub(crate) struct Planned {
     pub(crate) version: String,
     /// Bytes of its `.deb`.
     pub(crate) size: u64,
-    /// Where its `.deb` is after it was fetched.
-    pub(crate) file: PathBuf,
+    /// The digest of its `.deb` that the release's lists have, if that is a SHA-256.
+    pub(crate) digest: Option<Digest>,
+    /// Its `.deb`, if that is a file of this host's sources.
+    pub(crate) local: Option<PathBuf>,
 }
 
 impl Apt<'_> {
@@ -73,73 +75,40 @@ impl Apt<'_> {
         release: Option<&str>,
         watch: Watch<'_>,
     ) -> Result<Vec<Planned>, StoreError> {
-        let archives = self.folder.join("cache/archives");
         let mut planned = Vec::new();
         let mut command = self.command(APT_GET);
-        command.args(["--quiet", "--print-uris"]);
+        // Otherwise MD5 is printed where there is one (apt-get(8)).
+        command.args(["--quiet", "--print-uris", "-o", "Acquire::ForceHash=SHA256"]);
         install(&mut command, packages, release);
         let outcome = process::run((APT_GET, &mut command), &self.folder, watch, |line| {
-            planned.extend(planned_in(line, &archives));
+            planned.extend(planned_in(line));
         })?;
         let doing = || "choose packages".to_owned();
         process::check(APT_GET, doing, outcome.status, || outcome.complaints.clone())?;
         Ok(planned)
-    }
-
-    /// Fetches what [`Apt::plan`] gave for the same packages; apt checks the signatures.
-    pub(crate) fn download_planned(
-        &self,
-        (packages, release): (&[String], Option<&str>),
-        planned: &[Planned],
-        watch: Watch<'_>,
-    ) -> Result<(), StoreError> {
-        let total = planned.iter().fold(0u64, |sum, package| sum.saturating_add(package.size));
-        let outcome = watch.step("fetching packages", Some(total), || {
-            let mut done = 0;
-            let mut command = self.command(APT_GET);
-            command.args(["--quiet", "--yes", "--download-only"]);
-            install(&mut command, packages, release);
-            process::run((APT_GET, &mut command), &self.folder, watch, |line| {
-                let now = line.parse().map_or(done, |status: DownloadStatus| status.of(total)).max(done);
-                watch.progress.advance(now - done);
-                done = now;
-            })
-        })?;
-        let doing = || format!("fetch {} packages", planned.len());
-        process::check(APT_GET, doing, outcome.status, || outcome.complaints.clone())?;
-        match planned.iter().find(|package| !package.file.is_file()) {
-            Some(missing) => Err(StoreError::Tool {
-                tool: APT_GET,
-                doing: format!("fetch {}", missing.name),
-                status: "it went well, and no file came".to_owned(),
-                output: outcome.complaints,
-            }),
-            None => Ok(()),
-        }
     }
 }
 
 fn install(command: &mut Command, packages: &[String], release: Option<&str>) {
     command.args(["-o", "APT::Install-Recommends=false", "-o", "APT::Install-Suggests=false"]);
     if let Some(release) = release {
-        command.args(["-t", release]);
+        // With what belongs to it: by its name alone, its security updates would be others' packages.
+        command.arg("-t").arg(format!("/^{release}(|-security|-updates)$/"));
     }
     command.args(["install", ESSENTIAL]).args(packages);
 }
 
 /// A line `'URI' FILE SIZE HASH` of `--print-uris`.
-fn planned_in(line: &str, archives: &std::path::Path) -> Option<Planned> {
+fn planned_in(line: &str) -> Option<Planned> {
     let (uri, rest) = line.strip_prefix('\'')?.split_once("' ")?;
     let mut fields = rest.split(' ');
     let (file, size) = (fields.next()?, fields.next()?.parse().ok()?);
     let mut parts = file.strip_suffix(".deb")?.split('_');
     let (name, version) = (parts.next()?, parts.next()?);
+    let digest = fields.next().and_then(|hash| hash.strip_prefix("SHA256:")?.parse().ok());
     // What lies in a folder of the host's is used there.
-    let file = match uri.strip_prefix("file:") {
-        Some(path) => PathBuf::from(unescape(path)),
-        None => archives.join(file),
-    };
-    Some(Planned { name: name.to_owned(), version: unescape(version), size, file })
+    let local = uri.strip_prefix("file:").map(|path| PathBuf::from(unescape(path)));
+    Some(Planned { name: name.to_owned(), version: unescape(version), size, digest, local })
 }
 
 /// `%3a` for a colon, and the like.
@@ -165,19 +134,21 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     #[test]
     fn what_apt_prints_is_understood() {
-        let line =
-            "'https://example.org/pool/p/procps_4.0.2-3_amd64.deb' procps_2%3a4.0.2-3_amd64.deb 708712 SHA256:38";
-        let planned = planned_in(line, Path::new("/a")).unwrap();
+        let digest = Digest::of(b"a package");
+        let uri = "'https://example.org/pool/p/procps_4.0.2-3_amd64.deb' procps_2%3a4.0.2-3_amd64.deb 708712";
+        let planned = planned_in(&format!("{uri} SHA256:{digest}")).unwrap();
         assert_eq!((planned.name.as_str(), planned.version.as_str(), planned.size), ("procps", "2:4.0.2-3", 708_712));
-        assert_eq!(planned.file, Path::new("/a/procps_2%3a4.0.2-3_amd64.deb"));
-        let local = planned_in("'file:/srv/a%20b/x_1_all.deb' x_1_all.deb 5 ", Path::new("/a")).unwrap();
-        assert_eq!(local.file, Path::new("/srv/a b/x_1_all.deb"));
+        assert_eq!((planned.digest, planned.local), (Some(digest), None));
+        for other in ["MD5Sum:00", "SHA256:38", ""] {
+            assert_eq!(planned_in(&format!("{uri} {other}")).unwrap().digest, None, "{other}");
+        }
+        let local = planned_in("'file:/srv/a%20b/x_1_all.deb' x_1_all.deb 5 ").unwrap();
+        assert_eq!(local.local.as_deref(), Some(std::path::Path::new("/srv/a b/x_1_all.deb")));
         for line in ["", "Reading package lists...", "'x' y", "'http://x/y' y.deb z"] {
-            assert_eq!(planned_in(line, Path::new("/a")), None, "{line:?}");
+            assert_eq!(planned_in(line), None, "{line:?}");
         }
     }
 }

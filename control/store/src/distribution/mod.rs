@@ -11,23 +11,23 @@
 
 mod control;
 mod database;
+mod packages;
 #[cfg(test)]
 mod tests;
 
 use crate::apt::{Apt, Planned, Suite};
-use crate::blobs::digest_of;
 use crate::deb::read_files;
-use crate::progress::{Silent, Watch};
+use crate::progress::Watch;
 use crate::work::Work;
 use crate::{
-    Boot, Digest, Image, ImageConfig, ImageName, ImageRecord, Package, RECORD_VERSION, ROOT_SIZE, RootDisk, Store,
-    StoreError, Timestamp, room,
+    Boot, Digest, Image, ImageConfig, ImageName, ImageRecord, Package, RECORD_VERSION, ROOT_SIZE, RootDisk, StepResult,
+    Store, StoreError, Timestamp, room,
 };
 use control::Control;
 use database::Database;
 use motu_rootfs::{Builder, Compression, Options, PackageData};
+use packages::PackageFile;
 use std::collections::VecDeque;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// What is there whether somebody asks for it or not, beside what the distribution calls essential: installing more, file systems, and
@@ -75,7 +75,7 @@ pub trait Configure {
 
 impl Store {
     /// Makes an image of the packages that the host's apt is configured for, and gives it these names; by default that of the
-    /// distribution, with the suite as its tag.
+    /// distribution, with the suite as its tag. One of the very same packages that is there already is not made again.
     ///
     /// # Errors
     /// There is no such suite or package, packages cannot be had or configured, or the host's trouble; the store is as before then.
@@ -91,8 +91,18 @@ impl Store {
         room::check(work.folder(), room::TO_MAKE_DISTRIBUTION)?;
         let mut apt = Apt::new(work.folder().join("apt"), self.host())?;
         let chosen = choose(&mut apt, spec, watch)?;
-        apt.download_planned((&chosen.asked, chosen.release.as_deref()), &chosen.planned, watch)?;
-        let (disk, packages) = unpack(&work, &chosen.planned, spec.size, watch)?;
+        let own = [chosen.name(spec)?];
+        let names = names.unwrap_or(&own);
+        let key = key(&chosen.planned, spec.size);
+        let shown = |digest: Digest| names.first().map_or_else(|| digest.short(), ToString::to_string);
+        // Another motu that makes the same has made it then.
+        let _turn = self.turn(&format!("{} of packages ({key})", own[0]), watch)?;
+        if let Some((StepResult::Image(digest), _)) = work.step(key, watch)? {
+            names.iter().try_for_each(|name| self.tag(&digest.to_string(), name, watch).map(drop))?;
+            return Ok(Image { name: shown(digest), ..self.find(&digest.to_string())? });
+        }
+        let files = packages::fetch(&work, &apt, (&chosen.kept_as(), &chosen.planned), watch)?;
+        let (disk, packages) = unpack(&work, &chosen.planned, &files, spec.size, watch)?;
         configure_in_machine(configure, &disk, packages.len(), watch)?;
         let layer = work.add_disk(&disk, watch)?;
         let record = ImageRecord {
@@ -105,19 +115,26 @@ impl Store {
             config: ImageConfig { cmd: vec!["bash".to_owned()], ..ImageConfig::default() },
             packages,
         };
-        let own = [chosen.name(spec)?];
-        let names = names.unwrap_or(&own);
         let digest = work.commit(&record, names, watch)?;
-        let name = names.first().map_or_else(|| digest.short(), ToString::to_string);
-        Ok(Image { name, digest, record })
+        work.keep_step(key, &format!("packages of {}", own[0]), &StepResult::Image(digest), watch)?;
+        Ok(Image { name: shown(digest), digest, record })
     }
+}
+
+/// All that an image of packages depends on.
+fn key(planned: &[Planned], size: u64) -> Digest {
+    let mut text = format!("packages {size}\n{SCRIPT}\n");
+    for Planned { name, version, digest, .. } in planned {
+        let digest = digest.map(|digest| digest.to_string()).unwrap_or_default();
+        text.push_str(&format!("{name} {version} {digest}\n"));
+    }
+    Digest::of(text.as_bytes())
 }
 
 /// What apt makes of the spec.
 struct Chosen {
     codename: String,
     origin: String,
-    release: Option<String>,
     /// Packages by name, beside the essential ones.
     asked: Vec<String>,
     planned: Vec<Planned>,
@@ -128,6 +145,11 @@ impl Chosen {
     fn name(&self, spec: &DistributionSpec) -> Result<ImageName, StoreError> {
         let suite = spec.suite.as_ref().unwrap_or(&self.codename);
         Ok(format!("{}:{suite}", self.origin.replace(' ', "-")).parse()?)
+    }
+
+    /// What its packages are kept as: newer ones take the place of those of the same names.
+    fn kept_as(&self) -> String {
+        format!("deb-{}", Digest::of(format!("{} {} {:?}", self.origin, self.codename, self.asked).as_bytes()).short())
     }
 }
 
@@ -157,7 +179,7 @@ fn choose_with(apt: &Apt<'_>, spec: &DistributionSpec, watch: Watch<'_>) -> Resu
         asked.extend(spec.include.iter().cloned());
         let planned = apt.plan(&asked, release.as_deref(), watch)?;
         let (codename, origin) = (suite.codename.clone(), suite.origin.to_lowercase());
-        Ok(Chosen { codename, origin, release, asked, planned })
+        Ok(Chosen { codename, origin, asked, planned })
     })
 }
 
@@ -169,7 +191,7 @@ fn find_suite<'s>(suites: &'s [Suite], spec: &DistributionSpec) -> Result<&'s Su
         known: suites.iter().map(|suite| format!("{} ({})", suite.codename, suite.suite)).collect(),
     };
     match &spec.suite {
-        Some(name) => suites.iter().find(|suite| suite.is_called(name)).ok_or_else(|| unknown(name)),
+        Some(name) => suites.iter().filter(of_origin).find(|suite| suite.is_called(name)).ok_or_else(|| unknown(name)),
         // `bookworm` comes before `bookworm-updates`.
         None => {
             let distributions = ["Debian", "Ubuntu"];
@@ -196,18 +218,17 @@ fn check_package_name(name: &str) -> Result<(), StoreError> {
 fn unpack(
     work: &Work,
     planned: &[Planned],
+    files: &[PackageFile],
     size: u64,
     watch: Watch<'_>,
 ) -> Result<(PathBuf, Vec<Package>), StoreError> {
     let total = planned.iter().map(|package| package.size).sum();
     watch.step("unpacking packages", Some(total), || {
-        let mut packages = Vec::new();
-        for package in planned {
-            let mut file = File::open(&package.file).map_err(StoreError::io("read", &package.file))?;
-            // Told when it is unpacked.
-            let (digest, _) = digest_of(&mut file, &package.file, Watch { progress: &Silent, ..watch })?;
-            packages.push(Package { name: package.name.clone(), version: package.version.clone(), digest });
-        }
+        let packages = planned.iter().zip(files).map(|(package, file)| {
+            let (name, version) = (package.name.clone(), package.version.clone());
+            Package { name, version, digest: file.digest }
+        });
+        let packages: Vec<Package> = packages.collect();
         let (disk, target) = work.new_disk(size)?;
         let mut builder = Builder::new(&*target, &options(&packages))?;
         let plain = |name| motu_rootfs::Layer { name, compression: Compression::None };
@@ -215,9 +236,9 @@ fn unpack(
         let links = database::merged_usr().map_err(unwritten)?;
         builder.apply(&plain("links"), links.as_slice(), &Reading(watch))?;
         let mut database = Database::default();
-        for package in planned {
-            let control = Control::read(work.store().host(), &package.name, &package.file)?;
-            let names = unpack_one(&mut builder, work, package, &control, watch)?;
+        for (package, file) in planned.iter().zip(files) {
+            let control = Control::read(work.store().host(), &package.name, &file.path)?;
+            let names = unpack_one(&mut builder, work, (&package.name, &file.path), &control, watch)?;
             database.add(&control, &names);
             watch.progress.advance(package.size);
         }
@@ -244,14 +265,14 @@ fn options(packages: &[Package]) -> Options {
 fn unpack_one(
     builder: &mut Builder<'_>,
     work: &Work,
-    package: &Planned,
+    (package, file): (&str, &Path),
     control: &Control,
     watch: Watch<'_>,
 ) -> Result<Vec<Vec<u8>>, StoreError> {
     let conffiles = control.conffiles();
-    let data = PackageData { name: &package.name, compression: Compression::None, conffiles: &conffiles };
+    let data = PackageData { name: package, compression: Compression::None, conffiles: &conffiles };
     let read = |files| builder.apply_package(&data, files, &Reading(watch));
-    Ok(read_files(work.store().host(), (&package.name, &package.file), read)?.map_err(|(error, _)| error)?)
+    Ok(read_files(work.store().host(), (package, file), read)?.map_err(|(error, _)| error)?)
 }
 
 fn configure_in_machine(

@@ -15,15 +15,17 @@ use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 const APT_GET: &str = r#"
+case "$*" in *' -t '*) echo "$*" >> "$HERE/releases";; esac
 case "$*" in
 *' update') for a; do case "$a" in Dir::State::lists=*) : > "${a#*=}/x_Packages";; esac; done;;
 *' indextargets '*) printf 'bookworm|oldstable|bookworm|Debian\nbookworm-updates|oldstable-updates|x|Debian\nnode||node|Nodes\n';;
-*' -t trixie '*) echo 'E: not asked for' >&2; exit 100;;
 *' nosuch') echo 'E: Unable to locate package nosuch' >&2; exit 100;;
 *--print-uris*) echo 'Reading package lists...'
-  for p in base-passwd dash; do echo "'http://example.org/$p.deb' ${p}_1%3a2_amd64.deb 1000 MD5Sum:x"; done;;
-*--download-only*) for a; do case "$a" in Dir::Cache=*) for p in base-passwd dash; do
-  cp "$HERE/$p" "${a#*=}/archives/${p}_1%3a2_amd64.deb"; done;; esac; done; echo 'dlstatus:1:100.0:fetching';;
+  for p in base-passwd dash; do
+  if [ -e "$HERE/hashes" ]; then h=$(sha256sum < "$HERE/$p"); h=SHA256:${h%% *}; else h=MD5Sum:x; fi
+  echo "'http://example.org/$p.deb' ${p}_1%3a2_amd64.deb 1000 $h"; done;;
+*' download '*) for a; do case "$a" in *=1:2) p=${a%=*}; echo "$p" >> "$HERE/fetched"
+  cp "$HERE/$p" "${p}_1%3a2_amd64.deb";; esac; done; echo 'dlstatus:1:100.0:fetching';;
 esac
 "#;
 
@@ -188,6 +190,82 @@ fn packages_are_unpacked_for_dpkg_to_configure() {
     let opened = world.store().open_disk("debian", disk, Watch::silent()).unwrap();
     assert_eq!((opened.size(), opened.is_read_only()), (64 << 20, true));
     assert_eq!(world.store().find("debian").unwrap().digest, image.digest);
+}
+
+/// A machine that counts how often it was asked for.
+struct Counts(std::sync::atomic::AtomicUsize, Result<u8, String>);
+
+impl Configure for Counts {
+    fn run(&self, _: &Path, _: &[&str], _: &mut dyn FnMut(&str), _: Watch<'_>) -> Result<u8, String> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.1.clone()
+    }
+}
+
+impl Counts {
+    fn ending(status: u8) -> Self {
+        Counts(0.into(), Ok(status))
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn packages_are_fetched_once_and_the_same_image_is_made_once() {
+    let world = World::new();
+    fs::write(world.bin().join("hashes"), "").unwrap();
+    let fetched = || fs::read_to_string(world.bin().join("fetched")).unwrap().lines().count();
+    let plain = DistributionSpec::default();
+    assert!(world.make(&plain, &Counts::ending(1)).is_err());
+    assert_eq!(fetched(), 2, "kept, though no image was made of them");
+    let machine = Counts::ending(0);
+    let image = world.make(&plain, &machine).unwrap();
+    assert_eq!((fetched(), machine.count()), (2, 1));
+    let again = world.store().make_distribution(
+        &DistributionSpec { size: 64 << 20, ..plain.clone() },
+        Some(&["other".parse().unwrap()]),
+        &machine,
+        Watch::silent(),
+    );
+    assert_eq!((again.unwrap().digest, machine.count()), (image.digest, 1));
+    assert_eq!(world.store().find("other").unwrap().digest, image.digest);
+    // A package that was damaged is fetched once more; the image is another one.
+    let store = world.store();
+    store.remove(&image.digest.to_string(), true, Watch::silent()).unwrap();
+    let package = store.blobs().path(image.record.packages[1].digest);
+    fs::remove_file(&package).unwrap();
+    fs::write(&package, "x").unwrap();
+    world.make(&plain, &machine).unwrap();
+    assert_eq!((fetched(), machine.count()), (3, 2));
+    assert!(store.usage(Watch::silent()).unwrap().cache.count >= 2);
+    store.prune(crate::Prune { unused: true, caches: true }, Watch::silent()).unwrap();
+    assert!(world.is_empty());
+}
+
+#[test]
+fn a_release_comes_with_its_security_updates() {
+    let world = World::new();
+    world.make(&DistributionSpec::default(), &Counts::ending(0)).unwrap();
+    assert!(!world.bin().join("releases").exists(), "what the host has");
+    let suite = DistributionSpec { suite: Some("oldstable".into()), ..DistributionSpec::default() };
+    world.make(&suite, &Counts::ending(0)).unwrap();
+    let releases = fs::read_to_string(world.bin().join("releases")).unwrap();
+    assert!(releases.contains(" -t /^bookworm(|-security|-updates)$/ install "), "{releases}");
+}
+
+#[test]
+fn two_that_make_the_same_make_it_once() {
+    let world = World::new();
+    fs::write(world.bin().join("hashes"), "").unwrap();
+    let machine = Counts::ending(0);
+    let make = || world.make(&DistributionSpec::default(), &machine).unwrap().digest;
+    let digests: Vec<Digest> = std::thread::scope(|scope| {
+        let making: Vec<_> = (0..2).map(|_| scope.spawn(make)).collect();
+        making.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert_eq!((digests[0] == digests[1], machine.count()), (true, 1));
 }
 
 #[test]
