@@ -20,6 +20,7 @@ pub mod block;
 pub mod console;
 pub mod device;
 pub mod fs;
+mod lookout;
 pub mod pci;
 pub mod queue;
 pub mod rng;

@@ -11,10 +11,12 @@
 //! Locks, after the function's: the workers' state, then a queue. Neither is held while a request is done.
 
 use crate::device::{Activation, Interrupt};
+use crate::lookout::Lookout;
 use crate::queue::{Chain, Malformed, Next, VirtQueue};
 use motu_memory::Mmap;
 use std::fmt::Debug;
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -87,6 +89,8 @@ struct Shared {
     state: Mutex<State>,
     /// See [`Staff::rests_after`].
     rests_after: Duration,
+    /// How often [`Workers::notify`] has found something new.
+    calls: AtomicU32,
     /// There is something to do, or no more.
     work: Condvar,
     /// Nobody is busy.
@@ -144,6 +148,7 @@ impl Workers {
         {
             state.pending |= bit;
             drop(state);
+            self.shared.calls.fetch_add(1, Ordering::Release);
             self.shared.work.notify_one();
         }
     }
@@ -177,10 +182,19 @@ impl Drop for Workers {
 /// A worker's life.
 fn work(shared: &Shared, server: &dyn Serve) {
     let mut buffer = Vec::new();
+    let mut lookout = Lookout::default();
     let mut state = shared.lock();
     while !state.ended {
         let Some(queue) = next_queue(&mut state) else {
-            state = wait(shared, server, state);
+            let seen = shared.calls.load(Ordering::Acquire);
+            if lookout.is_worth_it() {
+                drop(state);
+                lookout.look(|| shared.calls.load(Ordering::Acquire) != seen);
+                state = shared.lock();
+            }
+            if state.pending == 0 && !state.ended {
+                state = lookout.sleep(|| wait(shared, server, state));
+            }
             continue;
         };
         state.busy += 1;

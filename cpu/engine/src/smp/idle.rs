@@ -1,15 +1,16 @@
 //! A processor in HLT, until something comes for it.
 //!
 //! To wake a thread of the host's takes its kernel tens of microseconds, and whoever sends the message some of them. Processors that
-//! answer each other by interrupts sleep for less: those look out for a while before they sleep, if the host has a CPU for that.
+//! answer each other by interrupts, or wait for a device's thread, sleep for less: those look out for a while before they sleep, if the
+//! host has a CPU for that.
 
 use super::{Mailbox, Processors};
 use std::time::{Duration, Instant};
 
 /// How long it looks out for what comes, before it sleeps.
-const LOOKOUT: Duration = Duration::from_micros(50);
+const LOOKOUT: Duration = Duration::from_micros(150);
 /// What is worth looking out for came within so much time the last time.
-const SOON: Duration = Duration::from_micros(100);
+const SOON: Duration = Duration::from_micros(200);
 /// Looks before the host's CPU is offered to others.
 const LOOKS: u32 = 32;
 
@@ -31,7 +32,7 @@ impl Idle {
             mailbox.wait(limit.map(|limit| limit.saturating_sub(start.elapsed())));
         }
         processors.note_sleep(false);
-        self.looks_out = !processors.is_alone() && start.elapsed() < SOON;
+        self.looks_out = start.elapsed() < SOON;
     }
 }
 

@@ -114,9 +114,10 @@ impl Processors {
         }
     }
 
-    /// The host has a CPU left beside those that run.
+    /// The host has a CPU left beside those that run, and one for the thread that a processor alone waits for.
     pub fn leave_room(&self) -> bool {
-        self.awake.load(Ordering::Relaxed) < self.host_cpus
+        let others = u32::from(self.is_alone());
+        self.awake.load(Ordering::Relaxed) + others < self.host_cpus
     }
 
     /// There are more processors that want to run than CPUs of the host for them.
