@@ -173,7 +173,7 @@ impl Blobs {
         if self.read_seal(digest) == Some(Seal::of(&metadata)) {
             return Ok(path);
         }
-        let what = format!("checking a layer of {image}, whose file is new here or was changed");
+        let what = format!("checking a file of {image} that is new here or was changed");
         watch.step(&what, Some(metadata.len()), || self.verified(digest, image, watch))
     }
 

@@ -245,7 +245,7 @@ impl Store {
         Ok(digests)
     }
 
-    /// The kernel of an image's own, with its files compared with their digests; `None` if it has none and is booted by motu's own
+    /// The kernel of an image's own, with its files as they were compared with their digests; `None` if it has none and is booted by motu's own
     /// kernel ([`Store::tiny`]'s).
     ///
     /// # Errors
@@ -255,8 +255,8 @@ impl Store {
             Boot::Default => Ok(None),
             Boot::Firmware => Err(StoreError::NoFirmware { image: image.name.clone() }),
             Boot::Kernel(Kernel { kernel, initrd, cmdline, .. }) => Ok(Some(BootFiles {
-                kernel: self.blobs.verified(*kernel, &image.name, watch)?,
-                initrd: initrd.map(|initrd| self.blobs.verified(initrd, &image.name, watch)).transpose()?,
+                kernel: self.blobs.sealed(*kernel, &image.name, watch)?,
+                initrd: initrd.map(|initrd| self.blobs.sealed(initrd, &image.name, watch)).transpose()?,
                 cmdline: cmdline.clone(),
             })),
         }

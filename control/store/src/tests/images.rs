@@ -323,7 +323,7 @@ fn a_layer_is_checked_by_its_seal_and_read_when_that_does_not_fit() {
     struct Reads(AtomicBool);
     impl Progress for Reads {
         fn start(&self, what: &str, _: Option<u64>) {
-            assert!(what.contains("checking a layer of one"), "{what}");
+            assert!(what.contains("checking a file of one"), "{what}");
             self.0.store(true, Ordering::SeqCst);
         }
         fn advance(&self, _: u64) {}
