@@ -4,12 +4,14 @@ mod env;
 mod export;
 mod image;
 pub mod life;
+mod seed;
 
 pub use export::ExportFormat;
 pub use image::{BuildArgs, ImageCommand, MadeArgs, PruneArgs, SystemCommand};
 
 use crate::commands::doctor::Form;
 use crate::status;
+use anyhow::Result;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use life::{
     CpArgs, CreateArgs, ExecArgs, KillArgs, LogsArgs, LsArgs, NamesArgs, OwnArgs, RenameArgs, RmArgs, StatsArgs,
@@ -19,6 +21,7 @@ use motu_spec::{
     ByteSize, Console, DiskSpec, EngineChoice, Gdb, GuestAddress, KernelMode, Period, Profile, ShareSpec, Timeout,
     Trace, VmSpec,
 };
+use seed::SeedArgs;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -155,6 +158,8 @@ pub struct RunArgs {
         value_parser = share_parser()
     )]
     pub shares: Vec<ShareSpec>,
+    #[command(flatten)]
+    pub seed: SeedArgs,
     /// What runs the guest's instructions: kvm (the host's CPU), soft (motu's own), or auto: kvm where there is
     /// hardware for it. To find faults in the soft engine, options may follow:
     /// translate=off|on|lockstep (to host code; lockstep: compared with the interpreter block by block),
@@ -235,8 +240,12 @@ fn console_parser() -> impl clap::builder::TypedValueParser<Value = Console> {
 }
 
 impl RunArgs {
-    pub fn spec(&self) -> VmSpec {
-        VmSpec {
+    /// What was asked for, with the texts of files that are given to cloud-init.
+    ///
+    /// # Errors
+    /// One of these files cannot be read, or is not what it should be.
+    pub fn spec(&self) -> Result<VmSpec> {
+        Ok(VmSpec {
             image: self.image.clone(),
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
@@ -247,6 +256,7 @@ impl RunArgs {
             cpus: self.cpus,
             disks: self.disks.clone(),
             shares: self.shares.clone(),
+            seed: self.seed.spec()?,
             engine: self.engine.clone(),
             switch_every: self.switch_every,
             cpu: self.cpu.clone(),
@@ -256,7 +266,7 @@ impl RunArgs {
             traces: self.traces.iter().flat_map(|traces| traces.0.clone()).collect(),
             profile: self.profile.clone().map(|file| Profile { file, symbols: self.symbols.clone() }),
             gdb: self.gdb.clone(),
-        }
+        })
     }
 }
 
@@ -279,7 +289,7 @@ mod tests {
 
     #[test]
     fn nothing_given_is_the_default_spec() {
-        assert_eq!(run_args(&[]).unwrap().spec(), VmSpec::default());
+        assert_eq!(run_args(&[]).unwrap().spec().unwrap(), VmSpec::default());
     }
 
     #[test]
@@ -330,16 +340,16 @@ mod tests {
 
     #[test]
     fn a_kernel_may_have_an_address_and_a_mode() {
-        let spec = run_args(&["--kernel", "k", "--kernel-address", "0x7c00"]).unwrap().spec();
+        let spec = run_args(&["--kernel", "k", "--kernel-address", "0x7c00"]).unwrap().spec().unwrap();
         assert_eq!((spec.kernel_address, spec.kernel_mode), (Some(GuestAddress(0x7c00)), None));
         let line = ["--kernel", "k", "--kernel-address", "1048576", "--kernel-mode", "real"];
-        let spec = run_args(&line).unwrap().spec();
+        let spec = run_args(&line).unwrap().spec().unwrap();
         assert_eq!((spec.kernel_address, spec.kernel_mode), (Some(GuestAddress(1 << 20)), Some(KernelMode::Real)));
     }
 
     #[test]
     fn traces_are_listed_repeated_or_both() {
-        let traces = run_args(&["--trace", "int,io:log", "--trace=exec"]).unwrap().spec().traces;
+        let traces = run_args(&["--trace", "int,io:log", "--trace=exec"]).unwrap().spec().unwrap().traces;
         let words: Vec<_> = traces.iter().map(|t| (t.kind.to_string(), t.file.clone())).collect();
         assert_eq!(
             words,

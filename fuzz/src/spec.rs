@@ -12,5 +12,7 @@ pub fn run(bytes: &[u8]) {
         let again = serde_json::to_string(&spec).expect("a spec is JSON");
         let same = serde_json::from_str::<VmSpec>(&again).expect("what was written can be read");
         assert_eq!(format!("{spec:?}"), format!("{same:?}"));
+        // Its YAML and its keys.
+        _ = spec.seed.map(|seed| seed.check());
     }
 }

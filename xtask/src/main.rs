@@ -4,6 +4,7 @@
 mod arch;
 mod bench;
 mod check;
+mod cloud_init;
 mod docs;
 mod fuzz;
 mod kills;
@@ -32,6 +33,8 @@ enum Chore {
     Fuzz(fuzz::Args),
     /// Kill motu at random moments of all that it does to its store, and look at the store
     Kills(kills::Args),
+    /// Have cloud-init's own package in a guest read what motu gives it
+    CloudInit,
     /// Measurements
     Bench {
         #[command(subcommand)]
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Chore::Docs => docs::run(),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Kills(args) => kills::run(&args),
+        Chore::CloudInit => cloud_init::run(),
         Chore::Bench { what: Bench::Boot(args) } => bench::boot(&args),
         Chore::Bench { what: Bench::Cpu(args) } => bench::cpu(&args),
         Chore::Bench { what: Bench::Disk(args) } => bench::disk(&args),

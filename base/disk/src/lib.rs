@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!   virtio-blk ── dyn Disk ─┬─ Raw       the file itself; holes are zeros
+//!                           ├─ Memory    bytes of motu's own, to be read only
 //!                           ├─ Qcow2     tables, and the clusters of other files below it
 //!                           └─ Overlay   a bitmap and the written blocks, over any Disk
 //! ```
@@ -20,6 +21,7 @@ mod error;
 mod file;
 mod format;
 mod lock;
+mod memory;
 mod open;
 mod overlay;
 pub mod qcow2;
@@ -31,6 +33,7 @@ pub use copy::{copy, copy_changes};
 pub use disk::{Disk, MAX_SIZE, SECTOR};
 pub use error::DiskError;
 pub use format::{Format, ParseFormatError};
+pub use memory::Memory;
 pub use open::{OpenOptions, create, create_layer, open, open_layer};
 pub use overlay::{BaseId, Overlay};
 pub use raw::Raw;

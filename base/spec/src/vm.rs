@@ -4,6 +4,7 @@ use crate::{
     ByteSize, DiskSpec, EngineChoice, Gdb, GuestAddress, ParseShareError, Period, Profile, ShareSpec, Timeout, Trace,
     Turn,
 };
+use motu_seed::{SeedError, SeedSpec};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -61,6 +62,9 @@ pub struct VmSpec {
     /// Folders of the host; no two at one place in the guest. Each takes the room of a disk.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<ShareSpec>,
+    /// What cloud-init in the guest is given: a disk behind all others, which takes the room of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<SeedSpec>,
     #[serde(default)]
     pub engine: EngineChoice,
     /// How often the machine goes over to the other of two engines that take turns; with one engine it must not be given.
@@ -171,7 +175,10 @@ pub enum SpecError {
          format says what mode it starts in)"
     )]
     ModeWithoutAddress,
-    #[error("{0} disks and shared folders are more than a machine has room for; give at most {MAX_DISKS} of both")]
+    #[error(
+        "{0} disks and shared folders are more than a machine has room for; give at most {MAX_DISKS} of both (what cloud-init is \
+         given is a disk, too)"
+    )]
     TooManyDisks(usize),
     #[error("the disk {} is given twice; give it once", .0.display())]
     DiskTwice(PathBuf),
@@ -179,6 +186,8 @@ pub enum SpecError {
     TargetTwice(String),
     #[error(transparent)]
     Share(#[from] ParseShareError),
+    #[error(transparent)]
+    Seed(#[from] SeedError),
     #[error("the kernel command line is {0} bytes long; Linux takes at most {MAX_CMDLINE}")]
     CmdlineTooLong(usize),
     #[error("the kernel command line has a zero byte in it; write it as plain text")]
@@ -206,6 +215,7 @@ impl Default for VmSpec {
             cpus: default_cpus(),
             disks: Vec::new(),
             shares: Vec::new(),
+            seed: None,
             engine: EngineChoice::default(),
             switch_every: None,
             cpu: None,
@@ -254,7 +264,7 @@ impl VmSpec {
     }
 
     fn validate_disks(&self) -> Result<(), SpecError> {
-        let together = self.disks.len() + self.shares.len();
+        let together = self.disks.len() + self.shares.len() + usize::from(self.seed.is_some());
         if together > MAX_DISKS {
             return Err(SpecError::TooManyDisks(together));
         }
@@ -271,7 +281,7 @@ impl VmSpec {
                 return Err(SpecError::TargetTwice(share.target.clone()));
             }
         }
-        Ok(())
+        Ok(self.seed.as_ref().map_or(Ok(()), SeedSpec::check)?)
     }
 
     fn validate_sources(&self) -> Result<(), SpecError> {

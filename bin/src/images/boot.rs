@@ -5,6 +5,7 @@ use crate::vmm::{Boot, Disks, shares};
 use anyhow::Result;
 use motu_machine::OnReset;
 use motu_proto::{Exec, PORT_NAME};
+use motu_seed::Identity;
 use motu_spec::{CommandSpec, VmSpec};
 use motu_store::{ImageConfig, MachineFolder, Watch};
 
@@ -26,6 +27,7 @@ pub fn boot(
     mut disks: Disks,
 ) -> Result<Boot> {
     let image = &prepared.image;
+    let has_agent = has_agent(&image.record.boot);
     let mut parameters = vec![prepared.boot.cmdline.clone()];
     if let Some(root) = &image.record.disk {
         disks.put_first(Box::new(folder.open_disk(&image.name, root, Watch::silent())?), ROOT_SERIAL);
@@ -34,12 +36,14 @@ pub fn boot(
             parameters.extend(root.filesystem.as_ref().map(|kind| format!("motu.rootfstype={kind}")));
         }
     }
+    disks.add_seed(spec.seed.as_ref(), host.map(|name| Identity { id: folder.id(), name }));
+    // For the agent, which has its file system's module.
+    parameters.extend(spec.seed.as_ref().filter(|_| has_agent).map(|_| "motu.seed".to_owned()));
     parameters.extend(shares::parameters(&spec.shares));
     parameters.extend(host.map(|host| format!("motu.hostname={host}")));
     // Messages are for a console that nobody watches; what is shown is shown from the start (printing costs time).
     parameters.extend(shows.then(|| "loglevel=7".to_owned()));
     parameters.extend(spec.cmdline.clone());
-    let has_agent = has_agent(&image.record.boot);
     Ok(Boot {
         kernel: prepared.boot.kernel,
         initrd: prepared.boot.initrd,

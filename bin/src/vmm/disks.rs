@@ -1,14 +1,18 @@
 //! A machine's disks, from their names.
 
 use anyhow::Result;
-use motu_disk::{Disk, DiskError, OpenOptions};
+use motu_disk::{Disk, DiskError, Memory, OpenOptions};
 use motu_machine::DiskConfig;
+use motu_seed::{Identity, SeedSpec};
 use motu_spec::{DiskSpec, SpecError};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 const _: () = assert!(motu_spec::MAX_DISKS == motu_machine::MAX_DISKS);
+
+/// What the guest finds as the serial number of the disk for cloud-init.
+const SEED_SERIAL: &str = "motu-seed";
 
 /// A machine's disks. Those that were made for it are deleted again if there is no machine after all.
 #[derive(Debug)]
@@ -60,6 +64,12 @@ impl Disks {
     /// Puts a disk before all others.
     pub fn put_first(&mut self, disk: Box<dyn Disk>, serial: &str) {
         self.open.insert(0, DiskConfig { disk, serial: serial.to_owned() });
+    }
+
+    /// Puts the disk that cloud-init looks for behind all others, if there is to be one. A machine that stays is known by its identity.
+    pub fn add_seed(&mut self, seed: Option<&SeedSpec>, machine: Option<Identity<'_>>) {
+        let disk = seed.map(|seed| Memory::new(seed.image(machine)));
+        self.open.extend(disk.map(|disk| DiskConfig { disk: Box::new(disk), serial: SEED_SERIAL.to_owned() }));
     }
 
     /// Takes the disks for a machine.

@@ -17,8 +17,11 @@ pub(crate) const DISK_ROOTS: [(&str, bool); 4] =
 /// What a machine with a shared folder has on top.
 pub(crate) const SHARE_ROOTS: [(&str, bool); 1] = [("virtiofs", false)];
 
+/// What a machine with a disk for cloud-init has on top: its file system.
+pub(crate) const SEED_ROOTS: [(&str, bool); 1] = [("isofs", false)];
+
 /// What these need on the kernels that are known, so that one reading of a package is enough.
-pub(crate) const LIKELY: [&str; 11] = [
+pub(crate) const LIKELY: [&str; 12] = [
     "virtio",
     "virtio_ring",
     "virtio_pci_modern_dev",
@@ -30,6 +33,7 @@ pub(crate) const LIKELY: [&str; 11] = [
     "mbcache",
     "crc16",
     "libcrc32c",
+    "cdrom",
 ];
 
 /// Largest module in bytes after decompression.
@@ -55,6 +59,8 @@ pub(crate) enum NeededBy {
     Disks,
     /// Those with a shared folder.
     Shares,
+    /// Those with a disk for cloud-init.
+    Seeds,
 }
 
 /// The kernel's name of a module for a path: without folders and suffixes, with `_` for `-`
@@ -86,8 +92,12 @@ pub(crate) fn order(members: &Members, searched: &[String], package: &str) -> Re
         ordered: Vec::new(),
         missing: Vec::new(),
     };
-    let groups: [(NeededBy, &[(&str, bool)]); 3] =
-        [(NeededBy::All, &ROOTS), (NeededBy::Disks, &DISK_ROOTS), (NeededBy::Shares, &SHARE_ROOTS)];
+    let groups: [(NeededBy, &[(&str, bool)]); 4] = [
+        (NeededBy::All, &ROOTS),
+        (NeededBy::Disks, &DISK_ROOTS),
+        (NeededBy::Shares, &SHARE_ROOTS),
+        (NeededBy::Seeds, &SEED_ROOTS),
+    ];
     for (needed_by, roots) in groups {
         search.needed_by = needed_by;
         for &(root, needed) in roots {

@@ -17,7 +17,7 @@ use crate::{
 pub(crate) const NAME: &str = "tiny";
 
 /// To be raised with each change to what goes into the image, so that images made before are made anew.
-const RECIPE: u32 = 3;
+const RECIPE: u32 = 4;
 
 /// Packages that depend on the newest kernel for virtual machines: Debian's, Ubuntu's, and the ones
 /// for every machine.
@@ -179,7 +179,8 @@ fn keep(work: &Work, apt: &Apt<'_>, chosen: &[Candidate], watch: Watch<'_>) -> R
 
 fn read_packages(store: &Store, packages: &[Package], watch: Watch<'_>) -> Result<(Members, Vec<Module>), StoreError> {
     let kernel = packages.first().map_or(NAME, |package| package.name.as_str());
-    let roots = modules::ROOTS.iter().chain(&modules::DISK_ROOTS).chain(&modules::SHARE_ROOTS);
+    let roots =
+        modules::ROOTS.iter().chain(&modules::DISK_ROOTS).chain(&modules::SHARE_ROOTS).chain(&modules::SEED_ROOTS);
     let mut searched: Vec<String> = roots.map(|(name, _)| (*name).to_owned()).collect();
     searched.extend(modules::LIKELY.map(str::to_owned));
     for _ in 0..MOST_READINGS {
@@ -224,6 +225,7 @@ fn initrd(agent: &[u8], busybox: &[u8], modules: &[Module]) -> Result<Vec<u8>, S
         ("etc/motu/modules", NeededBy::All),
         ("etc/motu/modules-disk", NeededBy::Disks),
         ("etc/motu/modules-share", NeededBy::Shares),
+        ("etc/motu/modules-seed", NeededBy::Seeds),
     ] {
         let listed = modules.iter().filter(|module| module.needed_by == needed_by);
         let lines: String = listed.map(|module| format!("/{}\n", module.path)).collect();

@@ -18,6 +18,9 @@ const MODULES: &str = "/etc/motu/modules";
 const DISK_MODULES: &str = "/etc/motu/modules-disk";
 /// Those that only a machine with a shared folder needs.
 const SHARE_MODULES: &str = "/etc/motu/modules-share";
+/// Those that only a machine with a disk for cloud-init needs, and the word of the kernel's command line that says so.
+const SEED_MODULES: &str = "/etc/motu/modules-seed";
+const SEED: &str = "motu.seed";
 
 /// A folder for each virtio device, and what a disk's file `device` in it holds (virtio 1.2, 5).
 const VIRTIO_DEVICES: &str = "/sys/bus/virtio/devices";
@@ -68,6 +71,9 @@ pub fn prepare() -> Result<(), String> {
     }
     if has_device(FILE_SYSTEM) {
         load_modules(SHARE_MODULES);
+    }
+    if cmdline.split_ascii_whitespace().any(|word| word == SEED) {
+        load_modules(SEED_MODULES);
     }
     let entered = root.as_ref().map_or(Ok(()), |root| root.enter(&["/dev", "/proc", "/sys"]));
     make_mount("tmpfs", "/run", temporary, c"mode=0755");

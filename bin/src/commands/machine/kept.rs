@@ -70,7 +70,7 @@ pub fn say(line: &str) -> Result<()> {
 /// What was asked for cannot be had, or the name is another machine's. There is no machine then.
 pub fn create(args: &RunArgs) -> Result<Machine> {
     args.own.name.as_deref().map_or(Ok(()), check_name)?;
-    let spec = absolute(args.spec())?;
+    let spec = absolute(args.spec()?)?;
     super::run::check(&spec, &engine::choose(&spec)?)?;
     let tty = args.tty || (args.command.is_empty() && !args.detach && terminal::is_interactive());
     let command = args.own.spec(&args.command, tty)?;

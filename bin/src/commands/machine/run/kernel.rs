@@ -15,13 +15,15 @@ pub fn run(request: &Request) -> Result<Run> {
     if !request.command.is_empty() {
         bail!("a command needs an image to run in; with --kernel, leave out what follows --");
     }
+    let mut disks = Disks::open(&spec.disks)?;
+    disks.add_seed(spec.seed.as_ref(), None);
     let boot = Boot {
         kernel,
         initrd: spec.initrd.clone(),
         cmdline: spec.cmdline.clone().unwrap_or_default(),
         flat: flat(spec),
         ports: Vec::new(),
-        disks: Disks::open(&spec.disks)?,
+        disks,
         on_reset: OnReset::Restart,
     };
     let outputs = outputs(spec, Console::Stdio, Face::Console)?;

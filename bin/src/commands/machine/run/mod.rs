@@ -51,7 +51,7 @@ pub fn run(args: RunArgs, verbose: u8) -> Result<Status> {
     if args.detach || args.own.name.is_some() {
         return kept::run(&args);
     }
-    let spec = args.spec();
+    let spec = args.spec()?;
     let engine = engine::choose(&spec)?;
     check(&spec, &engine)?;
     let (stats, engine_name) = (args.stats, engine.hypervisor.capabilities().name);
