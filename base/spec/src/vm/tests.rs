@@ -137,3 +137,17 @@ fn disk_and_share_rules() {
         SpecError::Share(_)
     ));
 }
+
+#[test]
+fn what_cloud_init_is_given_is_a_disk_and_is_checked() {
+    let disks = |count: usize| (0..count).map(|n| DiskSpec::parse(format!("{n}.raw").as_ref()).unwrap()).collect();
+    let seed = |text: &str| Some(SeedSpec { user_data: Some(text.into()), ..SeedSpec::default() });
+    let full = VmSpec { disks: disks(MAX_DISKS - 1), seed: seed("#!/bin/sh\n"), ..VmSpec::default() };
+    full.validate(&LIMITS).unwrap();
+    assert_eq!(parse(&serde_json::to_string(&full).unwrap()).unwrap(), full);
+    let more = refused(|s| (s.disks, s.seed) = (disks(MAX_DISKS), seed("#!/bin/sh\n")));
+    assert_eq!(more, SpecError::TooManyDisks(MAX_DISKS + 1));
+    assert!(matches!(refused(|s| s.seed = seed("hostname: web\n")), SpecError::Seed(SeedError::Part { .. })));
+    let error = parse(r##"{"seed": {"userdata": "#!"}}"##).unwrap_err().to_string();
+    assert!(error.contains("`user_data`"), "{error}");
+}
