@@ -2,10 +2,8 @@
 //! takes minutes: with `MOTU_CLOUD_INIT` set, as `cargo xtask cloud-init` does.
 
 use motu_e2e::packages::Packages;
-use motu_e2e::{Ended, command, home, motu, newc};
+use motu_e2e::{Home, newc};
 use std::fs;
-use std::path::Path;
-use tempfile::TempDir;
 
 const USER_DATA: &str = "#cloud-config
 hostname: by-user-data
@@ -19,30 +17,19 @@ locale: false
 ";
 /// A key of no use: 32 bytes of zeros.
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA me@host\n";
-/// Shows all that is on a seed.
-const SHOW: &str = "mkdir -p /m && mount -t iso9660 -o ro $DISK /m && cd /m && head -n 99 *; cd /; umount /m";
 
-/// A folder with files that are right.
-fn folder() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("user.yaml"), USER_DATA).unwrap();
-    fs::write(folder.path().join("id.pub"), KEY).unwrap();
-    folder
+/// A store, and files that are right.
+fn world() -> Home {
+    let world = Home::new();
+    for (name, text) in [("user.yaml", USER_DATA), ("id.pub", KEY), ("net.yaml", "version: 2\n")] {
+        fs::write(world.at(name), text).unwrap();
+    }
+    world
 }
 
-fn run(folder: &Path, args: &[&str]) -> Ended {
-    command(args).current_dir(folder).output().unwrap().into()
-}
-
-#[track_caller]
-fn succeeds(folder: &Path, args: &[&str]) -> String {
-    let ended = run(folder, args);
-    assert_eq!(ended.status, 0, "{args:?}: {}{}", ended.stdout, ended.stderr);
-    ended.stdout
-}
-
+/// What shows all that is on a seed.
 fn show(device: &str) -> String {
-    SHOW.replace("$DISK", device)
+    format!("mkdir -p /m && mount -t iso9660 -o ro {device} /m && cd /m && head -n 99 *; cd /; umount /m")
 }
 
 /// The value of a line `"key": "value",` of meta-data.
@@ -54,67 +41,50 @@ fn value<'a>(shown: &'a str, key: &str) -> &'a str {
 
 #[test]
 fn a_seed_is_a_disk_of_the_guest() {
-    let place = folder();
-    fs::write(place.path().join("net.yaml"), "version: 2\n").unwrap();
+    let world = world();
     let seed = ["--user-data", "user.yaml", "--ssh-key", "id.pub", "--network-config", "net.yaml"];
-    let script = format!("cat /sys/block/vda/serial /sys/block/vda/ro; {}", show("/dev/vda"));
-    let shown = succeeds(place.path(), &[&["run"], &seed[..], &["--", "sh", "-c", &script]].concat());
+    let run = |seed: &[&str], script: &str| world.succeeds([&["run"], seed, &["--", "sh", "-c", script]].concat());
+    let shown = run(&seed, &format!("cat /sys/block/vda/serial /sys/block/vda/ro; {}", show("/dev/vda")));
     assert!(shown.starts_with("motu-seed1\n"), "{shown}");
     let files: Vec<_> = shown.lines().filter(|line| line.starts_with("==>")).collect();
     assert_eq!(files, ["==> meta-data <==", "==> network-config <==", "==> user-data <=="]);
     assert!(shown.contains(USER_DATA) && shown.contains(KEY.trim()) && shown.contains("\nversion: 2\n"), "{shown}");
     assert_eq!(value(&shown, "local-hostname"), "motu");
-
     // The same again is the same machine to cloud-init, something else another one.
-    let id = |args: &[&str]| {
-        let shown = succeeds(place.path(), &[&["run"], args, &["--", "sh", "-c", &show("/dev/vda")]].concat());
-        value(&shown, "instance-id").to_owned()
-    };
-    assert_eq!(id(&seed), value(&shown, "instance-id"));
-    assert_ne!(id(&["--ssh-key", "id.pub"]), value(&shown, "instance-id"));
-}
-
-/// A machine that stays, and is gone with the test.
-struct Kept(String);
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        motu(["rm", "-f", &self.0]);
-    }
+    let again = run(&seed, &show("/dev/vda"));
+    assert_eq!(value(&again, "instance-id"), value(&shown, "instance-id"));
+    let other = run(&["--ssh-key", "id.pub"], &show("/dev/vda"));
+    assert_ne!(value(&other, "instance-id"), value(&shown, "instance-id"));
 }
 
 #[test]
 fn a_machine_that_stays_keeps_its_seed() {
-    let place = folder();
-    let name = format!("seed-{}", std::process::id());
-    let (kept, other) = (Kept(name.clone()), format!("{name}.b"));
-    succeeds(place.path(), &["create", "--name", &name, "--user-data", "user.yaml", "--ssh-key", "id.pub"]);
-    ["user.yaml", "id.pub"].iter().for_each(|file| fs::remove_file(place.path().join(file)).unwrap());
+    let world = world();
+    world.succeeds(["create", "--name", "web", "--user-data", "user.yaml", "--ssh-key", "id.pub"]);
+    ["user.yaml", "id.pub"].iter().for_each(|file| fs::remove_file(world.at(file)).unwrap());
     let show_in = |name: &str| {
-        succeeds(place.path(), &["start", name]);
-        let shown = succeeds(place.path(), &["exec", name, "--", "sh", "-c", &show("/dev/vda")]);
-        succeeds(place.path(), &["stop", "-t", "0", name]);
+        world.succeeds(["start", name]);
+        let shown = world.succeeds(["exec", name, "--", "sh", "-c", &show("/dev/vda")]);
+        world.succeeds(["stop", "-t", "0", name]);
         shown
     };
-    let first = show_in(&name);
+    let first = show_in("web");
     assert!(first.contains(USER_DATA) && first.contains(KEY.trim()), "{first}");
-    assert_eq!(value(&first, "local-hostname"), name);
-    succeeds(place.path(), &["rename", &name, &other]);
-    let kept = (Kept(other.clone()), kept);
-    let second = show_in(&other);
-    assert_eq!(value(&second, "local-hostname"), other);
+    assert_eq!(value(&first, "local-hostname"), "web");
+    world.succeeds(["rename", "web", "www"]);
+    let second = show_in("www");
+    assert_eq!(value(&second, "local-hostname"), "www");
     assert_eq!(value(&second, "instance-id"), value(&first, "instance-id"));
-    drop(kept);
 }
 
 #[test]
 fn a_kernel_of_ones_own_finds_the_seed_behind_its_disks() {
-    let place = folder();
-    assert_eq!(motu(["run", "--", "true"]).status, 0);
-    let image: serde_json::Value = serde_json::from_str(&motu(["image", "inspect", "tiny"]).stdout).unwrap();
+    let world = world();
+    world.succeeds(["run", "--", "true"]);
+    let image: serde_json::Value = serde_json::from_str(&world.succeeds(["image", "inspect", "tiny"])).unwrap();
     let blob = |what: &str| {
         let digest = image[0]["record"]["boot"]["kernel"][what].as_str().unwrap();
-        home().join("blobs/sha256").join(digest)
+        world.store("blobs/sha256").join(digest)
     };
     // Its own init in place of the agent: of two files in an archive that are called the same, the later one stands.
     let init = format!(
@@ -127,19 +97,19 @@ fn a_kernel_of_ones_own_finds_the_seed_behind_its_disks() {
     initrd.resize(initrd.len().next_multiple_of(4), 0);
     initrd.extend(newc::member("init", 0o100_755, init.as_bytes()));
     initrd.extend(newc::member("TRAILER!!!", 0, b""));
-    fs::write(place.path().join("initrd"), initrd).unwrap();
+    fs::write(world.at("initrd"), initrd).unwrap();
     let kernel = blob("kernel");
     let boot = ["run", "--kernel", kernel.to_str().unwrap(), "--initrd", "initrd", "--append"];
     let append = "console=ttyS0 quiet panic=-1 cryptomgr.notests";
     let seed = ["--disk", "disk.raw,size=1M", "--user-data", "user.yaml"];
-    let shown = succeeds(place.path(), &[&boot[..], &[append], &seed[..]].concat()).replace('\r', "");
+    let shown = world.succeeds([&boot[..], &[append], &seed[..]].concat()).replace('\r', "");
     assert!(shown.contains(USER_DATA), "{shown}");
     assert!(value(&shown, "instance-id").starts_with("motu-"), "{shown}");
 }
 
 #[test]
 fn what_cloud_init_could_not_use_is_refused() {
-    let place = folder();
+    let world = world();
     for (name, text) in [
         ("id", "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n-----END OPENSSH PRIVATE KEY-----\n"),
         ("headless", "hostname: web\n"),
@@ -151,7 +121,7 @@ fn what_cloud_init_could_not_use_is_refused() {
         ("net", "ethernets: {}\n"),
         ("empty", ""),
     ] {
-        fs::write(place.path().join(name), text).unwrap();
+        fs::write(world.at(name), text).unwrap();
     }
     let cases: [(&[&str], &[&str]); 14] = [
         (&["--user-data", "none"], &["none", "No such file"]),
@@ -170,14 +140,10 @@ fn what_cloud_init_could_not_use_is_refused() {
         (&["--user-data"], &["--user-data <FILE>"]),
     ];
     for (args, words) in cases {
-        for verb in ["run", "create"] {
-            let ended = run(place.path(), &[&[verb], args].concat());
-            assert_eq!((ended.status, ended.stdout.as_str()), (125, ""), "{verb} {args:?}: {}", ended.stderr);
-            for word in words {
-                assert!(ended.stderr.contains(word), "{verb} {args:?}: no {word:?} in {}", ended.stderr);
-            }
-        }
+        world.refused(&[&["run"], args].concat(), words);
     }
+    world.refused(&["create", "--name", "web", "--user-data", "headless"], &["#cloud-config"]);
+    assert_eq!(world.left("machines"), Vec::<String>::new());
 }
 
 /// What cloud-init's services do, one after the other, without systemd.
@@ -189,28 +155,24 @@ fn cloud_init_itself_does_what_it_is_told() {
     if std::env::var_os("MOTU_CLOUD_INIT").is_none() {
         return println!("SKIPPED: cloud-init's own package, which takes minutes: cargo xtask cloud-init");
     }
-    let place = folder();
-    let image = format!("cloud-init:{}", std::process::id());
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let Some(suite) = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")) else {
-        return println!(
-            "SKIPPED: no image with cloud-init: /etc/os-release names no distribution with packages of its own"
-        );
+        return println!("SKIPPED: no image with cloud-init: /etc/os-release names no suite of packages");
     };
     if let Err(why) = Packages::of("amd64") {
         return println!("SKIPPED: no image with cloud-init: {why}");
     }
+    let world = world();
     let source = format!("deb:{suite}");
-    succeeds(place.path(), &["image", "pull", &source, "--include", "cloud-init,openssh-server", "--tag", &image]);
-    let name = format!("cloud-init-{}", std::process::id());
-    let kept = Kept(name.clone());
+    world.succeeds(["image", "pull", &source, "--include", "cloud-init,openssh-server", "--tag", "ci"]);
     let seed = ["--user-data", "user.yaml", "--ssh-key", "id.pub"];
-    let start = ["run", "-d", "--memory", "768M", "--name", &name, &image];
-    succeeds(place.path(), &[&start[..], &seed[..], &["--", "sleep", "infinity"]].concat());
-    let exec = |script: &str| succeeds(place.path(), &["exec", &name, "--", "sh", "-c", script]);
+    let start = ["run", "-d", "--memory", "768M", "--name", "web", "ci"];
+    world.succeeds([&start[..], &seed[..], &["--", "sleep", "infinity"]].concat());
+    let exec = |script: &str| world.succeeds(["exec", "web", "--", "sh", "-c", script]);
     exec(CLOUD_INIT);
     let said = exec(
-        "cloud-init query instance_id; cloud-init query platform; hostname; cat /etc/by-user-data /home/*/.ssh/authorized_keys; ls /root/ran",
+        "cloud-init query instance_id; cloud-init query platform; hostname; cat /etc/by-user-data; \
+         cat /home/*/.ssh/authorized_keys; ls /root/ran",
     );
     println!("{said}");
     assert!(said.starts_with("motu-"), "{said}");
@@ -219,10 +181,8 @@ fn cloud_init_itself_does_what_it_is_told() {
     }
     // At the next start it is the same machine: what is done once is not done again.
     exec("rm /root/ran");
-    succeeds(place.path(), &["stop", &name]);
-    succeeds(place.path(), &["start", &name]);
+    world.succeeds(["stop", "web"]);
+    world.succeeds(["start", "web"]);
     exec(CLOUD_INIT);
     assert_eq!(exec("hostname; ls -A /root | grep -c ran || true"), "by-user-data\n0\n");
-    drop(kept);
-    succeeds(place.path(), &["image", "rm", &image]);
 }
