@@ -38,8 +38,17 @@ fn searched(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-const ALL: [&str; 8] =
-    ["virtio_pci", "virtio_console", "virtio_rng", "virtio_blk", "crc32c_intel", "crc32c_generic", "ext4", "virtiofs"];
+const ALL: [&str; 9] = [
+    "virtio_pci",
+    "virtio_console",
+    "virtio_rng",
+    "virtio_blk",
+    "crc32c_intel",
+    "crc32c_generic",
+    "ext4",
+    "virtiofs",
+    "isofs",
+];
 
 fn paths(order: Result<Order, StoreError>) -> Vec<String> {
     match order {
@@ -83,6 +92,8 @@ fn what_only_some_machines_need_comes_last_and_is_marked() {
         ("k/jbd2.ko", ""),
         ("k/virtio_blk.ko", "virtio"),
         ("k/virtiofs.ko", "virtio,fuse"),
+        ("k/cdrom.ko", ""),
+        ("k/isofs.ko", "cdrom"),
         ("k/fuse.ko", ""),
     ];
     let members = members(&["virtio_console"], &modules);
@@ -96,6 +107,8 @@ fn what_only_some_machines_need_comes_last_and_is_marked() {
         ("k/ext4.ko", NeededBy::Disks),
         ("k/fuse.ko", NeededBy::Shares),
         ("k/virtiofs.ko", NeededBy::Shares),
+        ("k/cdrom.ko", NeededBy::Seeds),
+        ("k/isofs.ko", NeededBy::Seeds),
     ];
     assert_eq!(marked, expected);
 }
