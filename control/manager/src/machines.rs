@@ -2,7 +2,7 @@
 
 use crate::record::{self, RECORD_VERSION, Record, State};
 use crate::{ManagerError, files, names, socket};
-use motu_store::{Digest, Image, Life, MachineEntry, MachineFolder, Store, StoreError, Timestamp, Watch};
+use motu_store::{Digest, Image, Life, MachineEntry, MachineFolder, Store, StoreError, Timestamp, Trouble, Watch};
 use std::path::{Path, PathBuf};
 
 /// Names that are invented one after the other, if others take them meanwhile.
@@ -118,6 +118,27 @@ impl Machines {
             return Err(StoreError::NoMachine { text: text.to_owned(), near: Vec::new() }.into());
         }
         Ok(machine(entry))
+    }
+
+    /// What of the machines' own files is not as it was written. What the store has of them is the store's to check.
+    ///
+    /// # Errors
+    /// The store, or one of these files, cannot be read at all.
+    pub fn check(&self) -> Result<Vec<Trouble>, ManagerError> {
+        let mut troubles = Vec::new();
+        for machine in self.all()? {
+            for damaged in [machine.record().err(), machine.state().err()].into_iter().flatten() {
+                match damaged {
+                    // It was removed meanwhile.
+                    _ if !machine.path.exists() => {}
+                    ManagerError::Damaged { path, found, .. } => {
+                        troubles.push(Trouble { path, problem: found, affects: vec![machine.name.clone()] });
+                    }
+                    other => return Err(other),
+                }
+            }
+        }
+        Ok(troubles)
     }
 
     /// Takes a machine that does not run for this process, to run it.
@@ -281,6 +302,11 @@ mod tests {
         }
         std::fs::remove_file(web.path.join(files::RECORD)).unwrap();
         assert!(web.record().unwrap_err().to_string().contains("is missing"));
+        std::fs::write(web.path.join(files::STATE), "{").unwrap();
+        let troubles = machines.check().unwrap();
+        let found: Vec<_> = troubles.iter().map(|trouble| (trouble.path.clone(), trouble.affects.join(" "))).collect();
+        let expected = [files::RECORD, files::STATE].map(|file| (web.path.join(file), "web".to_owned()));
+        assert_eq!(found, expected);
         std::fs::write(web.path.join("base.json"), "{").unwrap();
         let damaged = machines.find(&web.id).unwrap();
         let error = machines.take(&damaged).unwrap_err().to_string();

@@ -33,6 +33,8 @@ const EPHEMERAL: &str = "machine-";
 const NEW: &str = ".new-";
 /// Bytes of an ID, which is written in hexadecimal digits, as Docker's.
 const ID_BYTES: usize = 6;
+/// How names begin that files have until they are whole: records (the `tempfile` crate's default) and disks.
+const HALF_WRITTEN: [&str; 2] = [".tmp", ".motu-disk-"];
 /// The version of the records that this motu writes, and the only one that it reads.
 const VERSION: u32 = 1;
 
@@ -164,6 +166,7 @@ impl Store {
     pub fn open_machine(&self, id: &str) -> Result<MachineFolder, StoreError> {
         let (path, lock) = self.lock_machine(id)?;
         let record = read_record(&path, id)?;
+        clear_half_written(&path)?;
         Ok(MachineFolder { store: self.clone(), id: id.to_owned(), path, ephemeral: false, record, _lock: lock })
     }
 
@@ -290,6 +293,18 @@ fn read_record(path: &Path, id: &str) -> Result<MachineRecord, StoreError> {
         VERSION => Ok(record),
         version => Err(damaged(format!("has version {version}, and this motu reads {VERSION}"))),
     }
+}
+
+/// Deletes what a killed process had not given its name yet: nobody else writes in a folder whose lock is held.
+fn clear_half_written(folder: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(folder).map_err(StoreError::io("read", folder))? {
+        let entry = entry.map_err(StoreError::io("read", folder))?;
+        let name = entry.file_name();
+        if HALF_WRITTEN.iter().any(|start| name.as_encoded_bytes().starts_with(start.as_bytes())) {
+            fs::remove_file(entry.path()).map_err(StoreError::io("delete", &entry.path()))?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_folder(path: &Path) -> Result<(), StoreError> {

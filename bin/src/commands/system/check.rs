@@ -3,16 +3,18 @@
 use crate::images::{self, Interrupt, human};
 use crate::status::Status;
 use anyhow::Result;
+use motu_manager::Machines;
 use motu_store::CheckReport;
 
 /// # Errors
 /// The store cannot be read.
 pub fn run(json: bool) -> Result<Status> {
     let store = images::store()?;
-    let report = match Interrupt::run(|watch| Ok(store.check(watch)?))? {
+    let mut report = match Interrupt::run(|watch| Ok(store.check(watch)?))? {
         Ok(report) => report,
         Err(by) => return Ok(by),
     };
+    report.troubles.extend(Machines::of(store).check()?);
     if json {
         print_json(&report)?
     } else {

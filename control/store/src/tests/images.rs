@@ -172,6 +172,9 @@ fn a_kept_machine_stays_with_its_disk_until_it_is_deleted() {
     let twice = world.store.create_machine(Some(&image), kept(Some("web")), watch()).expect_err("the name is taken");
     assert!(twice.to_string().contains(&id), "{twice}");
     machine.open_disk("one", disk, watch()).expect("opened").write(0, &[7; 512]).expect("written");
+    // As a kill leaves them.
+    let half = [".tmpAbCdEf", ".motu-disk-AbCdEf"].map(|name| machine.path().join(name));
+    half.iter().for_each(|path| fs::write(path, "half").expect("written"));
     drop(machine);
     let error = world.store.remove("one", false, watch()).expect_err("in use").to_string();
     assert!(error.contains("the machine web"), "{error}");
@@ -180,6 +183,7 @@ fn a_kept_machine_stays_with_its_disk_until_it_is_deleted() {
     assert!(world.store.find_machine(&id[..3]).is_ok());
     assert!(world.store.find_machine("wbe").expect_err("none").to_string().contains("is web meant?"));
     let machine = world.store.open_machine(&id).expect("opened");
+    assert!(half.iter().all(|path| !path.exists()));
     assert_eq!(begins(&machine.open_disk("one", disk, watch()).expect("opened")), [7; 4]);
     assert!(matches!(world.store.delete_machine(&id), Err(StoreError::MachineRuns { .. })));
     drop(machine);
