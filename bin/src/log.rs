@@ -4,6 +4,15 @@ use crate::terminal;
 use std::io::{self, Write};
 use tracing_subscriber::EnvFilter;
 
+/// Says a line on stderr. If nobody can take it, such as a file on a full disk, nobody is held up: `eprintln!` would panic, and end
+/// a thread that a guest waits for.
+macro_rules! tell {
+    ($($said:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($said)*);
+    }};
+}
+
 /// Sets the log up: `MOTU_LOG` if set (as in `motu_machine=debug`), else by the number of `-v`.
 pub fn init(verbose: u8) {
     let default = match verbose {
@@ -25,21 +34,23 @@ pub fn init(verbose: u8) {
 pub struct Stderr;
 
 impl Write for Stderr {
+    /// A line that cannot be written is dropped: who logs an error would tell of it by `eprintln!`.
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let mut stderr = io::stderr().lock();
         if !terminal::is_raw() {
-            return stderr.write(data);
+            let _ = stderr.write_all(data);
+            return Ok(data.len());
         }
         for line in data.split_inclusive(|&b| b == b'\n') {
-            match line.strip_suffix(b"\n") {
-                Some(text) => stderr.write_all(&[text, b"\r\n"].concat())?,
-                None => stderr.write_all(line)?,
-            }
+            let _ = match line.strip_suffix(b"\n") {
+                Some(text) => stderr.write_all(&[text, b"\r\n"].concat()),
+                None => stderr.write_all(line),
+            };
         }
         Ok(data.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }

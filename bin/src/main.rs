@@ -1,5 +1,10 @@
 //! `motu`: virtual machines anywhere x86-64 Linux runs.
 
+#![deny(clippy::print_stderr)]
+
+#[macro_use]
+mod log;
+
 mod agent;
 mod cli;
 mod commands;
@@ -8,7 +13,6 @@ mod engine;
 mod error;
 mod host;
 mod images;
-mod log;
 mod status;
 mod terminal;
 mod vmm;
@@ -50,7 +54,7 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => status.into(),
         Err(error) => {
-            eprintln!("motu: {}", Shown(&error));
+            tell!("motu: {}", Shown(&error));
             Status::Failed.into()
         }
     }

@@ -88,7 +88,7 @@ fn device(choice: u8) -> Option<(Box<dyn VirtioDevice>, Vec<PortHandle>)> {
 fn block() -> Option<Block> {
     let disk = crate::disk::memory(DISK);
     let (serial, name, quiet_after) = (String::new(), "disk".into(), Duration::from_millis(200));
-    let spec = BlockSpec { disk, serial, queues: 2, workers: 1, name, quiet_after };
+    let spec = BlockSpec { disk, serial, queues: 2, workers: 1, name, failures: Default::default(), quiet_after };
     Block::new(spec).ok()
 }
 

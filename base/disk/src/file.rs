@@ -32,6 +32,7 @@ impl Syncs {
 pub struct ImageFile {
     file: File,
     syncs: Syncs,
+    failed: AtomicBool,
     #[cfg(test)]
     pub record: crate::tests::Record,
 }
@@ -41,6 +42,7 @@ impl ImageFile {
         Self {
             file,
             syncs: Syncs::default(),
+            failed: AtomicBool::default(),
             #[cfg(test)]
             record: crate::tests::Record::of_this_thread(),
         }
@@ -86,11 +88,20 @@ impl ImageFile {
     pub fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         #[cfg(test)]
         self.record.add(crate::tests::Op::Write(offset, data.to_vec()));
-        self.file.write_all_at(data, offset)
+        self.noted(self.file.write_all_at(data, offset))
+    }
+
+    /// Whether somebody was told already that not all is written.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    fn noted(&self, result: io::Result<()>) -> io::Result<()> {
+        result.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))
     }
 
     pub fn sync(&self) -> io::Result<()> {
-        self.syncs.run(|| self.file.sync_data())?;
+        self.noted(self.syncs.run(|| self.file.sync_data()))?;
         #[cfg(test)]
         self.record.add(crate::tests::Op::Sync);
         Ok(())

@@ -363,8 +363,11 @@ fn offset_after_run(bitmap: &Bitmap, index: u64, here: bool, end: u64, block: u6
 
 impl Drop for Overlay {
     fn drop(&mut self) {
-        if let Err(error) = self.flush() {
-            tracing::error!("what was written to an overlay last may be lost: {error}");
+        let told = self.file.has_failed();
+        match self.flush() {
+            Ok(()) => {}
+            Err(error) if told => tracing::debug!("an overlay is not whole, as was told: {error}"),
+            Err(error) => tracing::error!("what was written to an overlay last may be lost: {error}"),
         }
     }
 }

@@ -88,7 +88,7 @@ fn any_kvm(spec: &VmSpec) -> Result<(KvmHypervisor, String)> {
             Ok((kvm, "as asked".to_owned()))
         }
         Backing::Emulated(why) => {
-            eprintln!(
+            tell!(
                 "motu: warning: /dev/kvm has no hardware behind it ({why}): it is far slower than --engine soft and \
                  does not keep the CPU contract"
             );

@@ -40,7 +40,7 @@ impl Interrupt {
         match self.signo.load(Ordering::SeqCst) {
             0 => Err(error),
             signo => {
-                eprintln!("motu: {}", Shown(&error));
+                tell!("motu: {}", Shown(&error));
                 Ok(Status::signal(signo))
             }
         }

@@ -18,7 +18,7 @@ impl Progress for Bars {
         let bar = if std::io::stderr().is_terminal() {
             bar(total)
         } else {
-            eprintln!("motu: {what}");
+            tell!("motu: {what}");
             ProgressBar::hidden()
         };
         bar.set_message(what.to_owned());

@@ -2,12 +2,13 @@
 
 use anyhow::Result;
 use motu_disk::{Disk, DiskError, Memory, OpenOptions};
-use motu_machine::DiskConfig;
+use motu_machine::{DiskConfig, DiskFailures};
 use motu_seed::{Identity, SeedSpec};
 use motu_spec::{DiskSpec, SpecError};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 const _: () = assert!(motu_spec::MAX_DISKS == motu_machine::MAX_DISKS);
 
@@ -19,6 +20,7 @@ const SEED_SERIAL: &str = "motu-seed";
 pub struct Disks {
     open: Vec<DiskConfig>,
     made: Made,
+    failures: Arc<DiskFailures>,
 }
 
 impl Disks {
@@ -27,7 +29,7 @@ impl Disks {
     /// # Errors
     /// One of them cannot be used, or made.
     pub fn open(specs: &[DiskSpec]) -> Result<Self> {
-        let mut disks = Self { open: Vec::new(), made: Made(Vec::new()) };
+        let mut disks = Self { open: Vec::new(), made: Made(Vec::new()), failures: Arc::default() };
         let mut files = Vec::new();
         for (n, spec) in specs.iter().enumerate() {
             let file = || fs::metadata(&spec.path).ok().map(|file| (file.dev(), file.ino()));
@@ -37,7 +39,7 @@ impl Disks {
             }
             let disk = disks.open_one(spec)?;
             files.extend(file());
-            disks.open.push(DiskConfig { disk, serial: serial(spec, n) });
+            disks.put(n, disk, serial(spec, n));
         }
         Ok(disks)
     }
@@ -63,13 +65,23 @@ impl Disks {
 
     /// Puts a disk before all others.
     pub fn put_first(&mut self, disk: Box<dyn Disk>, serial: &str) {
-        self.open.insert(0, DiskConfig { disk, serial: serial.to_owned() });
+        self.put(0, disk, serial.to_owned());
+    }
+
+    fn put(&mut self, at: usize, disk: Box<dyn Disk>, serial: String) {
+        self.open.insert(at, DiskConfig { disk, serial, failures: Arc::clone(&self.failures) });
+    }
+
+    /// Will know what the host could not do of what the guest asked of any of them.
+    pub fn failures(&self) -> Arc<DiskFailures> {
+        Arc::clone(&self.failures)
     }
 
     /// Puts the disk that cloud-init looks for behind all others, if there is to be one. A machine that stays is known by its identity.
     pub fn add_seed(&mut self, seed: Option<&SeedSpec>, machine: Option<Identity<'_>>) {
-        let disk = seed.map(|seed| Memory::new(seed.image(machine)));
-        self.open.extend(disk.map(|disk| DiskConfig { disk: Box::new(disk), serial: SEED_SERIAL.to_owned() }));
+        if let Some(seed) = seed {
+            self.put(self.open.len(), Box::new(Memory::new(seed.image(machine))), SEED_SERIAL.to_owned());
+        }
     }
 
     /// Takes the disks for a machine.

@@ -20,7 +20,7 @@ impl Gdb {
     pub fn listen(asked: &motu_spec::Gdb) -> Result<Self> {
         let listening = Listening::at(&asked.address)?;
         if listening.is_exposed() {
-            eprintln!(
+            tell!(
                 "motu: warning: whoever can connect to {} owns the guest; 127.0.0.1 keeps gdb to this host",
                 listening.shown()
             );
@@ -35,7 +35,7 @@ impl Gdb {
     pub fn serve(self, machine: &Machine, ending: &Arc<Ending>) -> Result<GdbServer> {
         let Self { listening, wait } = self;
         let begins = if wait { "; the machine starts when gdb says so" } else { "" };
-        eprintln!("motu: gdb attaches by: target remote {}{begins}", listening.shown());
+        tell!("motu: gdb attaches by: target remote {}{begins}", listening.shown());
         let ending = Arc::clone(ending);
         let kill = move || {
             ending.end(Why::Left);

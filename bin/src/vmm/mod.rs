@@ -27,7 +27,7 @@ use crate::engine::Engine;
 use crate::host;
 use crate::{status::Status, terminal};
 use anyhow::{Context, Result, bail};
-use motu_machine::{BootSource, Finished, Flat, Image, Machine, MachineConfig, Module, OnReset, Role};
+use motu_machine::{BootSource, DiskFailures, Finished, Flat, Image, Machine, MachineConfig, Module, OnReset, Role};
 use motu_spec::VmSpec;
 use signal_hook::consts::SIGPIPE;
 use std::path::PathBuf;
@@ -65,6 +65,14 @@ impl Boot {
     }
 }
 
+impl Ended {
+    /// What a person is to know whose command took all that it wrote for written; `None` if that is so.
+    pub fn lost(&self) -> Option<String> {
+        let lost = self.disks.first_lost()?;
+        Some(format!("not all that the guest wrote is on its disks: the host failed at {lost}"))
+    }
+}
+
 /// A machine that is about to run.
 pub struct Vmm {
     machine: Machine,
@@ -72,6 +80,7 @@ pub struct Vmm {
     ending: Arc<Ending>,
     gdb: Option<Gdb>,
     contract: &'static str,
+    disks: Arc<DiskFailures>,
     started: Instant,
 }
 
@@ -79,6 +88,8 @@ pub struct Vmm {
 pub struct Ended {
     pub why: Option<Why>,
     pub finished: Finished,
+    /// What the host could not do of what the guest asked of its disks.
+    pub disks: Arc<DiskFailures>,
     pub stats: Stats,
 }
 
@@ -107,6 +118,7 @@ impl Vmm {
             waits_for_debugger: spec.gdb.as_ref().is_some_and(|gdb| gdb.wait),
         };
         let machine = Machine::new(config, engine.hypervisor.as_ref())?;
+        let disks = boot.disks.failures();
         boot.disks.keep();
         let handle = machine.handle();
         let release = outputs.clone();
@@ -122,7 +134,7 @@ impl Vmm {
                 ending.end(Why::Signal(SIGPIPE));
             }
         });
-        Ok(Self { machine, outputs, ending, gdb, contract, started })
+        Ok(Self { machine, outputs, ending, gdb, contract, disks, started })
     }
 
     pub fn machine(&mut self) -> &mut Machine {
@@ -138,13 +150,13 @@ impl Vmm {
     /// # Errors
     /// The host's trouble.
     pub fn run(self, spec: &VmSpec) -> Result<Ended> {
-        let Self { machine, outputs, ending, gdb, contract, started } = self;
+        let Self { machine, outputs, ending, gdb, contract, disks, started } = self;
         let limit = spec.timeout.map(|timeout| Deadline::start(timeout.duration(), Arc::clone(&ending)));
         let _deadline = limit.transpose().context("starting the thread for --timeout")?;
         let gdb = gdb.map(|gdb| gdb.serve(&machine, &ending)).transpose()?;
         let ended = machine.run().map(|finished| {
             let stats = Stats::collect(&finished, contract, started.elapsed());
-            Ended { why: ending.take(), finished, stats }
+            Ended { why: ending.take(), finished, disks, stats }
         });
         drop(gdb);
         outputs.finish(ended.as_ref().map_or(true, |ended| ended.why.is_some()));
@@ -160,7 +172,7 @@ fn leave_behind_after(grace: Duration, status: Status, outputs: Outputs) {
         let (said, wait) = mpsc::channel();
         let say = move || {
             outputs.traces.finish(Some(Duration::ZERO));
-            eprintln!("motu: the machine did not stop within {} s and is left behind", grace.as_secs());
+            tell!("motu: the machine did not stop within {} s and is left behind", grace.as_secs());
             // It may be too late.
             let _ = said.send(());
         };

@@ -21,6 +21,20 @@ pub enum StoreError {
         /// The host's reason.
         source: io::Error,
     },
+    /// The disk became full.
+    #[error(
+        "cannot {doing} {}: its disk is full, or no more of it is for you ({source}); `motu system df` shows what motu takes, \
+         `motu system prune` deletes what is not needed",
+        path.display()
+    )]
+    Full {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file or folder.
+        path: PathBuf,
+        /// The host's reason.
+        source: io::Error,
+    },
     /// The disk is, or would be, full.
     #[error(
         "there is no room to make the image: {} has {free} MiB free and {needed} MiB are needed; \
@@ -138,7 +152,7 @@ pub enum StoreError {
     },
     /// A disk cannot be used.
     #[error(transparent)]
-    Disk(#[from] motu_disk::DiskError),
+    Disk(motu_disk::DiskError),
     /// A root file system cannot be made.
     #[error(transparent)]
     Rootfs(motu_rootfs::RootfsError),
@@ -272,8 +286,27 @@ fn said(output: &str) -> String {
 
 impl StoreError {
     pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-        move |source| StoreError::Io { doing, path: path.to_owned(), source }
+        let path = path.to_owned();
+        move |source| match is_full(&source) {
+            true => StoreError::Full { doing, path, source },
+            false => StoreError::Io { doing, path, source },
+        }
     }
+}
+
+impl From<motu_disk::DiskError> for StoreError {
+    fn from(error: motu_disk::DiskError) -> Self {
+        match error {
+            motu_disk::DiskError::Io { path, source, .. } if is_full(&source) => {
+                StoreError::Full { doing: "write", path, source }
+            }
+            other => StoreError::Disk(other),
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl From<motu_rootfs::RootfsError> for StoreError {

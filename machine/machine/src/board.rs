@@ -219,9 +219,9 @@ impl Slots<'_> {
         }
         let mut slots = FIRST_DISK_SLOT..;
         let queues = u16::try_from(cpus).unwrap_or(MAX_QUEUES).min(MAX_QUEUES);
-        for ((n, DiskConfig { disk, serial }), slot) in disks.into_iter().enumerate().zip(&mut slots) {
+        for ((n, DiskConfig { disk, serial, failures }), slot) in disks.into_iter().enumerate().zip(&mut slots) {
             let (name, workers, quiet_after) = (format!("disk{n}"), DISK_WORKERS, DISK_QUIET);
-            let spec = BlockSpec { disk, serial, queues, workers, name, quiet_after };
+            let spec = BlockSpec { disk, serial, queues, workers, name, failures, quiet_after };
             let block = Block::new(spec).map_err(|source| MachineError::Thread { what: "disk", source })?;
             self.add("disk", slot, Box::new(block))?;
         }

@@ -1,12 +1,13 @@
 //! What a machine is made from.
 
-use crate::{OnReset, Tracing};
+use crate::{DiskFailures, OnReset, Tracing};
 use motu_boot::BootSource;
 use motu_disk::Disk;
 use motu_share::Share;
 use motu_virtio::rng::EntropySource;
 use std::fmt;
 use std::io::Write;
+use std::sync::Arc;
 
 /// What a machine is made from: files are open and names are resolved already.
 pub struct MachineConfig {
@@ -44,6 +45,8 @@ pub struct DiskConfig {
     pub disk: Box<dyn Disk>,
     /// What the guest finds as its serial number; its first 20 bytes.
     pub serial: String,
+    /// Takes note of what the host cannot do.
+    pub failures: Arc<DiskFailures>,
 }
 
 /// A folder of the host that a machine shares.

@@ -237,7 +237,7 @@ fn a_disk_is_the_machines_until_it_ends() {
     let path = folder.path().join("disk.raw");
     motu_disk::create(&path, None, MIB).unwrap();
     let open = || motu_disk::open(&path, &motu_disk::OpenOptions::default());
-    let disk = crate::DiskConfig { disk: open().unwrap(), serial: "1".into() };
+    let disk = crate::DiskConfig { disk: open().unwrap(), serial: "1".into(), failures: Arc::default() };
     let config = MachineConfig { disks: vec![disk], on_reset: OnReset::End, ..config(Sheet::default()) };
     let machine = machine(config, |guest, _| {
         // Its function is in slot 3: virtio's vendor and device number.

@@ -23,10 +23,39 @@ impl Home {
         // Its packages are fetched once for all tests.
         let made = motu(["run", "--", "true"]);
         assert_eq!(made.status, 0, "tiny can be made: {}", made.stderr);
-        for part in ["packages", "blobs/sha256"] {
-            copy_files(&home().join(part), &place.path().join("home").join(part));
+        let new = Self { place };
+        new.bring_packages();
+        new
+    }
+
+    /// Copies what `tiny` is made from into the store, unless it is there: so that no network is needed.
+    ///
+    /// # Panics
+    /// Files cannot be read or written.
+    pub fn bring_packages(&self) {
+        let record = Path::new("packages/tiny.json");
+        if self.at("home").join(record).exists() {
+            return;
         }
-        Self { place }
+        let text = fs::read(home().join(record)).expect("tiny was made");
+        let packages: serde_json::Value = serde_json::from_slice(&text).expect("a record");
+        let digests = packages["packages"].as_array().expect("packages").iter().map(|package| &package["digest"]);
+        let blobs = digests.map(|digest| Path::new("blobs/sha256").join(digest.as_str().expect("a digest")));
+        // The record is the last: it says that they are there.
+        for file in blobs.chain([record.to_owned()]) {
+            let to = self.at("home").join(&file);
+            fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
+            fs::copy(home().join(&file), to).expect("a file of the store");
+        }
+    }
+
+    /// Removes all machines.
+    pub fn remove_machines(&self) {
+        let ids = self.command(["ls", "-aq"]).output().map(|output| Ended::from(output).stdout).unwrap_or_default();
+        if !ids.is_empty() {
+            // Machines that go on without their folder are no reason to fail a test that has passed.
+            let _ = self.command(["rm", "-f"].into_iter().chain(ids.lines())).output();
+        }
     }
 
     /// The test's folder.
@@ -96,17 +125,6 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        let ids = self.command(["ls", "-aq"]).output().map(|output| Ended::from(output).stdout).unwrap_or_default();
-        if !ids.is_empty() {
-            // Machines that go on without their folder are no reason to fail a test that has passed.
-            let _ = self.command(["rm", "-f"].into_iter().chain(ids.lines())).output();
-        }
-    }
-}
-
-fn copy_files(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a folder");
-    for entry in fs::read_dir(from).expect("a folder of the store").flatten() {
-        fs::copy(entry.path(), to.join(entry.file_name())).expect("a file of the store");
+        self.remove_machines();
     }
 }

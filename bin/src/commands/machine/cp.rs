@@ -150,7 +150,7 @@ fn to_guest(args: &CpArgs, source: &Path, machine: &Machine, target: &OsStr) -> 
     bar.finish_and_clear();
     let (packed, left_out) =
         sending.join().unwrap_or_else(|_| (Err(CopyError::Broken(io::ErrorKind::Other.into())), Vec::new()));
-    left_out.iter().for_each(|error| eprintln!("motu: {error}"));
+    left_out.iter().for_each(|error| tell!("motu: {error}"));
     match (says.finish(), packed) {
         ((Some(End::Exited(status)), errors), Ok(packed)) if status.shell_status() == 0 => {
             tell(&errors);
@@ -178,7 +178,7 @@ fn ending(end: Option<End>) -> String {
 /// Shows what the guest has to say, as one person's words.
 fn tell(errors: &[u8]) {
     for line in String::from_utf8_lossy(errors).lines().filter(|line| !line.is_empty()) {
-        eprintln!("motu: in the machine: {}", printable(line));
+        tell!("motu: in the machine: {}", printable(line));
     }
 }
 

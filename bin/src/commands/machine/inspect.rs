@@ -23,7 +23,7 @@ pub fn run(names: &[String]) -> Result<Status> {
         match machines.find(name).map_err(Into::into).and_then(|machine| inspect(&machine)) {
             Ok(machine) => shown.push(machine),
             Err(error) => {
-                eprintln!("motu: {}", Shown(&error));
+                tell!("motu: {}", Shown(&error));
                 status = Status::Failed;
             }
         }

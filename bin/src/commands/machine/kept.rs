@@ -47,7 +47,7 @@ pub fn each(names: &[String], act: impl Fn(&Machines, &Machine) -> Result<()>) -
         match done {
             Ok(()) => say(name)?,
             Err(error) => {
-                eprintln!("motu: {}", Shown(&error));
+                tell!("motu: {}", Shown(&error));
                 status = Status::Failed;
             }
         }
@@ -182,7 +182,7 @@ pub fn follow(machine: &Machine, request: &Request, exec: Option<Exec>, tty: boo
     Ok(match end {
         End::Exited(status) => Followed::Ended(Status::Code(status.shell_status())),
         End::Refused { status, message } => {
-            eprintln!("motu: {message}");
+            tell!("motu: {message}");
             Followed::Ended(Status::Code(status))
         }
         End::Lost(error) => Followed::Lost(error.to_string()),

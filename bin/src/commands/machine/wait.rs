@@ -19,7 +19,7 @@ pub fn run(names: &[String]) -> Result<Status> {
         match wait() {
             Ok(code) => kept::say(&code.to_string())?,
             Err(error) => {
-                eprintln!("motu: {}", Shown(&error));
+                tell!("motu: {}", Shown(&error));
                 status = Status::Failed;
             }
         }

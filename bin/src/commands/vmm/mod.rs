@@ -61,8 +61,8 @@ pub fn run(id: &str, attached: bool) -> Result<Status> {
         let record = machine.record()?;
         make(machine, folder, record, listener, attached)
     };
-    match run() {
-        Ok(running) => running.run(),
+    match run().and_then(Running::run) {
+        Ok(status) => Ok(status),
         Err(error) => {
             let message = Shown(&error).to_string();
             report(&Report::Failed { status: Status::Failed.code(), message });
@@ -143,7 +143,7 @@ impl Running {
         shared.link.close();
         let (status, error) = outcome(&shared, &ended, &console);
         if let Some(error) = &error {
-            eprintln!("motu: {error}");
+            tell!("motu: {error}");
         }
         // The machine may have ended before it was up.
         report(&Report::Failed {
@@ -151,7 +151,10 @@ impl Running {
             message: error.clone().unwrap_or_else(|| "the machine ended before its command ran".to_owned()),
         });
         let ended = State { ended: Some(Timestamp::now()), status: Some(status.code()), error, ..started };
-        shared.machine.write_state(&ended)?;
+        // On a full disk it looks as if it had been killed.
+        if let Err(error) = shared.machine.write_state(&ended) {
+            log(&error.to_string());
+        }
         // Who waits for the machine's end has what its command said, and may start it again.
         shared.own.wait_until_said();
         drop(folder);
@@ -188,7 +191,10 @@ fn outcome(shared: &Shared, ended: &Result<Ended>, console: &Output) -> (Status,
             (Status::TimedOut, Some(format!("the machine was stopped: --timeout {} s is over", limit.as_secs_f64())))
         }
         // What went wrong after the command had ended says nothing of it.
-        (_, Some(status)) => (status, None),
+        (_, Some(status)) => match ended.lost() {
+            Some(lost) if status.code() == 0 => (Status::Failed, Some(lost)),
+            lost => (status, lost),
+        },
         (Some(Why::Failed(error)), _) if !shared.own.stopping() => (Status::Failed, Some(Shown(error).to_string())),
         (Some(Why::Failed(_)), _) => (Status::Success, None),
         (Some(why), _) => (why.status(), None),

@@ -83,6 +83,10 @@ impl Machine<'_> {
         let ended = ended?;
         done.map_err(|_| anyhow!("the step's thread ended by a panic"))??;
         watch.check()?;
+        // The step may have made nothing of the error that it saw, or have seen none; what it should have written is not there.
+        if let Some(failure) = ended.disks.first() {
+            bail!("the machine's disk is not as the step left it: the host failed at {failure}");
+        }
         match (ended.why, ended.finished.outcome) {
             (None, Outcome::PoweredOff) => Ok(folder),
             (Some(Why::Failed(error)), _) => Err(error),

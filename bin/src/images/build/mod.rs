@@ -48,7 +48,7 @@ pub fn build(store: &Store, options: &BuildOptions<'_>, watch: Watch<'_>) -> Res
     let mut build = begun.with_context(|| format!("{shown}: FROM {}", file.from))?;
     let count = file.steps.len();
     for (number, step) in file.steps.iter().enumerate() {
-        eprintln!("[{}/{count}] {}", number + 1, step.text);
+        tell!("[{}/{count}] {}", number + 1, step.text);
         build.step(step, &context).with_context(|| format!("{shown}: line {}: {}", step.line, step.text))?;
     }
     let record = ImageRecord {
@@ -195,7 +195,7 @@ impl<'a> Build<'a> {
         let before = if self.options.anew { None } else { self.work.step(key, self.watch)? };
         let (result, done) = match before {
             Some(before) => {
-                eprintln!("      as it was done before");
+                tell!("      as it was done before");
                 before
             }
             None => {

@@ -44,7 +44,7 @@ fn kept(store: &Store, image: &Image) -> Result<Option<KeptImage>> {
     let Some(manifest) = image.record.manifest else { return Ok(None) };
     let kept = layer_cache(store)?.image(manifest)?;
     if kept.is_none() {
-        eprintln!("motu: the layers that {} came with are not kept; its root file system becomes one", image.name);
+        tell!("motu: the layers that {} came with are not kept; its root file system becomes one", image.name);
     }
     Ok(kept)
 }

@@ -4,6 +4,7 @@
 //! available (5.2.6.2).
 
 mod config;
+mod failures;
 mod request;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -12,6 +13,8 @@ use crate::device::{Activation, DeviceType, Progress, VirtioDevice};
 use crate::queue::Malformed;
 use crate::worker::{self, Serve, Staff, Workers};
 use config::Config;
+pub use failures::DiskFailures;
+use failures::is_guests;
 use motu_disk::Disk;
 use request::{PART, Request};
 use std::fmt;
@@ -48,8 +51,10 @@ pub struct BlockSpec {
     pub queues: u16,
     /// Host threads that work on the queues, at least 1.
     pub workers: u16,
-    /// What the threads are called.
+    /// What the threads are called, and the disk in messages.
     pub name: String,
+    /// Takes note of what the host cannot do.
+    pub failures: Arc<DiskFailures>,
     /// A disk that has had nothing to do for so long is flushed, though nobody asked: a guest's `sync` writes some things
     /// after its last flush, and the host may be ended at any time.
     pub quiet_after: Duration,
@@ -75,7 +80,7 @@ impl Block {
             *to = from;
         }
         let config = Config::new(&*spec.disk, queues, QUEUE_SIZE);
-        let target = Target { disk: spec.disk, serial };
+        let target = Target { disk: spec.disk, serial, name: spec.name.clone(), failures: spec.failures };
         let staff = Staff { name: &spec.name, count: spec.workers, rests_after: spec.quiet_after };
         Ok(Self {
             config,
@@ -91,6 +96,25 @@ impl Block {
 struct Target {
     disk: Box<dyn Disk>,
     serial: [u8; SERIAL_LEN],
+    name: String,
+    failures: Arc<DiskFailures>,
+}
+
+impl Target {
+    fn failed(&self, doing: &str, error: &io::Error) {
+        if is_guests(error) {
+            tracing::debug!("{doing} {}: {error}", self.name);
+        } else {
+            self.failures.add(&self.name, doing, error);
+        }
+    }
+
+    /// Makes the disk last though no request asks for it.
+    fn flush_unasked(&self) {
+        if let Err(error) = self.disk.flush() {
+            self.failed("flushing", &error);
+        }
+    }
 }
 
 impl Serve for Target {
@@ -102,16 +126,12 @@ impl Serve for Target {
     }
 
     fn rest(&self) {
-        if let Err(error) = self.disk.flush() {
-            tracing::warn!("flushing a disk that is not in use failed: {error}");
-        }
+        self.flush_unasked();
     }
 
     /// What the guest did not flush is not lost when the machine ends in peace.
     fn end(&self) {
-        if let Err(error) = self.disk.flush() {
-            tracing::error!("what was written to a disk last may be lost: {error}");
-        }
+        self.flush_unasked();
     }
 }
 

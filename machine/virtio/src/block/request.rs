@@ -2,6 +2,7 @@
 
 use super::Target;
 use super::config::{MAX_DISCARDS, MAX_RANGE_SECTORS, MAX_ZEROES};
+use super::failures::READING;
 use crate::queue::{Chain, Malformed};
 use crate::worker;
 use motu_disk::SECTOR;
@@ -74,17 +75,27 @@ impl<'a> Request<'a> {
     pub fn run(&self, target: &Target, write_through: bool, buffer: &mut [u8]) -> usize {
         let (memory, mut done) = (self.memory, 0);
         let status = match self.work(target, buffer, &mut done) {
-            Ok(Status::Ok) if write_through && self.writes() => outcome(target.disk.flush()),
-            Ok(status) => status,
-            Err(error) => {
-                tracing::warn!(request = self.kind, sector = self.sector, "a disk request failed: {error}");
-                Status::IoError
-            }
+            Ok(Status::Ok) if write_through && self.writes() => target.disk.flush().map(|()| Status::Ok),
+            other => other,
         };
+        let status = status.unwrap_or_else(|error| {
+            target.failed(self.doing(), &error);
+            Status::IoError
+        });
         // The status is in the last byte, though what comes before it may not be filled (5.2.6); only what was written
         // from the start on counts (2.7.8.2).
         self.chain.writable.write(memory, self.data_in, &[status as u8]);
         if done == self.data_in { done + 1 } else { done }
+    }
+
+    /// For messages.
+    fn doing(&self) -> &'static str {
+        match self.kind {
+            kind::IN => READING,
+            kind::FLUSH => "flushing",
+            kind::DISCARD => "discarding sectors of",
+            _ => "writing",
+        }
     }
 
     fn writes(&self) -> bool {
@@ -172,16 +183,6 @@ impl<'a> Request<'a> {
         let offset = sector.checked_mul(SECTOR).filter(|_| sectors <= MAX_RANGE_SECTORS);
         let offset = offset.ok_or_else(|| outside(sector, u64::from(sectors) * SECTOR))?;
         Ok(Range { offset, len: u64::from(sectors) * SECTOR, flags: u32::from_le_bytes(flags) })
-    }
-}
-
-fn outcome(result: io::Result<()>) -> Status {
-    match result {
-        Ok(()) => Status::Ok,
-        Err(error) => {
-            tracing::warn!("writing through to a disk failed: {error}");
-            Status::IoError
-        }
     }
 }
 

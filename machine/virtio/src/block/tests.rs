@@ -123,6 +123,7 @@ impl Memory {
 struct Machine {
     driver: Driver,
     disk: Handle,
+    failures: Arc<DiskFailures>,
     /// Where requests lie in the guest's memory.
     header: u64,
     data: u64,
@@ -144,9 +145,11 @@ impl Machine {
 
     fn with(disk: Box<dyn Disk>, (queues, workers, quiet_after): (u16, u16, Duration), features: u64) -> Self {
         let serial = "motu-0123456789-0123456789".into();
-        let spec = BlockSpec { disk, serial, queues, workers, name: "disk".into(), quiet_after };
+        let failures = Arc::<DiskFailures>::default();
+        let (name, noted) = ("disk".into(), Arc::clone(&failures));
+        let spec = BlockSpec { disk, serial, queues, workers, name, failures: noted, quiet_after };
         let driver = Driver::new(Box::new(Block::new(spec).unwrap()));
-        let mut machine = Self { driver, disk: Memory::new(false).1, header: 0, data: 0, status: 0 };
+        let mut machine = Self { driver, disk: Memory::new(false).1, failures, header: 0, data: 0, status: 0 };
         machine.start(features);
         machine
     }
@@ -279,9 +282,14 @@ fn what_is_not_on_the_disk_is_an_error_and_nothing_is_done() {
     assert_eq!(m.disk.get(|s| s.calls.len()), 0);
     assert_eq!(m.request(99, 0, &[]), (1, UNSUPPORTED));
     assert_eq!(m.request(14, 0, &[(m.data, 16, false)]), (1, UNSUPPORTED), "secure erase");
+    assert_eq!(m.failures.first(), None, "what the guest asks wrongly is no failure of the host's");
     m.disk.set(|s| s.fails = true);
     assert_eq!(m.request(0, 0, &[(m.data, 512, true)]), (0, IO_ERROR));
+    assert_eq!((m.failures.first(), m.failures.first_lost()), (Some("reading disk: as asked"), None));
     assert_eq!(m.request(4, 0, &[]), (1, IO_ERROR));
+    assert_eq!(m.request(1, 0, &[(m.data, 512, false)]), (1, IO_ERROR));
+    let expected = (Some("reading disk: as asked"), Some("flushing disk: as asked"));
+    assert_eq!((m.failures.first(), m.failures.first_lost()), expected);
     assert_eq!(m.driver.malformed(), 0);
 }
 

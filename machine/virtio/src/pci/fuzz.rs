@@ -188,7 +188,7 @@ proptest! {
     fn nothing_that_is_done_to_a_disk_panics(steps in prop::collection::vec(step(), 0..80)) {
         let disk = Box::new(crate::block::tests::Memory::new(false).0);
         let (serial, name, quiet_after) = ("serial".into(), "disk".into(), Duration::from_millis(1));
-        let spec = BlockSpec { disk, serial, queues: 3, workers: 2, name, quiet_after };
+        let spec = BlockSpec { disk, serial, queues: 3, workers: 2, name, failures: Default::default(), quiet_after };
         run(&mut Driver::new(Box::new(Block::new(spec).unwrap())), &[], steps);
     }
 

@@ -91,7 +91,7 @@ fn connect(vmm: &mut Vmm, exec: Exec, spinner: &ProgressBar) -> Result<Arc<Comma
         let why = match attached.follow(events, leave) {
             Ok(End::Exited(status)) => Why::Command(Status::Code(status.shell_status())),
             Ok(End::Refused { status, message }) => {
-                eprintln!("motu: {message}");
+                tell!("motu: {message}");
                 Why::Command(Status::Code(status))
             }
             // The link tells the person why.

@@ -16,7 +16,7 @@ pub fn run(args: &RunArgs) -> Result<Status> {
     if let Err(error) = kept::launch(&machine, !args.detach) {
         machines.remove(&machine)?;
         let Some(ManagerError::Refused { status, message }) = error.downcast_ref() else { return Err(error) };
-        eprintln!("motu: {message}");
+        tell!("motu: {message}");
         return Ok(Status::Code(*status));
     }
     if args.detach {
@@ -37,7 +37,7 @@ fn attach(machines: &Machines, machine: &Machine) -> Result<Status> {
             Ok(status)
         }
         Followed::Left => {
-            eprintln!("motu: the machine {} goes on; `motu stop {0}` stops it", machine.name);
+            tell!("motu: the machine {} goes on; `motu stop {0}` stops it", machine.name);
             Ok(Status::Success)
         }
         Followed::Lost(why) => {
@@ -45,7 +45,7 @@ fn attach(machines: &Machines, machine: &Machine) -> Result<Status> {
             let machine = machines.find(&machine.id)?;
             match machine.state()? {
                 Some(state) if state.ended.is_some() => {
-                    state.error.iter().for_each(|error| eprintln!("motu: {error}"));
+                    state.error.iter().for_each(|error| tell!("motu: {error}"));
                     Ok(Status::Code(state.status.unwrap_or_default()))
                 }
                 _ => bail!("the machine {} ended before its command: {why}", machine.name),

@@ -50,7 +50,7 @@ pub fn on_console(request: &Request, boot: Boot, outputs: Outputs, signals: Opti
     }
     if spec.console.is_none() || spec.console == Some(Console::Stdio) {
         if terminal::is_interactive() {
-            eprintln!("motu: Ctrl-] leaves");
+            tell!("motu: Ctrl-] leaves");
             terminal::enter_raw().context("putting the terminal into raw mode")?;
         }
         let leave = move || {

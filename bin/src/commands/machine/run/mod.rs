@@ -72,7 +72,7 @@ pub fn run(args: RunArgs, verbose: u8) -> Result<Status> {
 
     let status = report(&ended, &output, face, request.command.is_empty());
     if stats {
-        eprint!("{}", ended.stats.table(&format!("{engine_name} ({})", request.engine.why)));
+        tell!("{}", ended.stats.table(&format!("{engine_name} ({})", request.engine.why)).to_string().trim_end());
     }
     status
 }
@@ -122,13 +122,16 @@ fn report(ended: &Ended, output: &Output, face: Face, is_shell: bool) -> Result<
     if let Some(why) = &ended.why {
         match why {
             Why::TimedOut(limit) => {
-                eprintln!("motu: the machine was stopped: --timeout {} s is over", limit.as_secs_f64());
+                tell!("motu: the machine was stopped: --timeout {} s is over", limit.as_secs_f64());
             }
             Why::Failed(error) => {
                 show_tail(output);
-                eprintln!("motu: {}", Shown(error));
+                tell!("motu: {}", Shown(error));
             }
             Why::Command(_) | Why::Left | Why::Signal(_) => {}
+        }
+        if let (0, Some(lost)) = (why.status().code(), ended.lost()) {
+            bail!(lost);
         }
         return Ok(why.status());
     }
@@ -137,13 +140,13 @@ fn report(ended: &Ended, output: &Output, face: Face, is_shell: bool) -> Result<
             if !is_console {
                 show_tail(output);
             }
-            eprintln!("motu: the guest crashed: its CPU shut down (triple fault)\n{}", ShownCrash(report));
+            tell!("motu: the guest crashed: its CPU shut down (triple fault)\n{}", ShownCrash(report));
             Ok(Status::GuestCrashed)
         }
         Outcome::Reset if is_console => Ok(Status::Success),
         Outcome::Reset => {
             show_tail(output);
-            eprintln!("motu: the guest restarted before its command ended (as reboot and a kernel panic do)");
+            tell!("motu: the guest restarted before its command ended (as reboot and a kernel panic do)");
             Ok(Status::GuestCrashed)
         }
         Outcome::PoweredOff if is_console || is_shell => Ok(Status::Success),
@@ -160,9 +163,9 @@ fn show_tail(output: &Output) {
     if lines.is_empty() {
         return;
     }
-    eprintln!("motu: the end of the guest's console:");
+    tell!("motu: the end of the guest's console:");
     for line in lines.iter().skip(lines.len().saturating_sub(LINES)) {
         let shown: String = line.chars().filter(|c| !c.is_control()).collect();
-        eprintln!("  {shown}");
+        tell!("  {shown}");
     }
 }
