@@ -14,8 +14,8 @@ use crate::status;
 use anyhow::Result;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use life::{
-    CpArgs, CreateArgs, ExecArgs, KillArgs, LogsArgs, LsArgs, NamesArgs, OwnArgs, RenameArgs, RmArgs, StatsArgs,
-    StopArgs, VmmArgs,
+    CpArgs, CreateArgs, DiskCommand, ExecArgs, KillArgs, LogsArgs, LsArgs, NamesArgs, OwnArgs, RenameArgs, RmArgs,
+    StatsArgs, StopArgs, VmmArgs,
 };
 use motu_spec::{
     ByteSize, Console, DiskSpec, EngineChoice, Gdb, GuestAddress, KernelMode, Period, Profile, ShareSpec, Timeout,
@@ -68,6 +68,9 @@ pub enum Command {
     Rename(RenameArgs),
     /// Wait until machines end, and print what their commands exited with
     Wait(NamesArgs),
+    /// Look after machines' disks
+    #[command(subcommand)]
+    Disk(DiskCommand),
     /// The process of a machine that stays
     #[command(hide = true)]
     Vmm(VmmArgs),
@@ -144,7 +147,7 @@ pub struct RunArgs {
     /// said to be one (format=raw, or a name that ends in .raw or .img); size=20G makes a disk that is not there
     #[arg(
         long = "disk",
-        value_name = "[path=]FILE[,format=raw|qcow2|auto][,readonly][,serial=TEXT][,size=SIZE]",
+        value_name = "[path=]FILE[,format=raw|qcow2|auto][,readonly][,serial=TEXT][,size=SIZE][,io=auto|threads]",
         value_parser = disk_parser()
     )]
     pub disks: Vec<DiskSpec>,
@@ -274,6 +277,7 @@ impl RunArgs {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use motu_spec::Growth;
 
     fn run_args(line: &[&str]) -> Result<RunArgs, clap::Error> {
         match Cli::try_parse_from([&["motu", "run"], line].concat())?.command {
@@ -334,6 +338,29 @@ mod tests {
         ];
         for (line, expected) in cases {
             let error = run_args(line).unwrap_err().to_string();
+            assert!(error.contains(expected), "{line:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_disk_may_be_left_out_before_its_size() {
+        let parse = |line: &[&str]| match Cli::try_parse_from([&["motu", "disk", "resize"], line].concat())?.command {
+            Command::Disk(DiskCommand::Resize(args)) => Ok((args.grow_fs, args.machine, args.disk, args.size)),
+            other => panic!("{other:?} is no resize"),
+        };
+        let size = Growth::By(ByteSize::gib(2));
+        for line in [&["--grow-fs", "web", "+2G"], &["web", "--grow-fs", "+2G"]] {
+            assert_eq!(parse(line).unwrap(), (true, "web".into(), None, size), "{line:?}");
+        }
+        assert_eq!(parse(&["web", "vdb", "+2G"]).unwrap(), (false, "web".into(), Some("vdb".into()), size));
+        let cases: [(&[&str], &str); 4] = [
+            (&["web", "-2G"], "does not shrink"),
+            (&["web", "vdb", "-2G"], "does not shrink"),
+            (&["web", "vdb", "big"], "+2G"),
+            (&["web"], "<SIZE>"),
+        ];
+        for (line, expected) in cases {
+            let error = parse(line).map_err(|error: clap::Error| error.to_string()).unwrap_err();
             assert!(error.contains(expected), "{line:?}: {error}");
         }
     }

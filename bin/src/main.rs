@@ -19,6 +19,7 @@ mod vmm;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use cli::life::DiskCommand;
 use cli::{Cli, Command, ImageCommand, SystemCommand};
 use error::Shown;
 use status::Status;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Command::Rename(args) => commands::machine::rename::run(&args.machine, &args.name),
         Command::Wait(names) => commands::machine::wait::run(&names.machines),
         Command::Vmm(args) => commands::vmm::run(&args.id, args.attached),
+        Command::Disk(DiskCommand::Resize(args)) => commands::disk::resize::run(&args),
         Command::Doctor(args) => commands::doctor::run(args.form()),
         Command::Image(command) => image(command),
         Command::System(command) => system(command),

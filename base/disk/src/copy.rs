@@ -1,6 +1,6 @@
 //! From one disk to another, without what is zeros.
 
-use crate::{Disk, Overlay};
+use crate::{Disk, Overlay, disk};
 use std::io;
 
 /// Bytes that are looked at, and copied or left out, together: a cluster of the images that we make.
@@ -50,7 +50,7 @@ pub fn copy_changes(from: &Overlay, to: &dyn Disk, mut each: impl FnMut(u64) -> 
             let piece = buffer.get_mut(..len as usize).unwrap_or_default();
             let before = below.get_mut(..len as usize).unwrap_or_default();
             from.read(at, piece)?;
-            from.base().read(at, before)?;
+            disk::read_below(from.base(), at, before)?;
             if piece != before {
                 if is_zeros(piece) { to.write_zeroes(at, len, true)? } else { to.write(at, piece)? }
             }

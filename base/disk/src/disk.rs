@@ -1,5 +1,6 @@
 //! What every disk is to who uses it.
 
+use crate::GrowError;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
@@ -20,7 +21,7 @@ const ZEROS: usize = 64 << 10;
 /// What was written is on the host's disk after the next [`Disk::flush`]; before it, a crash leaves each sector as
 /// before or as after.
 pub trait Disk: Debug + Send + Sync {
-    /// In bytes: a multiple of [`SECTOR`], up to [`MAX_SIZE`].
+    /// In bytes: a multiple of [`SECTOR`], up to [`MAX_SIZE`]. It may grow meanwhile.
     fn size(&self) -> u64;
 
     /// Whether everything but reading is refused.
@@ -69,6 +70,33 @@ pub trait Disk: Debug + Send + Sync {
     /// # Errors
     /// The host's.
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
+
+    /// Makes the disk one of `size` bytes. What is new reads as zeros; it is on the host's disk when this returns, and a crash
+    /// before leaves the disk with the size that it had or with the new one. A size that it has already is no error.
+    ///
+    /// # Errors
+    /// It would shrink, cannot be so large, or the host's. It has the size then that it had.
+    fn grow(&self, size: u64) -> Result<(), GrowError>;
+}
+
+/// Reads of a disk that lies below one that may be larger: behind its end are zeros.
+pub(crate) fn read_below(below: &dyn Disk, offset: u64, data: &mut [u8]) -> io::Result<()> {
+    let there = usize::try_from(below.size().saturating_sub(offset)).unwrap_or(usize::MAX).min(data.len());
+    let (there, beyond) = data.split_at_mut(there);
+    beyond.fill(0);
+    if there.is_empty() { Ok(()) } else { below.read(offset, there) }
+}
+
+/// Checks what every disk checks before it grows; false if it has this size already.
+pub(crate) fn check_growth(disk: &impl Disk, asked: u64) -> Result<bool, GrowError> {
+    let size = disk.size();
+    match () {
+        () if disk.is_read_only() => Err(GrowError::ReadOnly),
+        () if asked > MAX_SIZE => Err(GrowError::TooLarge { most: MAX_SIZE }),
+        () if !asked.is_multiple_of(SECTOR) => Err(GrowError::OddSize { asked }),
+        () if asked < size => Err(GrowError::Shrink { size, asked }),
+        () => Ok(asked > size),
+    }
 }
 
 /// Checks what every disk checks first.

@@ -70,3 +70,24 @@ impl DiskError {
         move |source| Self::Io { doing, path, source }
     }
 }
+
+/// Why a disk does not grow. Sentences go on from its name.
+#[derive(Debug, thiserror::Error)]
+pub enum GrowError {
+    #[error(
+        "has {size} bytes and does not shrink to {asked}, as what the guest has behind that would be lost; give a larger size"
+    )]
+    Shrink { size: u64, asked: u64 },
+    #[error("cannot have {asked} bytes, which are no whole sectors of {SECTOR}; give {}, or a size such as 20G", asked.next_multiple_of(SECTOR))]
+    OddSize { asked: u64 },
+    #[error("cannot be so large; give at most {most} bytes")]
+    TooLarge { most: u64 },
+    #[error("is read-only, so it does not grow")]
+    ReadOnly,
+    #[error(
+        "is a block device of {size} bytes; make that larger by its own tool (such as lvextend), and give the size that it has then"
+    )]
+    BlockDevice { size: u64 },
+    #[error("could not be made larger: {0}")]
+    Io(#[from] io::Error),
+}

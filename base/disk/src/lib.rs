@@ -31,7 +31,7 @@ mod tests;
 
 pub use copy::{copy, copy_changes};
 pub use disk::{Disk, MAX_SIZE, SECTOR};
-pub use error::DiskError;
+pub use error::{DiskError, GrowError};
 pub use format::{Format, ParseFormatError};
 pub use memory::Memory;
 pub use open::{OpenOptions, create, create_layer, open, open_layer};

@@ -1,5 +1,6 @@
 //! A disk that is in motu's own memory, to be read only.
 
+use crate::GrowError;
 use crate::disk::{self, Disk, SECTOR};
 use std::io;
 
@@ -52,6 +53,10 @@ impl Disk for Memory {
     fn write_zeroes(&self, offset: u64, len: u64, _: bool) -> io::Result<()> {
         disk::check_write(self, offset, len)
     }
+
+    fn grow(&self, _: u64) -> Result<(), GrowError> {
+        Err(GrowError::ReadOnly)
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +77,6 @@ mod tests {
         let read_only = |done: io::Result<()>| done.unwrap_err().kind() == io::ErrorKind::ReadOnlyFilesystem;
         assert!(read_only(disk.write(0, &[0; 512])));
         assert!(read_only(disk.discard(0, 512)) && read_only(disk.write_zeroes(0, 512, true)));
-        assert!(disk.flush().is_ok());
+        assert!(disk.flush().is_ok() && matches!(disk.grow(2048), Err(GrowError::ReadOnly)));
     }
 }

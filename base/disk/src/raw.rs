@@ -2,13 +2,15 @@
 
 use crate::disk::{self, Disk, MAX_SIZE, SECTOR};
 use crate::file::Syncs;
-use crate::{DiskError, lock};
+use crate::{DiskError, GrowError, lock};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// What most file systems keep files in.
 const GRANULARITY: u32 = 4096;
@@ -18,8 +20,10 @@ const GRANULARITY: u32 = 4096;
 pub struct Raw {
     file: File,
     syncs: Syncs,
-    size: u64,
+    size: AtomicU64,
     read_only: bool,
+    /// One growth at a time.
+    growing: Mutex<()>,
 }
 
 impl Raw {
@@ -35,7 +39,10 @@ impl Raw {
             0 => Err(DiskError::Empty(path.to_owned())),
             _ if size > MAX_SIZE => Err(DiskError::TooLarge { path: path.to_owned(), size }),
             _ if !size.is_multiple_of(SECTOR) => Err(DiskError::OddSize { path: path.to_owned(), size }),
-            _ => Ok(Self { file, syncs: Syncs::default(), size, read_only }),
+            _ => {
+                let (syncs, size) = (Syncs::default(), size.into());
+                Ok(Self { file, syncs, size, read_only, growing: Mutex::default() })
+            }
         }
     }
 }
@@ -61,7 +68,7 @@ fn fallocate(file: &File, how: FallocateFlags, offset: u64, len: u64) -> io::Res
 
 impl Disk for Raw {
     fn size(&self) -> u64 {
-        self.size
+        self.size.load(Ordering::Acquire)
     }
 
     fn is_read_only(&self) -> bool {
@@ -77,7 +84,8 @@ impl Disk for Raw {
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
-        if offset >= self.size {
+        let size = self.size();
+        if offset >= size {
             return Ok(None);
         }
         let start = match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(offset)) {
@@ -85,12 +93,12 @@ impl Disk for Raw {
             // Nothing but a hole up to the end (lseek(2)).
             Err(Errno::NXIO) => return Ok(None),
             // A host, or a device, that does not know.
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some((offset, self.size))),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some((offset, size))),
             Err(error) => return Err(error.into()),
         };
         let start = start.max(offset);
         let end = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(start))?;
-        Ok((start < self.size).then(|| (start, end.next_multiple_of(SECTOR).clamp(start + SECTOR, self.size))))
+        Ok((start < size).then(|| (start, end.next_multiple_of(SECTOR).clamp(start + SECTOR, size))))
     }
 
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
@@ -119,5 +127,23 @@ impl Disk for Raw {
             return Ok(());
         }
         disk::write_zeros(offset, len, |at, zeros| self.file.write_all_at(zeros, at))
+    }
+
+    fn grow(&self, size: u64) -> Result<(), GrowError> {
+        let _one = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !disk::check_growth(self, size)? {
+            return Ok(());
+        }
+        if self.file.metadata()?.is_file() {
+            self.file.set_len(size)?;
+            self.syncs.run(|| self.file.sync_all())?;
+        } else {
+            let measured = (&self.file).seek(SeekFrom::End(0))?;
+            if measured != size {
+                return Err(GrowError::BlockDevice { size: measured });
+            }
+        }
+        self.size.store(size, Ordering::Release);
+        Ok(())
     }
 }

@@ -23,7 +23,7 @@ pub use duration::{ParsePeriodError, ParseTimeoutError, Period, Timeout};
 pub use engine::{EngineChoice, Flags, ParseEngineError, SoftOptions, Translate, Turn};
 pub use gdb::{Gdb, GdbAddress, ParseGdbError};
 pub use share::{MAX_TARGET, ParseShareError, ShareSpec};
-pub use size::{ByteSize, ParseSizeError};
+pub use size::{ByteSize, Growth, ParseGrowthError, ParseSizeError};
 pub use trace::{ParseTraceError, Profile, Trace, TraceKind};
 pub use vm::{
     Console, DEFAULT_IMAGE, DEFAULT_MEMORY, KernelMode, Limits, MAX_CMDLINE, MAX_CPUS, MAX_DISKS, MAX_MEMORY,

@@ -37,6 +37,56 @@ impl ByteSize {
     }
 }
 
+/// What a size is to become. Written as a [`ByteSize`], or with a `+` before it for what is to be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Growth {
+    To(ByteSize),
+    By(ByteSize),
+}
+
+/// Why a text is no [`Growth`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseGrowthError {
+    #[error(
+        "{0:?} would take something away, and a disk does not shrink: write its new size, such as 20G, or what is added, such as +2G"
+    )]
+    Shrinks(String),
+    #[error("{0:?} is not a size; write the new one, such as 20G, or what is added, such as +2G")]
+    Malformed(String),
+    #[error("{0:?} is more bytes than 64 bits can count; write a size such as 20G, or what is added, such as +2G")]
+    TooLarge(String),
+}
+
+impl Growth {
+    /// What comes of `size` bytes; as many as there can be if it would be more.
+    pub fn of(self, size: u64) -> u64 {
+        match self {
+            Self::To(new) => new.0,
+            Self::By(more) => size.saturating_add(more.0),
+        }
+    }
+}
+
+impl FromStr for Growth {
+    type Err = ParseGrowthError;
+
+    fn from_str(text: &str) -> Result<Self, ParseGrowthError> {
+        let trimmed = text.trim();
+        if trimmed.starts_with('-') {
+            return Err(ParseGrowthError::Shrinks(text.to_owned()));
+        }
+        let (size, growth): (&str, fn(ByteSize) -> Self) = match trimmed.strip_prefix('+') {
+            Some(more) => (more, Self::By),
+            None => (trimmed, Self::To),
+        };
+        size.parse().map(growth).map_err(|error| match error {
+            ParseSizeError::Malformed(_) => ParseGrowthError::Malformed(text.to_owned()),
+            ParseSizeError::TooLarge(_) => ParseGrowthError::TooLarge(text.to_owned()),
+        })
+    }
+}
+
 impl FromStr for ByteSize {
     type Err = ParseSizeError;
 
@@ -162,6 +212,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_size_grows_to_something_or_by_something() {
+        let grown = |text: &str| text.parse::<Growth>().map(|growth| growth.of(1 << 30));
+        assert_eq!(grown("2G"), Ok(2 << 30));
+        assert_eq!(grown("+2G"), Ok(3 << 30));
+        assert_eq!(grown(" +512 "), Ok((1 << 30) + 512));
+        assert_eq!(grown("+18446744073709551615"), Ok(u64::MAX), "as much as there can be");
+        for (text, says) in
+            [("-1G", "does not shrink"), ("", "+2G"), ("+", "+2G"), ("++1G", "+2G"), ("+16777216T", "64 bits")]
+        {
+            let error = grown(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_shown_reads_back(bytes: u64) {
@@ -171,6 +236,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in ".{0,24}") {
             let _ = text.parse::<ByteSize>();
+            let _ = text.parse::<Growth>();
         }
 
         #[test]

@@ -1,8 +1,8 @@
 //! The arguments of commands on machines that stay.
 
 use super::RunArgs;
-use clap::Args;
-use motu_spec::{CommandSpec, ParseTimeoutError, Timeout};
+use clap::{Args, Subcommand};
+use motu_spec::{CommandSpec, Growth, ParseTimeoutError, Timeout};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -161,6 +161,29 @@ pub struct RenameArgs {
     /// Its new name
     #[arg(value_name = "NAME")]
     pub name: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DiskCommand {
+    /// Make a machine's disk larger, whether it runs or not
+    Resize(DiskResizeArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
+pub struct DiskResizeArgs {
+    /// Make the file system on the disk as large, too, while it is mounted in the machine: ext4 on a whole disk
+    #[arg(long)]
+    pub grow_fs: bool,
+    /// Name, ID or its first digits
+    #[arg(value_name = "MACHINE")]
+    pub machine: String,
+    /// The disk: as the guest names it, such as vdb, its serial number or its file [default: the root disk, or the only one]
+    #[arg(value_name = "DISK", allow_hyphen_values = true)]
+    pub disk: Option<PathBuf>,
+    /// Its new size, such as 20G, or what is added, such as +2G; a disk does not shrink
+    #[arg(value_name = "SIZE", required = true, allow_hyphen_values = true)]
+    pub size: Growth,
 }
 
 #[derive(Debug, Args)]

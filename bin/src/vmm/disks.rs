@@ -23,12 +23,21 @@ pub struct Disks {
     failures: Arc<DiskFailures>,
 }
 
+/// What a disk's size is to be that was asked for with one and is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sizes {
+    /// That.
+    Exact,
+    /// That, or more: it may have grown since the machine was made.
+    AtLeast,
+}
+
 impl Disks {
     /// Opens all disks, after those that are not there and have a size were made.
     ///
     /// # Errors
     /// One of them cannot be used, or made.
-    pub fn open(specs: &[DiskSpec]) -> Result<Self> {
+    pub fn open(specs: &[DiskSpec], sizes: Sizes) -> Result<Self> {
         let mut disks = Self { open: Vec::new(), made: Made(Vec::new()), failures: Arc::default() };
         let mut files = Vec::new();
         for (n, spec) in specs.iter().enumerate() {
@@ -37,14 +46,14 @@ impl Disks {
             if file().is_some_and(|file| files.contains(&file)) {
                 return Err(SpecError::DiskTwice(spec.path.clone()).into());
             }
-            let disk = disks.open_one(spec)?;
+            let disk = disks.open_one(spec, sizes)?;
             files.extend(file());
             disks.put(n, disk, serial(spec, n));
         }
         Ok(disks)
     }
 
-    fn open_one(&mut self, spec: &DiskSpec) -> Result<Box<dyn Disk>, DiskError> {
+    fn open_one(&mut self, spec: &DiskSpec, sizes: Sizes) -> Result<Box<dyn Disk>, DiskError> {
         let is_there = spec.path.symlink_metadata().is_ok();
         let made = match spec.size {
             Some(size) if !is_there => motu_disk::create(&spec.path, spec.format, size.0).map(|()| true)?,
@@ -56,7 +65,7 @@ impl Disks {
             self.made.0.push(spec.path.clone());
         }
         match spec.size {
-            Some(asked) if asked.0 != disk.size() => {
+            Some(asked) if asked.0 > disk.size() || (sizes == Sizes::Exact && asked.0 != disk.size()) => {
                 Err(DiskError::Exists { path: spec.path.clone(), size: disk.size(), asked: asked.0 })
             }
             _ => Ok(disk),
@@ -131,17 +140,29 @@ mod tests {
         let at = |text: &str| spec(folder.path(), text);
         fs::write(folder.path().join("old.raw"), [0; 512]).unwrap();
         let files = || fs::read_dir(folder.path()).unwrap().count();
-        assert!(Disks::open(&[at("new.raw,size=1M"), at("old.raw,size=512"), at("none.raw")]).is_err());
+        assert!(Disks::open(&[at("new.raw,size=1M"), at("old.raw,size=512"), at("none.raw")], Sizes::Exact).is_err());
         assert_eq!(files(), 1);
-        let mut disks = Disks::open(&[at("new.raw,size=1M")]).unwrap();
+        let mut disks = Disks::open(&[at("new.raw,size=1M")], Sizes::Exact).unwrap();
         drop(disks.take());
         drop(disks);
         assert_eq!(files(), 1);
-        let mut disks = Disks::open(&[at("new.raw,size=1M"), at("old.raw")]).unwrap();
+        let mut disks = Disks::open(&[at("new.raw,size=1M"), at("old.raw")], Sizes::Exact).unwrap();
         let names: Vec<_> = disks.take().into_iter().map(|disk| disk.serial).collect();
         assert_eq!(names, ["motu-disk0", "motu-disk1"]);
         disks.keep();
         assert_eq!(files(), 2);
+    }
+
+    #[test]
+    fn a_disk_that_has_grown_is_as_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = [spec(folder.path(), "a.raw,size=1M")];
+        let open = |sizes| Disks::open(&disk, sizes).map(|disks| disks.open[0].disk.size());
+        fs::write(folder.path().join("a.raw"), vec![0; 2 << 20]).unwrap();
+        assert_eq!(open(Sizes::AtLeast).unwrap(), 2 << 20);
+        assert!(open(Sizes::Exact).unwrap_err().to_string().contains("leave the size out"));
+        fs::write(folder.path().join("a.raw"), [0; 512]).unwrap();
+        assert!(open(Sizes::AtLeast).is_err());
     }
 
     #[test]
@@ -150,7 +171,7 @@ mod tests {
         let one = spec(folder.path(), "a.raw,size=1M");
         let other = spec(folder.path(), "./b/../a.raw,readonly");
         fs::create_dir(folder.path().join("b")).unwrap();
-        let error = Disks::open(&[one, other]).unwrap_err().to_string();
+        let error = Disks::open(&[one, other], Sizes::Exact).unwrap_err().to_string();
         assert!(error.contains("twice"), "{error}");
     }
 }

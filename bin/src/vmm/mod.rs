@@ -14,7 +14,7 @@ mod stats;
 mod trace;
 
 pub use crash::Shown as ShownCrash;
-pub use disks::Disks;
+pub use disks::{Disks, Sizes};
 pub use ending::{Deadline, Ending, Why};
 use gdb::Gdb;
 pub use output::Output;

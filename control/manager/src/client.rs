@@ -3,6 +3,7 @@
 use crate::wire::{self, Answer, Request};
 use crate::{Machine, ManagerError, socket};
 use motu_proto::{Decoder, Exec, GuestMessage, HostMessage, MAX_DATA, Message};
+use motu_spec::Growth;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
@@ -39,10 +40,25 @@ impl Connection {
     /// # Errors
     /// [`ManagerError::Refused`], [`ManagerError::Wire`].
     pub fn ask(&mut self, request: &Request) -> Result<(), ManagerError> {
+        self.answer(request).map(|_| ())
+    }
+
+    /// Makes one of the machine's disks larger, of those that the guest has: its size in bytes then.
+    ///
+    /// # Errors
+    /// As [`Connection::ask`].
+    pub fn grow_disk(&mut self, disk: usize, growth: Growth) -> Result<u64, ManagerError> {
+        match self.answer(&Request::GrowDisk { disk, growth })? {
+            Answer::Size(size) => Ok(size),
+            other => Err(ManagerError::Wire(format!("does not say the disk's size, but {other:?}"))),
+        }
+    }
+
+    fn answer(&mut self, request: &Request) -> Result<Answer, ManagerError> {
         wire::put(&mut self.stream, request).map_err(|error| gone(&error))?;
         match wire::get(&mut self.stream).map_err(|error| gone(&error))? {
-            Some(Answer::Done | Answer::Going) => Ok(()),
             Some(Answer::Refused(message)) => Err(ManagerError::Refused { status: 125, message }),
+            Some(answer) => Ok(answer),
             None => Err(ManagerError::Wire("has ended".to_owned())),
         }
     }

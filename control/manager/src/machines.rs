@@ -2,6 +2,7 @@
 
 use crate::record::{self, RECORD_VERSION, Record, State};
 use crate::{ManagerError, files, names, socket};
+use motu_spec::ByteSize;
 use motu_store::{Digest, Image, Life, MachineEntry, MachineFolder, Store, StoreError, Timestamp, Trouble, Watch};
 use std::path::{Path, PathBuf};
 
@@ -210,6 +211,20 @@ impl Machine {
         Err(ManagerError::Damaged { machine: self.name.clone(), path, found })
     }
 
+    /// Writes down that a disk of those that were asked for has grown, if its size was asked for; for the process that has the
+    /// machine's folder.
+    ///
+    /// # Errors
+    /// As [`Machine::record`].
+    pub fn write_disk_size(&self, disk: usize, size: u64) -> Result<(), ManagerError> {
+        let mut record = self.record()?;
+        match record.spec.disks.get_mut(disk).and_then(|disk| disk.size.as_mut()) {
+            Some(written) if written.0 != size => *written = ByteSize(size),
+            _ => return Ok(()),
+        }
+        record::write(&self.path.join(files::RECORD), &record)
+    }
+
     /// How it was started and ended the last time.
     ///
     /// # Errors
@@ -288,6 +303,20 @@ mod tests {
         assert_eq!(www.phase().unwrap(), Phase::Exited(3, ended));
         machines.remove(&www).unwrap();
         assert_eq!(machines.all().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_disk_that_was_asked_for_with_a_size_has_its_new_one_in_the_record() {
+        let home = tempfile::tempdir().unwrap();
+        let machines = Machines::of(Store::open(home.path()).unwrap());
+        let disks = ["a.raw,size=1M", "b.raw"].map(|text| motu_spec::DiskSpec::parse(text.as_ref()).unwrap());
+        let spec = VmSpec { disks: disks.to_vec(), ..VmSpec::default() };
+        let web = machines.create(None, Some("web"), &Record { spec, ..record() }, Watch::silent()).unwrap();
+        for disk in 0..3 {
+            web.write_disk_size(disk, 2 << 20).unwrap();
+        }
+        let sizes: Vec<_> = web.record().unwrap().spec.disks.into_iter().map(|disk| disk.size).collect();
+        assert_eq!(sizes, [Some(ByteSize::mib(2)), None]);
     }
 
     #[test]

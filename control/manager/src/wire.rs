@@ -10,6 +10,7 @@
 //! asked for; the server `Started`, `Stdout`, `Stderr`, `Credit`, and last `Exited` or `Error`. All have the number 0. Input has
 //! the protocol's window; output has none of its own, since a reader that stands still stops the socket.
 
+use motu_spec::Growth;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
@@ -47,6 +48,13 @@ pub enum Request {
         /// Its number.
         signo: u8,
     },
+    /// Make a disk larger, and write that down. Answered by `Size` when it is.
+    GrowDisk {
+        /// Which of the machine's, in the order in which the guest has them.
+        disk: usize,
+        /// What its size is to become.
+        growth: Growth,
+    },
     /// Switch off at once.
     Kill,
 }
@@ -59,6 +67,8 @@ pub enum Answer {
     Done,
     /// Frames of motu-proto follow.
     Going,
+    /// It is done; so many bytes came of it.
+    Size(u64),
     /// It cannot be done; why, for people.
     Refused(String),
 }
@@ -114,6 +124,7 @@ pub fn get<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use motu_spec::ByteSize;
     use proptest::prelude::*;
 
     #[test]
@@ -122,9 +133,12 @@ mod tests {
         let main = Request::Main { size: (24, 80), term: Some("xterm".into()), stdin: true };
         put(&mut bytes, &main).unwrap();
         put(&mut bytes, &Request::Stop { grace: 10_000 }).unwrap();
+        let grow = Request::GrowDisk { disk: 1, growth: Growth::By(ByteSize(u64::MAX)) };
+        put(&mut bytes, &grow).unwrap();
         let mut from = bytes.as_slice();
         assert_eq!(get(&mut from).unwrap(), Some(main));
         assert_eq!(get(&mut from).unwrap(), Some(Request::Stop { grace: 10_000 }));
+        assert_eq!(get(&mut from).unwrap(), Some(grow));
         assert_eq!(get::<Request>(&mut from).unwrap(), None);
         assert!(put(&mut bytes, &Answer::Refused("x".repeat(2 << 20))).is_err());
         assert!(get::<Request>(&mut [0xff; 8].as_slice()).is_err());

@@ -6,7 +6,7 @@
 //! initrd was booted by something else than motu: then a person gets a shell on the console.
 //!
 //! It writes to no disk once it serves, and what it holds in memory is bounded by the protocol's windows, so that neither a full
-//! disk nor a machine out of memory (where the kernel spares it) ends it. What takes more (reports, copies) is done
+//! disk nor a machine out of memory (where the kernel spares it) ends it. What takes more (reports, copies, file systems that grow) is done
 //! by processes of its own program that it starts like commands.
 //!
 //! One thread, one poll loop, no timers while nothing happens: on a CPU made of software each
@@ -15,6 +15,7 @@
 mod boot;
 mod copy;
 mod exec;
+mod grow;
 mod mounts;
 mod port;
 mod power;
@@ -69,6 +70,7 @@ fn builtin() -> ExitCode {
         builtin::REPORT => report::write(),
         builtin::PACK => copy::send(&arguments),
         builtin::UNPACK => copy::receive(&arguments),
+        builtin::GROW => grow::run(&arguments),
         _ => {
             eprintln!("motu-agent: this is the init of a machine that motu runs: it does nothing elsewhere");
             return ExitCode::FAILURE;

@@ -87,6 +87,8 @@ pub mod builtin {
     pub const PACK: &[u8] = b"pack";
     /// Makes such a tree of its standard input: the path, its name in a folder, `whole` or `contents`, and `owners` or `bits`.
     pub const UNPACK: &[u8] = b"unpack";
+    /// Waits until a disk is as large as it is to be, and makes the file system on it as large: its name in `/dev`, and bytes.
+    pub const GROW: &[u8] = b"grow";
 }
 
 /// Why bytes are no message of this protocol, or a message does not fit into a frame.

@@ -32,7 +32,7 @@ use motu_devices::rtc::Rtc;
 use motu_devices::uart::Uart;
 use motu_hv::{Msi, Vm};
 use motu_memory::GuestRam;
-use motu_virtio::block::{Block, BlockSpec, MAX_QUEUES};
+use motu_virtio::block::{Block, BlockSpec, DiskHandle, MAX_QUEUES};
 use motu_virtio::console::{Console, PortSpec, ResizeOrder, pipe};
 use motu_virtio::device::VirtioDevice;
 use motu_virtio::fs::FileSystem;
@@ -83,6 +83,7 @@ pub(crate) struct Board {
     timed: Vec<Shared<dyn Timed>>,
     serial: SerialInput,
     ports: Vec<(String, PortStream)>,
+    disks: Vec<DiskHandle>,
 }
 
 /// What of the host the devices reach; see [`crate::MachineConfig`].
@@ -211,18 +212,24 @@ impl Slots<'_> {
         Ok(())
     }
 
-    fn add_storage(&self, disks: Vec<DiskConfig>, shares: Vec<ShareConfig>, cpus: u32) -> Result<(), MachineError> {
+    fn add_storage(
+        &self,
+        disks: Vec<DiskConfig>,
+        shares: Vec<ShareConfig>,
+        cpus: u32,
+    ) -> Result<Vec<DiskHandle>, MachineError> {
         let together = disks.len() + shares.len();
         if together > MAX_DISKS {
             let reason = format!("{together} disks and shares are more than the {MAX_DISKS} that have a slot");
             return Err(MachineError::Device { device: "disk", reason });
         }
-        let mut slots = FIRST_DISK_SLOT..;
+        let (mut slots, mut handles) = (FIRST_DISK_SLOT.., Vec::new());
         let queues = u16::try_from(cpus).unwrap_or(MAX_QUEUES).min(MAX_QUEUES);
         for ((n, DiskConfig { disk, serial, failures }), slot) in disks.into_iter().enumerate().zip(&mut slots) {
             let (name, workers, quiet_after) = (format!("disk{n}"), DISK_WORKERS, DISK_QUIET);
             let spec = BlockSpec { disk, serial, queues, workers, name, failures, quiet_after };
             let block = Block::new(spec).map_err(|source| MachineError::Thread { what: "disk", source })?;
+            handles.push(block.handle());
             self.add("disk", slot, Box::new(block))?;
         }
         for ((n, ShareConfig { share, tag }), slot) in shares.into_iter().enumerate().zip(&mut slots) {
@@ -230,7 +237,7 @@ impl Slots<'_> {
                 .map_err(|source| MachineError::Thread { what: "shared folder", source })?;
             self.add("shared folder", slot, Box::new(device))?;
         }
-        Ok(())
+        Ok(handles)
     }
 
     fn add_console(&self, names: &[String]) -> Result<Vec<(String, PortStream)>, MachineError> {
@@ -288,7 +295,7 @@ impl Board {
         let slots = Slots { ram: &ram, msi, intx, pci: Arc::clone(&pci) };
         slots.add("entropy device", RNG_SLOT, Box::new(Rng::new(host.entropy)))?;
         let streams = slots.add_console(&host.ports)?;
-        slots.add_storage(host.disks, host.shares, tables.cpus)?;
+        let disks = slots.add_storage(host.disks, host.shares, tables.cpus)?;
         wiring.devices.push(Arc::<Mutex<PciBus>>::clone(&pci));
 
         wiring.add_interrupt_controllers(&pic)?;
@@ -302,7 +309,7 @@ impl Board {
         let bus_clock = Arc::<MachineClock>::clone(&clock);
         let bus = Arc::new(Bus::new((ports, mmio), controllers, bus_clock, Arc::clone(&schedule), control));
         let Wiring { devices, timed, .. } = wiring;
-        Ok(Self { ram, tables, clock, schedule, bus, pci, devices, timed, serial, ports: streams })
+        Ok(Self { ram, tables, clock, schedule, bus, pci, devices, timed, serial, ports: streams, disks })
     }
 
     /// Everything as after power-up, and what firmware does before a kernel starts. No CPU runs.
@@ -341,6 +348,10 @@ impl Board {
 
     pub fn serial(&self) -> SerialInput {
         self.serial.clone()
+    }
+
+    pub fn disks(&self) -> Vec<DiskHandle> {
+        self.disks.clone()
     }
 
     pub fn take_port(&mut self, name: &str) -> Option<PortStream> {

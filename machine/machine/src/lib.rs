@@ -35,7 +35,7 @@ pub use error::MachineError;
 pub use guest_bus::BusCounters;
 pub use machine::{Finished, Machine, MachineHandle, Outcome};
 pub use motu_boot::{BootError, BootSource, Flat, FlatMode, Image, Module, Role};
-pub use motu_virtio::block::DiskFailures;
+pub use motu_virtio::block::{DiskFailures, DiskHandle};
 pub use motu_virtio::console::PortStream;
 pub use serial::SerialInput;
 pub use trace::{Access, AccessTracer, Direction, PerCpu, Space, Tracing};

@@ -11,6 +11,7 @@ use crate::{BusCounters, MachineConfig, MachineError, PortStream, SerialInput};
 use motu_boot::{BoardTables, BootSource};
 use motu_hv::{CrashReport, GuestBus, Hypervisor, Stats, Vcpu, VmConfig};
 use motu_memory::GuestRam;
+use motu_virtio::block::DiskHandle;
 use motu_x86::CpuState;
 use motu_x86::contract::Contract;
 use std::fmt;
@@ -135,6 +136,11 @@ impl Machine {
     /// asked for.
     pub fn take_port(&mut self, name: &str) -> Option<PortStream> {
         self.board.take_port(name)
+    }
+
+    /// The machine's disks, in the order in which it was given them.
+    pub fn disks(&self) -> Vec<DiskHandle> {
+        self.board.disks()
     }
 
     /// Runs the machine until it ends.

@@ -1,6 +1,6 @@
 //! New images.
 
-use super::header::{MAGIC, at, extension};
+use super::header::{MAGIC, at, extension, l1_entries};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -19,7 +19,7 @@ pub(crate) fn create(file: &File, size: u64) -> io::Result<()> {
 /// The same with clusters of other sizes, and a backing file's name and format.
 pub(crate) fn create_with(file: &File, size: u64, cluster_bits: u32, backing: Option<(&str, &str)>) -> io::Result<()> {
     let cluster = 1u64 << cluster_bits;
-    let l1_size = size.div_ceil(cluster * (cluster / 8));
+    let l1_size = l1_entries(size, cluster_bits);
     let l1_clusters = (l1_size * 8).div_ceil(cluster);
     let used = 3 + l1_clusters;
     if used * 2 > cluster {

@@ -13,7 +13,7 @@ pub const MAX_CLUSTER: u64 = 1 << MAX_CLUSTER_BITS;
 const MIN_CLUSTER_BITS: u32 = 9;
 const MAX_CLUSTER_BITS: u32 = 21;
 /// Entries of the first-level table at most; 512 TiB of 64 KiB clusters.
-const MAX_L1: u32 = 1 << 20;
+pub const MAX_L1: u32 = 1 << 20;
 /// Bytes of the refcount table at most, as in QEMU (block/qcow2.h, QCOW_MAX_REFTABLE_SIZE).
 const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
 const MAX_REFCOUNT_ORDER: u32 = 6;
@@ -94,6 +94,12 @@ pub enum Problem {
     NotQcow2(String),
     /// It is one, but.
     Unusable(String),
+}
+
+/// Entries that the first-level table has to have for a disk of `size` bytes: each is for a cluster of such entries of 8 bytes, each
+/// of them for a cluster.
+pub fn l1_entries(size: u64, cluster_bits: u32) -> u64 {
+    size.div_ceil(1 << (2 * cluster_bits - 3))
 }
 
 fn unusable(problem: impl Into<String>) -> Problem {
@@ -190,9 +196,8 @@ impl Header {
 
     fn check_tables(&self) -> Result<(), Problem> {
         let l1_size = self.l1_size;
-        // Entries of 8 bytes, each for a cluster of such entries, each for a cluster.
         let cluster = self.cluster_size();
-        let needed = self.size.div_ceil(cluster * (cluster / 8));
+        let needed = l1_entries(self.size, self.cluster_bits);
         if l1_size > MAX_L1 || needed > MAX_L1.into() {
             let entries = needed.max(l1_size.into());
             return Err(unusable(format!(

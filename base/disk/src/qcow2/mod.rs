@@ -13,15 +13,15 @@ pub(crate) use create::create_with;
 
 use crate::disk::{self, Disk};
 use crate::file::ImageFile;
-use crate::{DiskError, lock};
+use crate::{DiskError, GrowError, lock};
 use entry::{COPIED, Cluster, ZERO};
 use flate2::{Decompress, FlushDecompress, Status};
-use header::{Header, at};
+use header::{Header, MAX_L1, at, l1_entries};
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tables::Tables;
 
 /// A disk in a qcow2 image.
@@ -31,10 +31,12 @@ pub struct Qcow2 {
     /// Read-locked while clusters are read and written where they lie, write-locked while tables change.
     tables: RwLock<Tables>,
     backing: Option<Box<dyn Disk>>,
-    size: u64,
+    size: AtomicU64,
     cluster_bits: u32,
     version: u32,
     read_only: bool,
+    /// One growth at a time. Locked before `tables`.
+    growing: Mutex<()>,
     /// There is something to flush.
     written: AtomicBool,
 }
@@ -76,10 +78,11 @@ impl Qcow2 {
             file,
             tables: RwLock::new(tables),
             backing,
-            size: header.size,
+            size: header.size.into(),
             cluster_bits: header.cluster_bits,
             version: header.version,
             read_only,
+            growing: Mutex::default(),
             written: AtomicBool::new(false),
         })
     }
@@ -142,16 +145,13 @@ impl Qcow2 {
         }
     }
 
-    /// Reads of the backing file, which may be shorter.
+    /// Reads of the backing file, if there is one.
     fn read_below(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        let there = self.backing.as_ref().map_or(0, |backing| backing.size().saturating_sub(offset));
-        let there = usize::try_from(there).unwrap_or(usize::MAX).min(data.len());
-        let (below, beyond) = data.split_at_mut(there);
-        beyond.fill(0);
-        match &self.backing {
-            Some(backing) if !below.is_empty() => backing.read(offset, below),
-            _ => Ok(()),
+        if let Some(backing) = &self.backing {
+            return disk::read_below(&**backing, offset, data);
         }
+        data.fill(0);
+        Ok(())
     }
 
     fn decompress(&self, offset: u64, len: u64) -> io::Result<Vec<u8>> {
@@ -186,7 +186,8 @@ impl Qcow2 {
             self.file.write(place + within, data)?;
         } else {
             let start = offset - within;
-            let len = size.min(self.size - start);
+            // What is written may lie behind the disk's end, which is about to move.
+            let len = size.min(self.size().max(offset + data.len() as u64) - start);
             let mut whole = vec![0; len as usize];
             self.read_run(start, &mut whole, found)?;
             let target = whole.get_mut(within as usize..within as usize + data.len());
@@ -218,13 +219,59 @@ impl Qcow2 {
         let cluster = self.cluster();
         // The disk's last cluster may be short.
         let end = offset + len;
-        let end = if end == self.size { end } else { end / cluster * cluster };
+        let end = if end == self.size() { end } else { end / cluster * cluster };
         (offset.next_multiple_of(cluster), end)
     }
 
     /// Writes zeros where there are none.
     fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
-        disk::write_zeros(offset, len, |at, zeros| self.write(at, zeros))
+        disk::write_zeros(offset, len, |at, zeros| self.write_clusters(at, zeros))
+    }
+
+    /// Writes to where the first-level table reaches.
+    fn write_clusters(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let (mut at, mut rest) = (offset, data);
+        while !rest.is_empty() {
+            let tables = self.shared();
+            let in_place = matches!(tables.find(at >> self.cluster_bits), Some(Cluster::Data { own: true, .. }));
+            let done = match in_place.then(|| self.run(&tables, at, rest.len())).flatten() {
+                Some(Run { len, found: Cluster::Data { offset, .. } }) => {
+                    let within = at % self.cluster();
+                    self.file.write(offset + within, rest.get(..len).unwrap_or_default())?;
+                    len
+                }
+                _ => {
+                    drop(tables);
+                    let left = (self.cluster() - at % self.cluster()) as usize;
+                    let part = rest.get(..left).unwrap_or(rest);
+                    self.write_new(&mut self.alone(), at, part)?;
+                    part.len()
+                }
+            };
+            at += done as u64;
+            rest = rest.get(done..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Has what lies behind the disk's end, up to `end`, read as zeros: what its last cluster has there, and what a backing file has
+    /// that is larger than the disk was.
+    fn clear_behind(&self, end: u64) -> io::Result<()> {
+        let size = self.size();
+        let below = self.backing.as_ref().map_or(0, |backing| backing.size()).min(end);
+        let boundary = size.next_multiple_of(self.cluster()).min(end);
+        let number = size >> self.cluster_bits;
+        if size < boundary {
+            self.alone().load_table(&self.file, number)?;
+            let found = self.shared().find(number);
+            if found != Some(Cluster::Zeros) && (found != Some(Cluster::Below) || below > size) {
+                self.write_zeros(size, boundary - size)?;
+            }
+        }
+        if boundary < below && !self.unmap(boundary, below)? {
+            self.write_zeros(boundary, below - boundary)?;
+        }
+        Ok(())
     }
 }
 
@@ -242,7 +289,7 @@ fn read_only() -> io::Error {
 
 impl Disk for Qcow2 {
     fn size(&self) -> u64 {
-        self.size
+        self.size.load(Ordering::Acquire)
     }
 
     fn is_read_only(&self) -> bool {
@@ -254,10 +301,10 @@ impl Disk for Qcow2 {
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
-        let mut at = offset;
-        while at < self.size {
+        let (size, mut at) = (self.size(), offset);
+        while at < size {
             let tables = self.shared();
-            let Some(run) = self.run(&tables, at, usize::try_from(self.size - at).unwrap_or(usize::MAX)) else {
+            let Some(run) = self.run(&tables, at, usize::try_from(size - at).unwrap_or(usize::MAX)) else {
                 drop(tables);
                 self.alone().load_table(&self.file, at >> self.cluster_bits)?;
                 continue;
@@ -296,28 +343,7 @@ impl Disk for Qcow2 {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         disk::check_write(self, offset, data.len() as u64)?;
         self.written.store(true, Ordering::Relaxed);
-        let (mut at, mut rest) = (offset, data);
-        while !rest.is_empty() {
-            let tables = self.shared();
-            let in_place = matches!(tables.find(at >> self.cluster_bits), Some(Cluster::Data { own: true, .. }));
-            let done = match in_place.then(|| self.run(&tables, at, rest.len())).flatten() {
-                Some(Run { len, found: Cluster::Data { offset, .. } }) => {
-                    let within = at % self.cluster();
-                    self.file.write(offset + within, rest.get(..len).unwrap_or_default())?;
-                    len
-                }
-                _ => {
-                    drop(tables);
-                    let left = (self.cluster() - at % self.cluster()) as usize;
-                    let part = rest.get(..left).unwrap_or(rest);
-                    self.write_new(&mut self.alone(), at, part)?;
-                    part.len()
-                }
-            };
-            at += done as u64;
-            rest = rest.get(done..).unwrap_or_default();
-        }
-        Ok(())
+        self.write_clusters(offset, data)
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -343,6 +369,26 @@ impl Disk for Qcow2 {
         }
         self.write_zeros(offset, start - offset)?;
         self.write_zeros(end, offset + len - end)
+    }
+
+    fn grow(&self, size: u64) -> Result<(), GrowError> {
+        let _one = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !disk::check_growth(self, size)? {
+            return Ok(());
+        }
+        let entries = l1_entries(size, self.cluster_bits);
+        if entries > MAX_L1.into() {
+            return Err(GrowError::TooLarge { most: u64::from(MAX_L1) << (2 * self.cluster_bits - 3) });
+        }
+        self.written.store(true, Ordering::Relaxed);
+        self.alone().grow_l1(&self.file, entries)?;
+        self.clear_behind(size)?;
+        let mut tables = self.alone();
+        tables.commit(&self.file)?;
+        self.file.write(at::SIZE as u64, &size.to_be_bytes())?;
+        self.file.sync()?;
+        self.size.store(size, Ordering::Release);
+        Ok(())
     }
 }
 

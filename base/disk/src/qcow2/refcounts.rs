@@ -157,8 +157,11 @@ impl Refcounts {
         Ok(Taken { cluster, stale: false })
     }
 
-    /// Takes clusters behind the end, one after the other.
-    fn append(&mut self, file: &ImageFile, count: u64) -> io::Result<u64> {
+    /// Takes `count` clusters behind the end, one after the other: the first.
+    ///
+    /// # Errors
+    /// The table is full, or the host's.
+    pub fn append(&mut self, file: &ImageFile, count: u64) -> io::Result<u64> {
         let first = self.end;
         self.end = first.checked_add(count).filter(|end| *end >> (56 - self.cluster_bits) == 0).ok_or_else(full)?;
         for cluster in first..first + count {

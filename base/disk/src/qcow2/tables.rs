@@ -231,6 +231,34 @@ impl Tables {
         self.settle(file)
     }
 
+    /// Makes the first-level table one of `entries`: a longer one behind the end, which the header names when it is on the host's disk
+    /// and counted.
+    pub fn grow_l1(&mut self, file: &ImageFile, entries: u64) -> io::Result<()> {
+        let Ok(wanted) = usize::try_from(entries) else { return Err(damaged("its disk is too large")) };
+        if wanted <= self.l1.len() {
+            return Ok(());
+        }
+        // The table in the file is the one in memory then.
+        self.commit(file)?;
+        let clusters = |entries: usize| (entries as u64 * 8).div_ceil(1 << self.cluster_bits);
+        let (old, new) = (clusters(self.l1.len()), clusters(wanted));
+        let refcounts = self.refcounts.as_mut().ok_or_else(super::read_only)?;
+        let place = refcounts.append(file, new)? << self.cluster_bits;
+        let mut bytes: Vec<u8> = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+        bytes.resize((new << self.cluster_bits) as usize, 0);
+        file.write(place, &bytes)?;
+        self.commit(file)?;
+        // Next to each other in one sector, so both or none.
+        let mut fields = u32::try_from(entries).unwrap_or(u32::MAX).to_be_bytes().to_vec();
+        fields.extend(place.to_be_bytes());
+        file.write(at::L1_SIZE as u64, &fields)?;
+        file.sync()?;
+        self.release(self.l1_offset >> self.cluster_bits, old);
+        self.l1.resize(wanted, 0);
+        self.l1_offset = place;
+        self.settle(file)
+    }
+
     fn move_refcounts(&mut self, file: &ImageFile, moved: &Moved) -> io::Result<()> {
         // Next to each other in one sector, so both or none.
         let mut fields = moved.offset.to_be_bytes().to_vec();

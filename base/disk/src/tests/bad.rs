@@ -2,7 +2,7 @@
 
 use super::{BASE_ID, Kind, Place, SIZE, backed};
 use crate::qcow2::chain::MAX_DEPTH;
-use crate::{DiskError, Format, OpenOptions, Overlay, create, open};
+use crate::{Disk, DiskError, Format, MAX_SIZE, OpenOptions, Overlay, SECTOR, create, open};
 use std::path::Path;
 
 const WRITE: OpenOptions = OpenOptions { format: None, read_only: false };
@@ -147,6 +147,32 @@ fn an_overlay_belongs_to_its_base() {
     says(Overlay::open(&place.path("other"), base(), &BASE_ID), "does not begin as one");
     let file = std::fs::File::options().write(true).open(place.disk()).unwrap();
     file.set_len(file.metadata().unwrap().len() - 512).unwrap();
-    says(Overlay::open(&place.disk(), base(), &BASE_ID), "length");
+    says(Overlay::open(&place.disk(), base(), &BASE_ID), "shorter");
     says(Overlay::create(&place.disk(), base(), &BASE_ID), "exists");
+}
+
+#[test]
+fn a_disk_does_not_shrink_nor_grow_beyond_what_there_is() {
+    let refused = |disk: &dyn Disk, size: u64, expected: &str| {
+        let before = disk.size();
+        let error = disk.grow(size).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}\n  lacks: {expected}");
+        assert_eq!(disk.size(), before);
+    };
+    for kind in super::KINDS {
+        let place = Place::new(kind, &vec![0; SIZE as usize]);
+        let disk = place.open();
+        refused(&*disk, SIZE - SECTOR, "does not shrink");
+        refused(&*disk, 0, "does not shrink");
+        refused(&*disk, SIZE + 1, &format!("give {}", SIZE + SECTOR));
+        refused(&*disk, u64::MAX, "at most 70368744177664");
+        refused(&*disk, MAX_SIZE + SECTOR, "at most 70368744177664");
+        disk.grow(SIZE).unwrap();
+        if kind == Kind::Overlay {
+            refused(&*disk, (1 << 40) + SECTOR, "at most 1099511627776");
+        }
+    }
+    let place = Place::new(Kind::Raw, &[]);
+    let disk = open(&place.disk(), &OpenOptions { format: Some(Format::Raw), read_only: true }).unwrap();
+    refused(&*disk, 2 * SIZE, "read-only");
 }

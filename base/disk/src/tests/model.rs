@@ -28,6 +28,10 @@ pub enum Step {
         unmap: bool,
     },
     Flush,
+    /// Makes the disk so many sectors larger.
+    Grow {
+        by: usize,
+    },
     /// Closed and opened again.
     Reopen,
     /// The disk as it is when something ends it at this moment.
@@ -48,6 +52,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         3 => range().prop_map(|(at, len)| Step::Discard { at, len }),
         3 => (range(), any::<bool>()).prop_map(|((at, len), unmap)| Step::WriteZeroes { at, len, unmap }),
         3 => Just(Step::Flush),
+        1 => prop_oneof![0..20usize, 1..3000usize].prop_map(|by| Step::Grow { by }),
         1 => Just(Step::Reopen),
         1 => Just(Step::Kill),
     ]
@@ -90,6 +95,11 @@ impl Model {
     fn set(&mut self, at: usize, value: u32) {
         self.now[at] = value;
         self.possible[at].push(value);
+    }
+
+    /// Where a step is that is to be at `at` of the disk as it was made: some are as far from the end as they were then.
+    fn at(&self, at: usize) -> usize {
+        if at.is_multiple_of(3) { at + self.now.len() - SECTORS } else { at }
     }
 
     fn flushed(&mut self) {
@@ -136,13 +146,18 @@ pub fn run(kind: Kind, steps: &[Step], cut: &mut dyn Cut, luck: u64) -> Place {
     for step in steps {
         match *step {
             Step::Write { at, len } => {
+                let at = model.at(at);
                 let new: Vec<u32> = (0..len as u32).map(|n| model.next + 1 + n).collect();
                 model.next += len as u32;
                 disk.write(at as u64 * SECTOR, &bytes(&new)).unwrap();
                 new.iter().enumerate().for_each(|(n, value)| model.set(at + n, *value));
             }
-            Step::Read { at, len } => assert_eq!(read(&*disk, at, len), model.now[at..at + len]),
+            Step::Read { at, len } => {
+                let at = model.at(at);
+                assert_eq!(read(&*disk, at, len), model.now[at..at + len]);
+            }
             Step::Discard { at, len } => {
+                let at = model.at(at);
                 disk.discard(at as u64 * SECTOR, len as u64 * SECTOR).unwrap();
                 for (n, value) in read(&*disk, at, len).into_iter().enumerate() {
                     assert!(value == 0 || value == model.now[at + n], "a discarded sector is as before or zeros");
@@ -150,12 +165,20 @@ pub fn run(kind: Kind, steps: &[Step], cut: &mut dyn Cut, luck: u64) -> Place {
                 }
             }
             Step::WriteZeroes { at, len, unmap } => {
+                let at = model.at(at);
                 disk.write_zeroes(at as u64 * SECTOR, len as u64 * SECTOR, unmap).unwrap();
                 (at..at + len).for_each(|at| model.set(at, 0));
             }
             Step::Flush => {
                 disk.flush().unwrap();
                 model.flushed();
+            }
+            Step::Grow { by } => {
+                let size = disk.size() + by as u64 * SECTOR;
+                disk.grow(size).unwrap();
+                assert_eq!(disk.size(), size);
+                model.now.resize(model.now.len() + by, 0);
+                model.possible.resize(model.now.len(), vec![0]);
             }
             Step::Reopen => {
                 drop(disk);
@@ -168,7 +191,8 @@ pub fn run(kind: Kind, steps: &[Step], cut: &mut dyn Cut, luck: u64) -> Place {
                 place = after;
                 cut.opened(&place);
                 disk = place.open();
-                let after = read(&*disk, 0, SECTORS);
+                assert_eq!(disk.size(), model.now.len() as u64 * SECTOR, "{kind:?}: it is as large as it was made");
+                let after = read(&*disk, 0, model.now.len());
                 for (at, (value, possible)) in after.iter().zip(&model.possible).enumerate() {
                     assert!(possible.contains(value), "{kind:?} sector {at} is {value}, not one of {possible:?}");
                 }
@@ -177,11 +201,11 @@ pub fn run(kind: Kind, steps: &[Step], cut: &mut dyn Cut, luck: u64) -> Place {
         }
         // Closed, a disk is flushed; opened, it is as it was.
         if matches!(step, Step::Reopen) {
-            assert_eq!(read(&*disk, 0, SECTORS), model.now, "{kind:?}");
+            assert_eq!(read(&*disk, 0, model.now.len()), model.now, "{kind:?}");
             model.flushed();
         }
     }
-    assert_eq!(read(&*disk, 0, SECTORS), model.now, "{kind:?}");
+    assert_eq!(read(&*disk, 0, model.now.len()), model.now, "{kind:?}");
     drop(disk);
     assert_eq!(std::fs::read(place.path("base")).unwrap(), bytes(&base(kind)), "the base is never written");
     place

@@ -1,11 +1,13 @@
 //! Power cuts: of what was written since the last sync, any part may be there and any part lost.
 
 use super::model::{self, Cut, Step};
-use super::{Kind, Place};
+use super::{Kind, Place, SIZE};
 use crate::SECTOR;
+use crate::qcow2::create_with;
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 /// What reached a file.
@@ -109,6 +111,59 @@ proptest! {
     fn a_power_cut_takes_nothing_that_was_flushed(steps in prop::collection::vec(model::step(), 1..40), luck: u64) {
         for kind in [Kind::Qcow2, Kind::Backed, Kind::Overlay] {
             run(kind, &steps, luck);
+        }
+    }
+}
+
+/// Wherever a power cut ends a disk that grows, it has its old size or the new one, and all that it had.
+#[test]
+fn a_power_cut_while_a_disk_grows_takes_nothing() {
+    for kind in [Kind::Qcow2, Kind::Backed, Kind::Overlay] {
+        let base: Vec<u8> = (0..SIZE).map(|at| (at / SECTOR % 250) as u8).collect();
+        let place = Place::new(kind, &base);
+        if kind == Kind::Qcow2 {
+            // Small clusters, so that the first-level table moves, and an end within one.
+            std::fs::remove_file(place.disk()).unwrap();
+            create_with(&File::create_new(place.disk()).unwrap(), SIZE, 10, None).unwrap();
+        }
+        let ops = Arc::<Mutex<Vec<Op>>>::default();
+        KEPT.set(Record(Some(Arc::clone(&ops))));
+        let mut recorded = Recorded { kind, ops: Arc::clone(&ops) };
+        recorded.opened(&place);
+        let disk = place.open();
+        KEPT.set(Record::default());
+        disk.write(SIZE - 3 * SECTOR, &[0xaa; 3 * SECTOR as usize]).unwrap();
+        disk.write(9 * SECTOR, &[0xbb; SECTOR as usize]).unwrap();
+        let mut expected = vec![0; SIZE as usize];
+        disk.read(0, &mut expected).unwrap();
+        disk.flush().unwrap();
+        let mut sizes = vec![SIZE];
+        for size in [SIZE + SECTOR, 6 * SIZE] {
+            let before = ops.lock().unwrap().len();
+            disk.grow(size).unwrap();
+            let all = ops.lock().unwrap().clone();
+            let mut found = Vec::new();
+            for (end, luck) in (before..=all.len()).flat_map(|end| (0..6).map(move |luck| (end, luck))) {
+                let ops = Arc::new(Mutex::new(all[..end].to_vec()));
+                let after = Recorded { kind, ops }.cut(&place, luck);
+                let opened = after.open();
+                found.push(opened.size());
+                let mut content = vec![0xee; opened.size() as usize];
+                opened.read(0, &mut content).unwrap();
+                let (old, new) = content.split_at(SIZE as usize);
+                assert!(old == expected && new.iter().all(|byte| *byte == 0), "{kind:?} after {end} of {}", all.len());
+                // It can be used, and what ended it grows once more.
+                opened.grow(size).unwrap();
+                opened.write(size - SECTOR, &[1; SECTOR as usize]).unwrap();
+                drop(opened);
+                if kind != Kind::Overlay && luck == 0 {
+                    super::qemu::check(&after.disk(), true);
+                }
+            }
+            sizes.push(size);
+            found.sort_unstable();
+            found.dedup();
+            assert_eq!(found, sizes[sizes.len() - 2..], "{kind:?}: one or the other");
         }
     }
 }

@@ -180,3 +180,45 @@ fn the_refcount_table_grows() {
     let len = std::fs::metadata(&path).unwrap().len();
     assert!(len < size * 3 / 2, "clusters that were given back are used again: {len}");
 }
+
+/// What QEMU makes, grown by us: what a backing file has behind the end does not come to light, and QEMU agrees.
+#[test]
+fn an_image_of_qemus_grows() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.raw"), vec![9; 4 << 20]).unwrap();
+    let ways: [&[&str]; 5] = [
+        &["-o", "compat=v3"],
+        &["-o", "compat=0.10"],
+        &["-o", "cluster_size=512"],
+        &["-b", "a.raw", "-F", "raw"],
+        &["-o", "compat=0.10", "-b", "a.raw", "-F", "raw"],
+    ];
+    // The end lies within a cluster, and the new one beyond the backing file's.
+    let (old, new) = ((1 << 20) + 3 * SECTOR, (6 << 20) + SECTOR);
+    for (n, way) in ways.iter().enumerate() {
+        let name = format!("{n}.qcow2");
+        let size = old.to_string();
+        let args = [&["create", "-q", "-f", "qcow2"], *way, &[&name, &size]].concat();
+        if !qemu_img_ok(folder.path(), &args) {
+            return;
+        }
+        let path = folder.path().join(&name);
+        let mut expected = content(&path, Format::Qcow2);
+        {
+            let disk = open(&path, &OpenOptions::default()).unwrap();
+            disk.write(0, &[1; 512]).unwrap();
+            disk.grow(new).unwrap();
+            disk.write(new - SECTOR, &[2; 512]).unwrap();
+        }
+        expected[..512].fill(1);
+        expected.resize((new - SECTOR) as usize, 0);
+        expected.resize(new as usize, 2);
+        assert!(content(&path, Format::Qcow2) == expected, "{way:?}");
+        check(&path, false);
+        std::fs::write(folder.path().join("b.raw"), &expected).unwrap();
+        assert!(qemu_img_ok(folder.path(), &["compare", "-q", "-f", "qcow2", "-F", "raw", &name, "b.raw"]));
+        // And by QEMU, after us.
+        assert!(qemu_img_ok(folder.path(), &["resize", "-q", "-f", "qcow2", &name, "+1M"]));
+        assert_eq!(content(&path, Format::Qcow2).len() as u64, new + (1 << 20));
+    }
+}

@@ -5,7 +5,7 @@ pub mod cp;
 pub mod create;
 pub mod exec;
 pub mod inspect;
-mod kept;
+pub mod kept;
 pub mod kill;
 pub mod logs;
 pub mod ls;

@@ -16,9 +16,9 @@ use crate::error::Shown;
 use crate::images;
 use crate::status::Status;
 use crate::terminal::signals::{Asked, Watch};
-use crate::vmm::{Disks, Ended, Ending, Output, Outputs, Profile, Traces, Vmm, Why};
+use crate::vmm::{Disks, Ended, Ending, Output, Outputs, Profile, Sizes, Traces, Vmm, Why};
 use anyhow::{Context, Result, anyhow};
-use motu_machine::Outcome;
+use motu_machine::{DiskHandle, Outcome};
 use motu_manager::wire::{self, Report};
 use motu_manager::{LogWriter, Machine, Machines, Record, State, files};
 use motu_proto::PORT_NAME;
@@ -28,7 +28,7 @@ use rustix::fs::{Mode, OFlags};
 use serve::Server;
 use std::io::Write;
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Bytes of a log that are kept at least.
@@ -45,6 +45,8 @@ pub struct Shared {
     /// What commands beside the machine's own find around them.
     pub config: ImageConfig,
     pub record: Record,
+    /// In the order in which the guest has them. Who holds it writes the record.
+    pub disks: Mutex<Vec<DiskHandle>>,
 }
 
 /// # Errors
@@ -103,13 +105,16 @@ fn make(
     let profile = spec.profile.as_ref().map(Profile::open).transpose()?;
     let console = Output::to(console).context("starting the console's thread")?;
     let outputs = Outputs { console: console.clone(), traces: Traces::open(&spec.traces)?, profile };
-    let disks = Disks::open(&spec.disks)?;
+    // What is there at the first start may be somebody else's.
+    let sizes = if machine.state()?.is_none() { Sizes::Exact } else { Sizes::AtLeast };
+    let disks = Disks::open(&spec.disks, sizes)?;
     let image = machine.image.ok_or_else(|| anyhow!("the machine {} stands on no image", machine.name))?;
     let prepared = images::prepare_again(&images::store()?, image, motu_store::Watch::silent())?;
     let config = prepared.image.record.config.clone();
     let boot = images::boot::boot(prepared, &folder, spec, false, Some(&machine.name), disks)?;
     let mut vmm = Vmm::new(spec, boot, &engine, outputs)?;
     let port = vmm.machine().take_port(PORT_NAME).ok_or_else(|| anyhow!("the machine has no port {PORT_NAME}"))?;
+    let disks = Mutex::new(vmm.machine().disks());
     let (ending, lost) = (vmm.ending(), vmm.ending());
     let lost = move |error: &LinkError| {
         lost.end(Why::Failed(anyhow::Error::new(error.clone())));
@@ -117,7 +122,7 @@ fn make(
     let link =
         Link::start(Box::new(port.clone()), Box::new(port), lost).context("starting the thread for the agent")?;
     let output = LogWriter::open(&machine.path.join(files::OUTPUT), LOG).context("opening the command's log")?;
-    let shared = Arc::new(Shared { machine, link, ending, own: Own::new(output), config, record });
+    let shared = Arc::new(Shared { machine, link, ending, own: Own::new(output), config, record, disks });
     Server::start(listener, Arc::clone(&shared)).context("starting the thread for the socket")?;
     Ok(Running { vmm, shared, engine, attached, console, folder })
 }

@@ -2,12 +2,16 @@
 
 use super::session::{self, Client};
 use super::{Shared, own};
+use crate::commands::disk::{named, resize};
+use crate::error::Shown;
 use crate::vmm::Why;
+use anyhow::{Context, Result};
 use motu_manager::wire::{self, Answer, Request};
+use motu_spec::{ByteSize, Growth};
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// Clients at one time at most: each has threads.
@@ -54,9 +58,13 @@ impl Server {
     }
 }
 
-fn refuse(mut stream: &UnixStream, message: &str) {
+fn refuse(stream: &UnixStream, message: &str) {
+    answer(stream, &Answer::Refused(message.to_owned()));
+}
+
+fn answer(mut stream: &UnixStream, answer: &Answer) {
     // The client may have gone.
-    let _ = wire::put(&mut stream, &Answer::Refused(message.to_owned()));
+    let _ = wire::put(&mut stream, answer);
 }
 
 fn serve(shared: &Arc<Shared>, mut stream: UnixStream) {
@@ -88,6 +96,10 @@ fn serve(shared: &Arc<Shared>, mut stream: UnixStream) {
             stop(shared, Duration::from_millis((*grace).into()));
             hold(stream);
         }
+        Request::GrowDisk { disk, growth } => match grow_disk(shared, *disk, *growth) {
+            Ok(size) => answer(&stream, &Answer::Size(size)),
+            Err(error) => refuse(&stream, &Shown(&error).to_string()),
+        },
         Request::Kill => {
             done(&stream);
             shared.own.stop();
@@ -97,9 +109,22 @@ fn serve(shared: &Arc<Shared>, mut stream: UnixStream) {
     }
 }
 
-fn done(mut stream: &UnixStream) {
-    // The client may have gone.
-    let _ = wire::put(&mut stream, &Answer::Done);
+fn done(stream: &UnixStream) {
+    answer(stream, &Answer::Done);
+}
+
+/// Makes a disk larger, and writes that down: after a crash in between the file's word stands.
+fn grow_disk(shared: &Shared, disk: usize, growth: Growth) -> Result<u64> {
+    let disks = shared.disks.lock().unwrap_or_else(PoisonError::into_inner);
+    let device = named::device(disk);
+    let handle = disks.get(disk).with_context(|| format!("the machine has no disk {device}"))?;
+    let size = handle.grow(|size| growth.of(size)).map_err(|error| resize::refused(&device, &error))?;
+    // An image's root disk is the first, and no record's.
+    if let Some(listed) = (disk + shared.record.spec.disks.len()).checked_sub(disks.len()) {
+        let written = shared.machine.write_disk_size(listed, size);
+        written.with_context(|| format!("{device} has {} now, but its record does not say so", ByteSize(size)))?;
+    }
+    Ok(size)
 }
 
 /// Keeps the connection until this process ends, which its client waits for.

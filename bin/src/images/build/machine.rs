@@ -5,7 +5,7 @@ use super::context::Copy;
 use crate::agent::{Command, Controls, End, Event, Link, Output, printable};
 use crate::images::{boot, with_kernel};
 use crate::status::Status;
-use crate::vmm::{self, Disks, Outputs, Traces, Vmm, Why};
+use crate::vmm::{self, Disks, Outputs, Sizes, Traces, Vmm, Why};
 use anyhow::{Context as _, Result, anyhow, bail};
 use motu_copy::pack;
 use motu_machine::Outcome;
@@ -53,7 +53,7 @@ impl Machine<'_> {
         image.record.disk = Some(self.disk.clone());
         let prepared = with_kernel(self.store, image, watch)?;
         let spec = self.options.spec;
-        let boot = boot::boot(prepared, &folder, spec, false, None, Disks::open(&[])?)?;
+        let boot = boot::boot(prepared, &folder, spec, false, None, Disks::open(&[], Sizes::Exact)?)?;
         let outputs = Outputs { console: vmm::Output::discard(), traces: Traces::open(&[])?, profile: None };
         let mut vmm = Vmm::new(spec, boot, self.options.engine, outputs)?;
         let port = vmm.machine().take_port(PORT_NAME).ok_or_else(|| anyhow!("the machine has no port {PORT_NAME}"))?;

@@ -41,12 +41,7 @@ impl Config {
 
     pub fn new(disk: &dyn Disk, queues: u16, queue_size: u16) -> Self {
         let mut bytes = [0; Self::LEN as usize];
-        let mut put = |at: usize, value: &[u8]| {
-            for (to, from) in bytes.iter_mut().skip(at).zip(value) {
-                *to = *from;
-            }
-        };
-        put(at::CAPACITY, &(disk.size() / SECTOR).to_le_bytes());
+        let mut put = |at: usize, value: &[u8]| put(&mut bytes, at, value);
         // A chain has a header and a status, too.
         put(at::SEG_MAX, &u32::from(queue_size - 2).to_le_bytes());
         put(at::BLK_SIZE, &(SECTOR as u32).to_le_bytes());
@@ -62,10 +57,23 @@ impl Config {
             put(at::MAX_ZEROES_SEG, &MAX_ZEROES.to_le_bytes());
             put(at::ZEROES_MAY_UNMAP, &[1]);
         }
-        Self(bytes)
+        let mut config = Self(bytes);
+        config.set_size(disk.size());
+        config
+    }
+
+    /// The disk has this size, in bytes.
+    pub fn set_size(&mut self, size: u64) {
+        put(&mut self.0, at::CAPACITY, &(size / SECTOR).to_le_bytes());
     }
 
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         read_space(&self.0, offset, data);
+    }
+}
+
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    for (to, from) in bytes.iter_mut().skip(at).zip(value) {
+        *to = *from;
     }
 }

@@ -5,6 +5,7 @@
 
 mod config;
 mod failures;
+mod handle;
 mod request;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -15,6 +16,8 @@ use crate::worker::{self, Serve, Staff, Workers};
 use config::Config;
 pub use failures::DiskFailures;
 use failures::is_guests;
+pub use handle::DiskHandle;
+use handle::Shown;
 use motu_disk::Disk;
 use request::{PART, Request};
 use std::fmt;
@@ -62,7 +65,7 @@ pub struct BlockSpec {
 
 /// The device.
 pub struct Block {
-    config: Config,
+    target: Arc<Target>,
     features: u64,
     queue_sizes: Vec<u16>,
     workers: Workers,
@@ -80,14 +83,21 @@ impl Block {
             *to = from;
         }
         let config = Config::new(&*spec.disk, queues, QUEUE_SIZE);
-        let target = Target { disk: spec.disk, serial, name: spec.name.clone(), failures: spec.failures };
+        let shown = Shown::new(config);
+        let target = Arc::new(Target { disk: spec.disk, serial, name: spec.name.clone(), failures: spec.failures, shown });
+        let server: Arc<dyn Serve> = Arc::<Target>::clone(&target);
         let staff = Staff { name: &spec.name, count: spec.workers, rests_after: spec.quiet_after };
         Ok(Self {
-            config,
+            target,
             features: always | by_kind,
             queue_sizes: vec![QUEUE_SIZE; queues.into()],
-            workers: Workers::start(Arc::new(target), &staff)?,
+            workers: Workers::start(server, &staff)?,
         })
+    }
+
+    /// The host's way to the disk.
+    pub fn handle(&self) -> DiskHandle {
+        DiskHandle(Arc::downgrade(&self.target))
     }
 }
 
@@ -98,6 +108,7 @@ struct Target {
     serial: [u8; SERIAL_LEN],
     name: String,
     failures: Arc<DiskFailures>,
+    shown: Shown,
 }
 
 impl Target {
@@ -137,7 +148,7 @@ impl Serve for Target {
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Block").field("target", &self.target).finish_non_exhaustive()
     }
 }
 
@@ -159,18 +170,20 @@ impl VirtioDevice for Block {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        self.config.read(offset, data);
+        self.target.shown.read(offset, data);
     }
 
     /// All of it is read-only, as the write cache cannot be switched.
     fn write_config(&mut self, _: u64, _: &[u8]) {}
 
     fn config_generation(&self) -> u8 {
-        0
+        self.target.shown.generation()
     }
 
     fn activate(&mut self, activation: Activation) {
+        let interrupt = activation.interrupt.clone();
         self.workers.activate(activation);
+        self.target.shown.activate(interrupt);
     }
 
     fn notify(&mut self, queue: u16) -> Result<Progress, Malformed> {
@@ -180,5 +193,6 @@ impl VirtioDevice for Block {
 
     fn reset(&mut self) {
         self.workers.quiesce();
+        self.target.shown.reset();
     }
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::pci::{feature as transport, status};
 use crate::testing::{Driver, Part};
-use motu_disk::SECTOR;
+use motu_disk::{GrowError, SECTOR};
 use proptest::prelude::*;
 use std::sync::{Condvar, Mutex};
 
@@ -73,7 +73,7 @@ impl Handle {
 
 impl Disk for Memory {
     fn size(&self) -> u64 {
-        DISK as u64
+        self.state.0.lock().unwrap().data.len() as u64
     }
 
     fn is_read_only(&self) -> bool {
@@ -108,11 +108,17 @@ impl Disk for Memory {
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         self.range(if unmap { "unmap" } else { "zero" }, offset, len)
     }
+
+    fn grow(&self, size: u64) -> Result<(), GrowError> {
+        self.call("grow", |_| ())?;
+        self.state.0.lock().unwrap().data.resize(size as usize, 0);
+        Ok(())
+    }
 }
 
 impl Memory {
     fn range(&self, name: &'static str, offset: u64, len: u64) -> io::Result<()> {
-        let inside = offset.checked_add(len).is_some_and(|end| end <= DISK as u64);
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.size());
         if !inside {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -124,6 +130,7 @@ struct Machine {
     driver: Driver,
     disk: Handle,
     failures: Arc<DiskFailures>,
+    handle: DiskHandle,
     /// Where requests lie in the guest's memory.
     header: u64,
     data: u64,
@@ -147,9 +154,10 @@ impl Machine {
         let serial = "motu-0123456789-0123456789".into();
         let failures = Arc::<DiskFailures>::default();
         let (name, noted) = ("disk".into(), Arc::clone(&failures));
-        let spec = BlockSpec { disk, serial, queues, workers, name, failures: noted, quiet_after };
-        let driver = Driver::new(Box::new(Block::new(spec).unwrap()));
-        let mut machine = Self { driver, disk: Memory::new(false).1, failures, header: 0, data: 0, status: 0 };
+        let block = Block::new(BlockSpec { disk, serial, queues, workers, name, failures: noted, quiet_after }).unwrap();
+        let handle = block.handle();
+        let driver = Driver::new(Box::new(block));
+        let mut machine = Self { driver, handle, disk: Memory::new(false).1, failures, header: 0, data: 0, status: 0 };
         machine.start(features);
         machine
     }
@@ -439,6 +447,77 @@ fn a_busy_queue_does_not_keep_others_waiting() {
     }
     let calls = disk.get(|s| s.calls.clone());
     assert!(calls.iter().position(|call| *call == "write").is_some_and(|at| at < 80), "{calls:?}");
+}
+
+/// Where the configuration space has the capacity, in sectors.
+fn capacity(m: &mut Machine) -> u64 {
+    u64::from_le_bytes(m.driver.device_config(0))
+}
+
+const SECTORS: u64 = DISK as u64 / SECTOR;
+/// Config changed (virtio 1.2, 4.1.4.5).
+const ISR_CONFIG: u8 = 2;
+
+#[test]
+fn a_disk_that_grows_tells_the_driver() {
+    let mut m = Machine::usual();
+    let (before, old) = (m.driver.common8(0x15), capacity(&mut m));
+    assert_eq!((old, m.driver.isr()), (SECTORS, 0));
+    let last = SECTORS + 7;
+    assert_eq!(m.request(1, last, &[(m.data, 512, false)]).1, IO_ERROR, "there is no such sector yet");
+    m.driver.isr();
+    assert_eq!(m.handle.grow(|size| size + 8 * SECTOR).unwrap(), DISK as u64 + 8 * SECTOR);
+    assert_ne!(m.driver.common8(0x15), before, "the configuration's generation");
+    assert_eq!((capacity(&mut m), m.driver.isr()), (SECTORS + 8, ISR_CONFIG));
+    assert_eq!(m.request(1, last, &[(m.data, 512, false)]).1, OK);
+    assert_eq!(m.request(1, last, &[(m.data, 1024, false)]).1, IO_ERROR, "behind the end");
+    // A size that it has is no change.
+    m.driver.isr();
+    m.handle.grow(|size| size).unwrap();
+    assert_eq!(m.driver.isr(), 0);
+    // What the host could not do the guest does not hear of.
+    m.disk.set(|s| s.fails = true);
+    let generation = m.driver.common8(0x15);
+    assert!(m.handle.grow(|size| size + SECTOR).is_err());
+    assert_eq!((capacity(&mut m), m.driver.isr(), m.driver.common8(0x15)), (SECTORS + 8, 0, generation));
+}
+
+#[test]
+fn a_driver_that_comes_later_hears_of_what_it_may_have_read_before() {
+    let mut m = Machine::usual();
+    m.driver.set_status(0);
+    m.driver.negotiate(0);
+    // It reads the capacity before it is ready, as Linux's does.
+    assert_eq!(capacity(&mut m), SECTORS);
+    m.handle.grow(|size| 2 * size).unwrap();
+    assert_eq!(m.driver.isr(), 0);
+    m.driver.setup_all_queues();
+    m.driver.driver_ok();
+    assert_eq!((capacity(&mut m), m.driver.isr()), (2 * SECTORS, ISR_CONFIG));
+    m.driver.set_status(0);
+    m.start(!transport::RING_EVENT_IDX);
+    assert_eq!(m.driver.isr(), 0, "once");
+}
+
+#[test]
+fn a_change_has_its_vector() {
+    let mut m = Machine::new(false, 1, u64::MAX);
+    m.driver.set_status(0);
+    m.driver.enable_msix(2);
+    m.driver.negotiate(u64::MAX);
+    m.driver.write_common(0x10, &1u16.to_le_bytes());
+    m.driver.setup_all_queues();
+    m.driver.driver_ok();
+    m.handle.grow(|size| size + SECTOR).unwrap();
+    assert_eq!(m.driver.take_messages(), [0x41]);
+}
+
+#[test]
+fn a_disk_is_closed_with_its_machine_whoever_could_make_it_larger() {
+    let m = Machine::usual();
+    let handle = m.handle.clone();
+    drop(m);
+    assert!(handle.grow(|size| size + SECTOR).unwrap_err().to_string().contains("has ended"));
 }
 
 #[test]

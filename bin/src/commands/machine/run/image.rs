@@ -7,7 +7,7 @@ use crate::images::{self, Bars, Interrupt, boot};
 use crate::status::Status;
 use crate::terminal;
 use crate::terminal::signals::{Asked, Watch};
-use crate::vmm::{Disks, Ending, Vmm, Why};
+use crate::vmm::{Disks, Ending, Sizes, Vmm, Why};
 use anyhow::{Context, Result, anyhow, bail};
 use indicatif::ProgressBar;
 use motu_proto::{Exec, PORT_NAME};
@@ -35,7 +35,7 @@ pub fn run(request: &Request) -> Result<Run> {
     let default = if request.verbose || !has_agent { Console::Stdio } else { Console::None };
     // Before the image is made, which may take a while.
     let outputs = outputs(spec, default, face)?;
-    let disks = Disks::open(&spec.disks)?;
+    let disks = Disks::open(&spec.disks, Sizes::Exact)?;
     let interrupt = Interrupt::default();
     let signals = interrupt.watch()?;
     let bars = Bars::default();

@@ -4,7 +4,7 @@ use super::{Face, Request, Run, outputs};
 use crate::commands::machine::stdin::{self, Sink};
 use crate::terminal;
 use crate::terminal::signals::{Asked, Watch};
-use crate::vmm::{Boot, Disks, Outputs, Vmm, Why};
+use crate::vmm::{Boot, Disks, Outputs, Sizes, Vmm, Why};
 use anyhow::{Context, Result, bail};
 use motu_machine::{Flat, FlatMode, OnReset, SerialInput};
 use motu_spec::{Console, KernelMode, VmSpec};
@@ -15,7 +15,7 @@ pub fn run(request: &Request) -> Result<Run> {
     if !request.command.is_empty() {
         bail!("a command needs an image to run in; with --kernel, leave out what follows --");
     }
-    let mut disks = Disks::open(&spec.disks)?;
+    let mut disks = Disks::open(&spec.disks, Sizes::Exact)?;
     disks.add_seed(spec.seed.as_ref(), None);
     let boot = Boot {
         kernel,

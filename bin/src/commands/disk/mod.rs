@@ -1,0 +1,4 @@
+//! Commands on machines' disks.
+
+pub mod named;
+pub mod resize;
