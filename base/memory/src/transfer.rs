@@ -26,6 +26,33 @@ pub fn read_file(memory: &Mmap, pieces: impl IntoIterator<Item = Piece>, file: &
     })
 }
 
+/// The same as far as it needs no waiting, as the host has it in its page cache: how many bytes were read; `None` if the file's file
+/// system does not tell.
+///
+/// # Errors
+/// As [`read_file`], but for the file's end.
+pub fn read_cached(
+    memory: &Mmap,
+    pieces: impl IntoIterator<Item = Piece>,
+    file: &File,
+    offset: u64,
+) -> io::Result<Option<usize>> {
+    let mut read = 0;
+    let moved = transfer(memory, pieces, offset, |vectors, at| {
+        // SAFETY: as in `read_file`.
+        let moved = unsafe { libc::preadv2(file.as_raw_fd(), vectors.as_ptr(), count(vectors), at, libc::RWF_NOWAIT) };
+        read += usize::try_from(moved).unwrap_or(0);
+        moved
+    });
+    match moved {
+        // The rest would have to be waited for.
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(Some(read)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Some(read)),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
+        other => other.map(|()| Some(read)),
+    }
+}
+
 /// Writes the pieces to `file` from `offset` on.
 ///
 /// # Errors
@@ -45,7 +72,7 @@ fn transfer(
     memory: &Mmap,
     pieces: impl IntoIterator<Item = Piece>,
     offset: u64,
-    call: impl Fn(&[libc::iovec], libc::off_t) -> libc::ssize_t,
+    call: impl FnMut(&[libc::iovec], libc::off_t) -> libc::ssize_t,
 ) -> io::Result<()> {
     let mut slices = Vec::new();
     let mut vectors: Vec<libc::iovec> = Vec::new();
@@ -68,7 +95,7 @@ fn transfer(
 fn move_all(
     vectors: &mut [libc::iovec],
     offset: u64,
-    call: impl Fn(&[libc::iovec], libc::off_t) -> libc::ssize_t,
+    mut call: impl FnMut(&[libc::iovec], libc::off_t) -> libc::ssize_t,
 ) -> io::Result<()> {
     let (mut rest, mut at) = (vectors, offset);
     loop {
@@ -145,6 +172,24 @@ mod tests {
         let mut got = vec![0; 16 * 3000];
         ram.read(Gpa(0), &mut got).unwrap();
         assert!(got.chunks(16).enumerate().all(|(n, word)| word[..8] == [n as u8; 8] && word[8..] == [0; 8]));
+    }
+
+    #[test]
+    fn what_is_cached_is_read_and_the_rest_can_be() {
+        let ram = GuestRam::new(16 * PAGE_SIZE).unwrap();
+        let bytes: Vec<u8> = (0..9000u32).map(|n| (n % 251) as u8).collect();
+        let source = file(&bytes);
+        let pieces = [(Gpa(100), 4000), (Gpa(20_000), 3000)];
+        // How much of it the host has at hand is the host's.
+        let read = read_cached(ram.mmap(), pieces, &source, 500).unwrap().unwrap_or(0);
+        assert!(read <= 7000);
+        let mut got = vec![0; 4000];
+        ram.read(Gpa(100), &mut got).unwrap();
+        assert_eq!(got[..read.min(4000)], bytes[500..500 + read.min(4000)]);
+        let last = read_cached(ram.mmap(), [(Gpa(0), 100)], &source, 8950).unwrap();
+        assert!(last.unwrap_or(0) <= 50, "the file ends there");
+        let outside = read_cached(ram.mmap(), [(Gpa(u64::MAX), 1)], &source, 0);
+        assert_eq!(outside.unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

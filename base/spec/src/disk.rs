@@ -10,8 +10,9 @@ use std::path::PathBuf;
 /// Bytes of a disk's serial number at most (virtio 1.2, 5.2.6).
 pub const MAX_SERIAL: usize = 20;
 
-/// A disk. Written `PATH` or `path=PATH`, then options: `format=raw|qcow2|auto`, `readonly`, `serial=TEXT`, `size=SIZE`, each
-/// after a comma; `,,` is one comma of the text.
+/// A disk. Written `PATH` or `path=PATH`, then options: `format=raw|qcow2|auto`, `readonly`, `serial=TEXT`, `size=SIZE`,
+/// `io=auto|threads`, each after a comma; `,,` is one comma of the text. Of `io` there is one way only, so that nothing is kept of it
+/// (ADR 26).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskSpec {
@@ -36,13 +37,20 @@ pub enum ParseDiskError {
     #[error("no disk is named; write a file's name, such as disk.qcow2 or path=disk.raw,format=raw")]
     NoPath,
     #[error(
-        "{0:?} is no option of a disk; they are path=, format=, readonly, serial= and size= (,, is one comma of a name)"
+        "{0:?} is no option of a disk; they are path=, format=, readonly, serial=, size= and io= (,, is one comma of a name)"
     )]
     Option(String),
     #[error("the option {0} of a disk is given twice; give it once")]
     Twice(&'static str),
     #[error("{0:?} is no serial number; it has 1 to {MAX_SERIAL} printable ASCII characters")]
     Serial(String),
+    #[error(
+        "a disk's requests are not done by io_uring: it was measured, and threads are better on the whole (docs/adr/0026-disk-io.md); \
+         write io=threads, or leave it out"
+    )]
+    IoUring,
+    #[error("{0:?} is no way in which a disk's requests are done; write io=threads or io=auto, which mean the same")]
+    Io(String),
     #[error(transparent)]
     Format(#[from] ParseFormatError),
     #[error(transparent)]
@@ -50,7 +58,7 @@ pub enum ParseDiskError {
 }
 
 /// The options that have a value.
-const KEYS: [&str; 4] = ["path", "format", "serial", "size"];
+const KEYS: [&str; 5] = ["path", "format", "serial", "size", "io"];
 
 /// Options as they are read.
 #[derive(Default)]
@@ -60,6 +68,7 @@ struct Options {
     readonly: Option<()>,
     serial: Option<String>,
     size: Option<ByteSize>,
+    io: Option<()>,
 }
 
 fn once<T>(place: &mut Option<T>, name: &'static str, value: T) -> Result<(), ParseDiskError> {
@@ -88,6 +97,11 @@ impl Options {
                 once(&mut self.serial, "serial", serial.ok_or_else(|| ParseDiskError::Serial(text().into_owned()))?)
             }
             ("size", Some(_)) => once(&mut self.size, "size", text().parse()?),
+            ("io", Some(_)) => match &*text() {
+                "auto" | "threads" => once(&mut self.io, "io", ()),
+                "io_uring" => Err(ParseDiskError::IoUring),
+                other => Err(ParseDiskError::Io(other.to_owned())),
+            },
             // A file's name may have an equals sign in it.
             _ if first && !item.is_empty() && !KEYS.contains(&name) => once(&mut self.path, "path", item.to_owned()),
             ("readonly", None) => once(&mut self.readonly, "readonly", ()),
@@ -152,6 +166,8 @@ mod tests {
             ("a=b.raw", "a=b.raw"),
             ("a,,b", "a,b"),
             ("path=a,,,,b,format=auto", "a,,b"),
+            ("a,io=auto", "a"),
+            ("a,io=threads", "a"),
             ("readonly", "readonly"),
         ] {
             assert_eq!(parse(text), Ok(disk(path)), "{text}");
@@ -190,6 +206,11 @@ mod tests {
             ("d,path=e", "given twice"),
             ("d,size=1G,size=2G", "given twice"),
             ("d,size=big", "512M"),
+            ("d,io=io_uring", "io=threads"),
+            ("d,io=native", "io=threads or io=auto"),
+            ("d,io", "io="),
+            ("d,io=auto,io=auto", "given twice"),
+            ("io=auto", "no disk is named"),
             ("d,serial=", "printable ASCII"),
             ("d,serial=123456789012345678901", "1 to 20"),
             ("d,serial=\n", "printable ASCII"),
@@ -205,7 +226,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "(path|format|serial|size|readonly|raw|1G|=|,|x){0,12}") {
+        fn no_text_panics(text in "(path|format|serial|size|io|readonly|raw|1G|=|,|x){0,12}") {
             let _ = parse(&text);
         }
     }

@@ -61,8 +61,8 @@ const CONSOLE_SLOT: u8 = 2;
 const FIRST_DISK_SLOT: u8 = 3;
 /// Disks at most; one slot is left to spare.
 pub const MAX_DISKS: usize = 28;
-/// Threads that do a disk's requests.
-const DISK_WORKERS: u16 = 1;
+/// Threads that do a disk's requests: one that works, and others when that waits for the host (ADR 26).
+const DISK_WORKERS: u16 = 8;
 /// After so long without a request a disk is flushed.
 const DISK_QUIET: Duration = Duration::from_millis(200);
 const CONSOLE: &str = "virtio console";

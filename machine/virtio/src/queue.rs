@@ -154,6 +154,14 @@ impl Buffers {
         transfer::read_file(memory, self.places(offset, len), file, from)
     }
 
+    /// The same for the first `len` bytes, as far as the host has them in its page cache: see [`transfer::read_cached`].
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn fill_cached(&self, memory: &Mmap, len: usize, file: &File, from: u64) -> io::Result<Option<usize>> {
+        transfer::read_cached(memory, self.places(0, len), file, from)
+    }
+
     /// Writes bytes `offset..offset + len` to a file, from its byte `to` on.
     ///
     /// # Errors

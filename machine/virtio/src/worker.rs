@@ -1,12 +1,15 @@
 //! The host threads of a device, and the queues that wait for them.
 //!
-//! A notification only wakes a worker; requests are taken, done and given back there, one after the other in a queue, so a vCPU never
-//! waits for the host's files:
+//! A notification only wakes a worker; requests are taken, done and given back there, so a vCPU never waits for the host's files:
 //!
 //! ```text
 //!   vCPU: notify ──► pending queues ──► worker: take a chain ─► do it ─► give it back ─► interrupt
-//!   vCPU: reset  ──► no more chains are taken; waits for the request under way
+//!                       ▲                                        │
+//!                       └──── about to wait for the host ◄───────┘
+//!   vCPU: reset  ──► no more chains are taken; waits for the requests under way
 //! ```
+//! One worker does a queue's requests one after the other. Before it waits for the host ([`Request::waits`]) it has another one go on with the
+//! queue; so what the host does at once needs no second thread, and what it does not is under way together.
 //!
 //! Locks, after the function's: the workers' state, then a queue. Neither is held while a request is done.
 
@@ -14,6 +17,7 @@ use crate::device::{Activation, Interrupt};
 use crate::lookout::Lookout;
 use crate::queue::{Chain, Malformed, Next, VirtQueue};
 use motu_memory::Mmap;
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -47,6 +51,43 @@ pub struct Request<'a> {
     pub memory: &'a Mmap,
     /// The negotiated feature bits.
     pub features: u64,
+    place: Place<'a>,
+}
+
+impl Request<'_> {
+    /// The worker is about to wait for the host until this request is done: another one goes on with the queue meanwhile, if one is free.
+    pub fn waits(&self) {
+        let Place { shared, active, waits } = &self.place;
+        if waits.replace(true) {
+            return;
+        }
+        let mut state = shared.lock();
+        state.waiting += 1;
+        if state.busy == state.workers {
+            return;
+        }
+        drop(state);
+        // What comes later is notified of. Whatever is wrong with the queue is found by who goes on with it.
+        let more = active.queue.lock().unwrap_or_else(PoisonError::into_inner).rearm();
+        shared.look_at((more != Ok(false)).then_some(self.queue));
+    }
+}
+
+/// Where a request comes from.
+#[derive(Debug)]
+struct Place<'a> {
+    shared: &'a Shared,
+    active: &'a Active,
+    /// It has been said to wait for the host.
+    waits: Cell<bool>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.waits.get() {
+            self.shared.lock().waiting -= 1;
+        }
+    }
 }
 
 /// What a device's threads are called, and when they rest.
@@ -75,8 +116,14 @@ struct State {
     pending: u64,
     /// The queue after the one whose turn it was last.
     next: u32,
-    /// Workers that hold a queue.
+    /// Workers that there are; of these, that hold a queue (one queue may be held by several); of these, that wait for the host.
+    workers: u32,
     busy: u32,
+    waiting: u32,
+    /// Workers that have nothing to do: the last one is the next to be woken, which the host's CPU still knows.
+    idle: Vec<usize>,
+    /// Workers that were woken and have not come yet.
+    woken: u32,
     /// Requests were done since the last rest.
     worked: bool,
     /// No more chains are to be taken.
@@ -89,10 +136,10 @@ struct Shared {
     state: Mutex<State>,
     /// See [`Staff::rests_after`].
     rests_after: Duration,
-    /// How often [`Workers::notify`] has found something new.
+    /// How often there was something new to look at.
     calls: AtomicU32,
-    /// There is something to do, or no more.
-    work: Condvar,
+    /// By worker: there is something to do, or no more.
+    work: Vec<Condvar>,
     /// Nobody is busy.
     quiet: Condvar,
 }
@@ -100,6 +147,26 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a worker look at a queue, if one is named, and at all others that may have chains. One that does not wait for the host looks
+    /// by itself as soon as it is done; so that not more are awake than have something to do.
+    fn look_at(&self, queue: Option<u16>) {
+        let mut state = self.lock();
+        if state.stopping {
+            return;
+        }
+        state.pending |= queue.and_then(|queue| 1u64.checked_shl(queue.into())).unwrap_or(0);
+        if state.pending != 0
+            && state.busy == state.waiting
+            && state.woken == 0
+            && let Some(worker) = state.idle.pop()
+        {
+            state.woken += 1;
+            drop(state);
+            self.calls.fetch_add(1, Ordering::Release);
+            self.work.get(worker).into_iter().for_each(Condvar::notify_one);
+        }
     }
 
     fn is_stopping(&self) -> bool {
@@ -119,12 +186,15 @@ impl Workers {
     /// # Errors
     /// The host gives no thread.
     pub fn start(server: Arc<dyn Serve>, staff: &Staff<'_>) -> io::Result<Self> {
-        let shared = Arc::new(Shared { rests_after: staff.rests_after, ..Shared::default() });
+        let count = staff.count.max(1);
+        let calls = (0..count).map(|_| Condvar::new()).collect();
+        let shared = Arc::new(Shared { rests_after: staff.rests_after, work: calls, ..Shared::default() });
         let mut workers = Self { shared, threads: Vec::new(), server };
-        for _ in 0..staff.count.max(1) {
+        for number in 0..count.into() {
             let (shared, server) = (Arc::clone(&workers.shared), Arc::clone(&workers.server));
             let thread = std::thread::Builder::new().name(staff.name.to_owned());
-            workers.threads.push(thread.spawn(move || work(&shared, &*server))?);
+            workers.threads.push(thread.spawn(move || work(&shared, &*server, number))?);
+            workers.shared.lock().workers += 1;
         }
         Ok(workers)
     }
@@ -142,15 +212,7 @@ impl Workers {
     }
 
     pub fn notify(&self, queue: u16) {
-        let mut state = self.shared.lock();
-        if let Some(bit) = 1u64.checked_shl(queue.into())
-            && state.pending & bit == 0
-        {
-            state.pending |= bit;
-            drop(state);
-            self.shared.calls.fetch_add(1, Ordering::Release);
-            self.shared.work.notify_one();
-        }
+        self.shared.look_at(Some(queue));
     }
 
     /// Forgets the driver, when the requests that have been begun are done: its memory is its own again then.
@@ -169,7 +231,7 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.quiesce();
         self.shared.lock().ended = true;
-        self.shared.work.notify_all();
+        self.shared.work.iter().for_each(Condvar::notify_all);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a device's thread ended by itself: this is an error in motu");
@@ -179,22 +241,14 @@ impl Drop for Workers {
     }
 }
 
-/// A worker's life.
-fn work(shared: &Shared, server: &dyn Serve) {
+/// The life of worker `number`.
+fn work(shared: &Shared, server: &dyn Serve, number: usize) {
     let mut buffer = Vec::new();
     let mut lookout = Lookout::default();
     let mut state = shared.lock();
     while !state.ended {
         let Some(queue) = next_queue(&mut state) else {
-            let seen = shared.calls.load(Ordering::Acquire);
-            if lookout.is_worth_it() {
-                drop(state);
-                lookout.look(|| shared.calls.load(Ordering::Acquire) != seen);
-                state = shared.lock();
-            }
-            if state.pending == 0 && !state.ended {
-                state = lookout.sleep(|| wait(shared, server, state));
-            }
+            state = wait(shared, server, state, number, &mut lookout);
             continue;
         };
         state.busy += 1;
@@ -218,14 +272,37 @@ fn work(shared: &Shared, server: &dyn Serve) {
 }
 
 /// Waits until there may be something to do.
-fn wait<'a>(shared: &'a Shared, server: &dyn Serve, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-    if !state.worked {
-        return shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+fn wait<'a>(
+    shared: &'a Shared,
+    server: &dyn Serve,
+    mut state: MutexGuard<'a, State>,
+    number: usize,
+    lookout: &mut Lookout,
+) -> MutexGuard<'a, State> {
+    let Some(work) = shared.work.get(number) else { return state };
+    state.idle.push(number);
+    if lookout.is_worth_it() {
+        let seen = shared.calls.load(Ordering::Acquire);
+        drop(state);
+        lookout.look(|| shared.calls.load(Ordering::Acquire) != seen);
+        state = shared.lock();
     }
-    let waited = shared.work.wait_timeout(state, shared.rests_after).unwrap_or_else(PoisonError::into_inner);
-    let (mut state, time_out) = waited;
+    let is_idle = |state: &mut State| !state.ended && state.idle.contains(&number);
+    let mut state = lookout.sleep(|| {
+        if state.worked {
+            let waited = work.wait_timeout_while(state, shared.rests_after, is_idle);
+            waited.unwrap_or_else(PoisonError::into_inner).0
+        } else {
+            work.wait_while(state, is_idle).unwrap_or_else(PoisonError::into_inner)
+        }
+    });
+    let Some(at) = state.idle.iter().position(|idle| *idle == number) else {
+        state.woken -= 1;
+        return state;
+    };
+    state.idle.remove(at);
     // Of several that wait, the first one rests for all.
-    if !time_out.timed_out() || state.pending != 0 || state.busy > 0 || state.ended || !state.worked {
+    if !state.worked || state.pending != 0 || state.busy > 0 || state.ended {
         return state;
     }
     state.worked = false;
@@ -273,10 +350,15 @@ fn serve(shared: &Shared, server: &dyn Serve, active: &Active, buffer: &mut Vec<
             Next::Idle => return Ok(Served::Whole),
             Next::Spent => continue,
         };
-        let request = Request { queue, chain, memory: &memory, features };
-        let written = server.serve(&request, buffer)?;
+        let place = Place { shared, active, waits: Cell::new(false) };
+        let request = Request { queue, chain, memory: &memory, features, place };
+        let written = server.serve(&request, buffer);
+        let Request { chain, place, .. } = request;
+        // From here on it waits for nobody, and looks for more by itself.
+        drop(place);
+        let written = written?;
         let mut used = lock();
-        used.push_used(request.chain.head, written)?;
+        used.push_used(chain.head, written)?;
         if used.needs_interrupt()? {
             drop(used);
             active.interrupt.queue_used(queue);

@@ -23,6 +23,7 @@ use request::{PART, Request};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Queues at most: the guest's driver takes one for each of its CPUs.
@@ -83,8 +84,14 @@ impl Block {
             *to = from;
         }
         let config = Config::new(&*spec.disk, queues, QUEUE_SIZE);
-        let shown = Shown::new(config);
-        let target = Arc::new(Target { disk: spec.disk, serial, name: spec.name.clone(), failures: spec.failures, shown });
+        let target = Arc::new(Target {
+            disk: spec.disk,
+            serial,
+            name: spec.name.clone(),
+            failures: spec.failures,
+            shown: Shown::new(config),
+            never_tells: false.into(),
+        });
         let server: Arc<dyn Serve> = Arc::<Target>::clone(&target);
         let staff = Staff { name: &spec.name, count: spec.workers, rests_after: spec.quiet_after };
         Ok(Self {
@@ -109,6 +116,8 @@ struct Target {
     name: String,
     failures: Arc<DiskFailures>,
     shown: Shown,
+    /// The host does not say what it has in its page cache of the disk's file.
+    never_tells: AtomicBool,
 }
 
 impl Target {
@@ -131,9 +140,7 @@ impl Target {
 impl Serve for Target {
     fn serve(&self, request: &worker::Request<'_>, buffer: &mut Vec<u8>) -> Result<usize, Malformed> {
         buffer.resize(PART, 0);
-        // A driver that does not know of flushes takes what was given back for safe (5.2.6.2).
-        let write_through = request.features & feature::FLUSH == 0;
-        Ok(Request::parse(request)?.run(self, write_through, buffer))
+        Ok(Request::parse(request)?.run(request, self, buffer))
     }
 
     fn rest(&self) {

@@ -1,13 +1,15 @@
 //! One request (virtio 1.2, 5.2.6): a header, data or ranges, and a status byte at the end.
 
-use super::Target;
 use super::config::{MAX_DISCARDS, MAX_RANGE_SECTORS, MAX_ZEROES};
 use super::failures::READING;
+use super::{Target, feature};
 use crate::queue::{Chain, Malformed};
 use crate::worker;
 use motu_disk::SECTOR;
 use motu_memory::Mmap;
+use std::fs::File;
 use std::io;
+use std::sync::atomic::Ordering;
 
 /// Bytes read or written at once where they pass through memory of motu's own: as much as stays in a CPU's cache on its way.
 pub const PART: usize = 128 << 10;
@@ -72,10 +74,15 @@ impl<'a> Request<'a> {
     }
 
     /// Does it; how many bytes were written for the driver. `buffer` is of [`PART`] bytes.
-    pub fn run(&self, target: &Target, write_through: bool, buffer: &mut [u8]) -> usize {
+    pub fn run(&self, asked: &worker::Request<'_>, target: &Target, buffer: &mut [u8]) -> usize {
+        // A driver that does not know of flushes takes what was given back for safe (5.2.6.2).
+        let write_through = asked.features & feature::FLUSH == 0;
         let (memory, mut done) = (self.memory, 0);
-        let status = match self.work(target, buffer, &mut done) {
-            Ok(Status::Ok) if write_through && self.writes() => target.disk.flush().map(|()| Status::Ok),
+        let status = match self.work(asked, target, buffer, &mut done) {
+            Ok(Status::Ok) if write_through && self.writes() => {
+                asked.waits();
+                target.disk.flush().map(|()| Status::Ok)
+            }
             other => other,
         };
         let status = status.unwrap_or_else(|error| {
@@ -102,13 +109,30 @@ impl<'a> Request<'a> {
         matches!(self.kind, kind::OUT | kind::DISCARD | kind::WRITE_ZEROES)
     }
 
-    fn work(&self, target: &Target, buffer: &mut [u8], done: &mut usize) -> io::Result<Status> {
+    fn work(
+        &self,
+        asked: &worker::Request<'_>,
+        target: &Target,
+        buffer: &mut [u8],
+        done: &mut usize,
+    ) -> io::Result<Status> {
+        if matches!(self.kind, kind::FLUSH | kind::DISCARD | kind::WRITE_ZEROES) {
+            asked.waits();
+        }
         let (disk, memory) = (&*target.disk, self.memory);
         match self.kind {
             kind::IN => {
                 let start = self.place(target, self.data_in)?;
                 if let Some(file) = disk.file() {
-                    self.chain.writable.fill(memory, (0, self.data_in), file, start)?;
+                    let there = self.fill_cached(target, file, start)?;
+                    if there.is_some_and(|there| there < self.data_in) {
+                        asked.waits();
+                    }
+                    let there = there.unwrap_or(0);
+                    if there < self.data_in {
+                        let rest = (there, self.data_in - there);
+                        self.chain.writable.fill(memory, rest, file, start + there as u64)?;
+                    }
                     *done = self.data_in;
                     return Ok(Status::Ok);
                 }
@@ -150,6 +174,16 @@ impl<'a> Request<'a> {
             }),
             _ => Ok(Status::Unsupported),
         }
+    }
+
+    /// Reads what the host has at hand: how many bytes; `None` if it does not tell.
+    fn fill_cached(&self, target: &Target, file: &File, start: u64) -> io::Result<Option<usize>> {
+        if target.never_tells.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let there = self.chain.writable.fill_cached(self.memory, self.data_in, file, start)?;
+        target.never_tells.store(there.is_none(), Ordering::Relaxed);
+        Ok(there)
     }
 
     /// Where data of `len` bytes begins on the disk.

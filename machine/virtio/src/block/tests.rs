@@ -26,6 +26,8 @@ pub(crate) struct MemoryState {
     fails: bool,
     /// Calls wait while it is set.
     closed: bool,
+    /// Calls of this name wait.
+    held: Option<&'static str>,
     waiting: usize,
 }
 
@@ -35,7 +37,7 @@ pub(crate) struct Handle(Arc<(Mutex<MemoryState>, Condvar)>);
 impl Memory {
     pub(crate) fn new(read_only: bool) -> (Self, Handle) {
         let data = (0..DISK).map(|at| (at / 512) as u8).collect();
-        let state = MemoryState { data, calls: Vec::new(), fails: false, closed: false, waiting: 0 };
+        let state = MemoryState { data, calls: Vec::new(), fails: false, closed: false, held: None, waiting: 0 };
         let state = Arc::new((Mutex::new(state), Condvar::new()));
         (Self { state: Arc::clone(&state), read_only }, Handle(state))
     }
@@ -44,7 +46,7 @@ impl Memory {
         let mut state = self.state.0.lock().unwrap();
         state.waiting += 1;
         self.state.1.notify_all();
-        while state.closed {
+        while state.closed || state.held == Some(name) {
             state = self.state.1.wait(state).unwrap();
         }
         state.waiting -= 1;
@@ -154,7 +156,8 @@ impl Machine {
         let serial = "motu-0123456789-0123456789".into();
         let failures = Arc::<DiskFailures>::default();
         let (name, noted) = ("disk".into(), Arc::clone(&failures));
-        let block = Block::new(BlockSpec { disk, serial, queues, workers, name, failures: noted, quiet_after }).unwrap();
+        let block =
+            Block::new(BlockSpec { disk, serial, queues, workers, name, failures: noted, quiet_after }).unwrap();
         let handle = block.handle();
         let driver = Driver::new(Box::new(block));
         let mut machine = Self { driver, handle, disk: Memory::new(false).1, failures, header: 0, data: 0, status: 0 };
@@ -518,6 +521,39 @@ fn a_disk_is_closed_with_its_machine_whoever_could_make_it_larger() {
     let handle = m.handle.clone();
     drop(m);
     assert!(handle.grow(|size| size + SECTOR).unwrap_err().to_string().contains("has ended"));
+}
+
+#[test]
+fn who_waits_for_the_host_holds_up_no_others_in_the_queue() {
+    let mut m = Machine::new(false, 1, u64::MAX);
+    m.disk.set(|s| s.held = Some("flush"));
+    let read = m.driver.alloc(16);
+    let status = m.driver.alloc(1);
+    m.driver.write_ram(read, &0u32.to_le_bytes());
+    m.driver.write_ram(m.header, &4u32.to_le_bytes());
+    m.driver.write_ram(m.status, &[UNTOUCHED]);
+    m.driver.add(0, &[(m.header, 16, false), (m.status, 1, true)]);
+    let parts = [(read, 16, false), (m.data, 512, true), (status, 1, true)];
+    // One that is there already, and one that comes while the flush is waited for.
+    for _ in 0..2 {
+        let head = m.driver.add(0, &parts);
+        m.driver.notify(0);
+        let mut used = Vec::new();
+        while used.is_empty() {
+            used = m.driver.used(0);
+            std::thread::yield_now();
+        }
+        assert_eq!(used, [(head, 513)], "the flush is still waited for");
+        while !m.driver.wants_notification(0) {
+            std::thread::yield_now();
+        }
+    }
+    assert_eq!(m.driver.bytes(m.status, 1), [UNTOUCHED]);
+    m.disk.set(|s| s.held = None);
+    while m.driver.used(0).is_empty() {
+        std::thread::yield_now();
+    }
+    assert_eq!(m.driver.bytes(m.status, 1), [OK]);
 }
 
 #[test]
