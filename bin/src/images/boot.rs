@@ -71,6 +71,18 @@ pub fn command(config: &ImageConfig, asked: &CommandSpec) -> Option<Exec> {
     (!argv.is_empty()).then(|| Exec { argv, ..surroundings(config, asked) })
 }
 
+/// The command that is run with nobody at it; none, too, where it would be a shell without a terminal, which an image names for whoever
+/// sits there: it would end at once, and the machine with it.
+pub fn unattended_command(config: &ImageConfig, asked: &CommandSpec) -> Option<Exec> {
+    const SHELLS: [&str; 4] = ["sh", "bash", "dash", "ash"];
+    let is_the_images = asked.argv.is_empty() && asked.entrypoint.is_none() && config.entrypoint.is_empty();
+    let waits_for_somebody = match config.cmd.as_slice() {
+        [program] => is_the_images && !asked.tty && SHELLS.contains(&program.rsplit('/').next().unwrap_or_default()),
+        _ => false,
+    };
+    if waits_for_somebody { None } else { command(config, asked) }
+}
+
 /// A shell, where nothing else is to be run.
 pub fn shell(config: &ImageConfig, asked: &CommandSpec, tty: bool) -> Exec {
     let argv = if tty { vec![b"/bin/sh".to_vec(), b"-l".to_vec()] } else { vec![b"/bin/sh".to_vec()] };
@@ -125,6 +137,26 @@ mod tests {
             let argv = command(config, &asked).map_or_else(Vec::new, |exec| exec.argv);
             assert_eq!(argv.join(&b' '), expected.as_bytes(), "{config:?} {asked:?}");
         }
+    }
+
+    #[test]
+    fn a_shell_that_an_image_names_is_for_who_sits_there() {
+        let of = |cmd: &[&str]| ImageConfig { cmd: words(cmd), ..ImageConfig::default() };
+        let nothing = CommandSpec::default();
+        for shell in ["bash", "/bin/sh"] {
+            assert!(unattended_command(&of(&[shell]), &nothing).is_none());
+            assert!(command(&of(&[shell]), &nothing).is_some());
+        }
+        let (asked, on_terminal) = (
+            CommandSpec { argv: words(&["bash"]), ..CommandSpec::default() },
+            CommandSpec { tty: true, ..CommandSpec::default() },
+        );
+        assert!(unattended_command(&of(&["bash"]), &asked).is_some());
+        assert!(unattended_command(&of(&["bash"]), &on_terminal).is_some());
+        assert!(unattended_command(&of(&["sh", "/start"]), &nothing).is_some());
+        assert!(unattended_command(&of(&["nginx"]), &nothing).is_some());
+        let with_entrypoint = ImageConfig { entrypoint: words(&["/entry"]), ..of(&["bash"]) };
+        assert!(unattended_command(&with_entrypoint, &nothing).is_some());
     }
 
     #[test]

@@ -79,17 +79,12 @@ impl Own {
     }
 }
 
-/// What the machine runs; none if neither who made it nor its image says anything.
-fn command(shared: &Shared) -> Option<Exec> {
-    boot::command(&shared.config, &shared.record.command)
-}
-
 /// Starts the command with nobody attached, and waits until it runs.
 ///
 /// # Errors
 /// It cannot be started: a status, and why.
 pub fn start_detached(shared: &Arc<Shared>) -> Result<(), (u8, String)> {
-    let Some(exec) = command(shared) else { return Ok(()) };
+    let Some(exec) = boot::unattended_command(&shared.config, &shared.record.command) else { return Ok(()) };
     let tty = shared.record.command.tty.then_some(TermSize { rows: 24, cols: 80 });
     // Input that never comes and never ends, on a terminal; else the end at once.
     let exec = Exec { tty, stdin: tty.is_some(), ..exec };
@@ -109,7 +104,7 @@ pub fn attach(shared: &Arc<Shared>, request: &Request, mut client: Client) {
         return client.refuse("the machine's own command runs already; `motu exec` runs another");
     }
     let asked = &shared.record.command;
-    let exec = command(shared).unwrap_or_else(|| boot::shell(&shared.config, asked, asked.tty));
+    let exec = boot::command(&shared.config, asked).unwrap_or_else(|| boot::shell(&shared.config, asked, asked.tty));
     let tty = asked.tty.then_some(TermSize { rows: *rows, cols: *cols });
     let mut exec = Exec { tty, stdin: *stdin, ..exec };
     if let (Some(_), Some(term)) = (exec.tty, term) {
