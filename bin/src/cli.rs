@@ -144,12 +144,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     pub cpus: u32,
     /// Give the machine a disk: a raw or qcow2 file, or a block device; may be repeated. A raw disk that is written must be
-    /// said to be one (format=raw, or a name that ends in .raw or .img); size=20G makes a disk that is not there
-    #[arg(
-        long = "disk",
-        value_name = "[path=]FILE[,format=raw|qcow2|auto][,readonly][,serial=TEXT][,size=SIZE][,io=auto|threads]",
-        value_parser = disk_parser()
-    )]
+    /// said to be one (format=raw, or a name that ends in .raw or .img). Options: path=FILE, format=raw|qcow2|auto, readonly,
+    /// serial=TEXT, size=SIZE (20G makes a disk that is not there), io=auto|threads
+    #[arg(long = "disk", value_name = "FILE[,OPTION...]", value_parser = disk_parser())]
     pub disks: Vec<DiskSpec>,
 
     /// Share a folder of the host with the guest, at this path there, read-only with :ro; may be repeated. A kernel of your own
