@@ -24,7 +24,7 @@ pub fn init(verbose: u8) {
     let filter = EnvFilter::try_from_env("MOTU_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| Stderr)
+        .with_writer(|| Lines)
         .with_ansi(false)
         .with_target(verbose > 1)
         .init();
@@ -34,19 +34,31 @@ pub fn init(verbose: u8) {
 pub struct Stderr;
 
 impl Write for Stderr {
-    /// A line that cannot be written is dropped: who logs an error would tell of it by `eprintln!`.
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let mut stderr = io::stderr().lock();
         if !terminal::is_raw() {
-            let _ = stderr.write_all(data);
-            return Ok(data.len());
+            return stderr.write(data);
         }
         for line in data.split_inclusive(|&b| b == b'\n') {
-            let _ = match line.strip_suffix(b"\n") {
-                Some(text) => stderr.write_all(&[text, b"\r\n"].concat()),
-                None => stderr.write_all(line),
-            };
+            match line.strip_suffix(b"\n") {
+                Some(text) => stderr.write_all(&[text, b"\r\n"].concat())?,
+                None => stderr.write_all(line)?,
+            }
         }
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Where log lines go. One that cannot be written is dropped: the library would tell of it by `eprintln!`.
+struct Lines;
+
+impl Write for Lines {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let _ = Stderr.write_all(data);
         Ok(data.len())
     }
 
